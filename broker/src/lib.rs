@@ -1,0 +1,3 @@
+//! Hark's broker.
+pub mod clock;
+pub mod message_log;

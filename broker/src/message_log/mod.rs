@@ -1,0 +1,260 @@
+//! The log: what keeps records. Owns the trait every engine implements, and its promises; knows nothing of actors.
+//!
+//! What every engine promises, each held by a test of the same number in [`contract`]:
+//!
+//! 1. **Every call is answered once.** `done` is called exactly once, maybe before the call returns, maybe on another
+//!    thread; a full queue is answered with [`LogError::Busy`]. No call blocks (but [`MessageLog::shutdown`]).
+//! 2. **Appended means kept.** `Ok` to an append is said only when all its records are as safe as the engine makes them
+//!    (sled: fsynced). The records of one append lie together, in their order, offsets strictly increasing.
+//! 3. **Never beyond the committed.** A read shows nothing beyond the `up_to` it was given.
+//! 4. **Nothing is skipped in silence.** A page covers every offset in `(after, reached]`: by its record, or by a
+//!    [`PageItem::Gap`] that names the range and the reason. A page holds at least one item unless `after >= up_to`.
+//! 5. **One writer a topic.** `open` draws a generation; appends of an older one are refused with
+//!    [`LogError::StaleGeneration`]. So a room that died and came back cannot hand out offsets twice.
+//! 6. **Opening and reading create nothing.** A topic comes to be with its first append.
+//! 7. **Head and first outlive the records.** A topic that retention emptied still has its head.
+//! 8. **Time never goes back** within a topic, whatever the clock does.
+//! 9. **Producers are found again.** `open` answers the newest number of every producer of the last day (at most
+//!    [`MAX_PRODUCERS`] of them, the newest), and the message keys among the newest records.
+//! 10. **Retention trims from the front**: by age, bytes or count, whichever comes first; the newest record of a topic
+//!     is taken by age alone; what was trimmed is told through [`LogNews::Trimmed`].
+//! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
+//!     new epoch and [`Lineage`] says up to where old cursors hold.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hark_protocol::{Epoch, GapReason, Idempotency, Message, MessageId, ProducerId, Record, TopicName};
+
+#[cfg(test)]
+mod contract;
+pub mod memory;
+pub mod sled;
+
+/// How many producers a topic remembers at most; the ones that have been silent longest are forgotten first.
+pub const MAX_PRODUCERS: usize = 10_000;
+/// How long a producer is remembered after its last message.
+pub const PRODUCER_MEMORY_MS: u64 = 24 * 60 * 60 * 1000;
+/// How many of the newest records are looked through for message keys when a topic is opened.
+pub const MAX_RECENT_KEYS: usize = 10_000;
+/// How long a message key is remembered.
+pub const KEY_MEMORY_MS: u64 = 2 * 60 * 1000;
+
+/// What is called with the answer, exactly once.
+pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
+/// What is called with news about an open topic, in order, from the engine's thread. Must not block.
+pub type NewsSink = Arc<dyn Fn(LogNews) + Send + Sync>;
+
+/// An engine that keeps records. Its promises are numbered in the module's documentation.
+pub trait MessageLog: Send + Sync + fmt::Debug {
+    /// Opens `topic` for its one writer, and ends what an earlier `open` of it could do.
+    fn open(&self, topic: TopicName, news: NewsSink, done: Done<OpenedTopic>);
+
+    /// Keeps records at the end of a topic.
+    fn append(&self, append: Append);
+
+    /// Reads a page.
+    fn read(&self, read: Read, done: Done<Page>);
+
+    /// Finds where a reader stands that wants everything at or after `since_ms`: the offset before the first record in
+    /// `..=up_to` that is not older, or `up_to` if all are.
+    fn find_time(&self, topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64>);
+
+    /// Says that the room of that generation has retired. Not answered; safe to forget.
+    fn close(&self, topic: TopicName, generation: u64);
+
+    /// Lists topics that have or had records, by name, beginning after `after`; at most `limit`.
+    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>);
+
+    /// Why the engine takes no more writes until the next start, if so.
+    fn closed_for_writing(&self) -> Option<String>;
+
+    /// Commits what has been taken, answers everything, and ends the engine's threads. Blocks. Calls made later are answered
+    /// with [`LogError::Closed`].
+    fn shutdown(&self);
+}
+
+/// What `open` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenedTopic {
+    /// To be given with every append; an `open` later draws a larger one.
+    pub generation: u64,
+    /// The identity of the topic's sequence.
+    pub epoch: Epoch,
+    /// Earlier sequences whose beginning this one shares, oldest first.
+    pub lineage: Vec<Lineage>,
+    /// The oldest offset that is kept; `head + 1` if none is.
+    pub first: u64,
+    /// The newest committed offset; 0 if there never was one.
+    pub head: u64,
+    /// The newest number of each producer.
+    pub producers: Vec<ProducerMark>,
+    /// The keys among the newest records (the last [`KEY_MEMORY_MS`], at most [`MAX_RECENT_KEYS`] records).
+    pub keys: Vec<KeyMark>,
+}
+
+/// An earlier sequence of a topic that lost its tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lineage {
+    /// The earlier sequence.
+    pub epoch: Epoch,
+    /// Cursors of that epoch hold up to this offset; what came later is lost.
+    pub kept_up_to: u64,
+}
+
+/// A producer's newest number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProducerMark {
+    /// Who.
+    pub producer: ProducerId,
+    /// The newest number kept.
+    pub seq: u64,
+    /// Where.
+    pub offset: u64,
+    /// When.
+    pub time_ms: u64,
+}
+
+/// A message key that was used lately.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyMark {
+    /// The key.
+    pub key: MessageId,
+    /// Where its message is.
+    pub offset: u64,
+    /// When it was kept.
+    pub time_ms: u64,
+}
+
+/// What is to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRecord {
+    /// The message.
+    pub message: Message,
+    /// How it is known if it comes again.
+    pub idempotency: Idempotency,
+}
+
+/// An order to keep records at the end of a topic.
+pub struct Append {
+    /// Which topic.
+    pub topic: TopicName,
+    /// What `open` drew.
+    pub generation: u64,
+    /// What to keep; at least one.
+    pub records: Vec<NewRecord>,
+    /// Called with the records as kept.
+    pub done: Done<Appended>,
+}
+
+impl fmt::Debug for Append {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Append").field("topic", &self.topic).field("records", &self.records.len()).finish_non_exhaustive()
+    }
+}
+
+/// News: these records are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The records, in order.
+    pub records: Vec<Record>,
+}
+
+/// An order to read.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Which topic.
+    pub topic: TopicName,
+    /// The reader has everything up to here.
+    pub after: u64,
+    /// The committed head as the room knows it: nothing beyond is shown.
+    pub up_to: u64,
+    /// Stop when the payloads reach so many bytes (but never before the first record).
+    pub max_bytes: usize,
+    /// Stop at so many records.
+    pub max_records: usize,
+}
+
+/// What a read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Records and gaps, in order.
+    pub items: Vec<PageItem>,
+    /// Everything up to here is covered.
+    pub reached: u64,
+}
+
+/// One thing on a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageItem {
+    /// A record.
+    Record(Record),
+    /// Offsets that cannot be had.
+    Gap {
+        /// Why: `expired` or `lost`.
+        reason: GapReason,
+        /// The first that is missing.
+        from: u64,
+        /// The last that is missing.
+        to: u64,
+    },
+}
+
+/// What happens to an open topic without its room having asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogNews {
+    /// Retention took the records before `first`.
+    Trimmed {
+        /// The oldest offset that is kept.
+        first: u64,
+    },
+    /// Other nodes kept these (engines that are shared).
+    AppendedElsewhere(Appended),
+}
+
+/// What the log knows of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Which topic.
+    pub topic: TopicName,
+    /// The identity of its sequence.
+    pub epoch: Epoch,
+    /// The oldest offset that is kept; `head + 1` if none is.
+    pub first: u64,
+    /// The newest committed offset.
+    pub head: u64,
+}
+
+/// How long records are kept: the first bound that is reached counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Milliseconds.
+    pub max_age_ms: u64,
+    /// Bytes a topic, as stored.
+    pub max_bytes: u64,
+    /// Records a topic.
+    pub max_messages: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { max_age_ms: 7 * 24 * 60 * 60 * 1000, max_bytes: 256 * 1024 * 1024, max_messages: u64::MAX }
+    }
+}
+
+/// Why the log did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// A queue is full. Nothing was done.
+    #[error("the log's queue is full; try again in a moment")]
+    Busy,
+    /// The log takes no writes (any more). Whether an append in flight was kept is not known.
+    #[error("the log is closed for writing: {0}")]
+    Closed(String),
+    /// The topic has been opened by another since.
+    #[error("the topic has been opened again since")]
+    StaleGeneration,
+    /// The engine could not read.
+    #[error("the log could not be read: {0}")]
+    Unreadable(String),
+}

@@ -1,0 +1,210 @@
+//! Every frame of version 1, as values. Owns what can be said; `codec` owns how it is written.
+
+use crate::{Cursor, ErrorCode, Idempotency, Message, Record, SubscribeFrom, TopicName};
+
+/// What a client says. `id` is the client's own and is echoed in the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientFrame {
+    /// Who I am: first thing, or again before a token runs out.
+    Auth {
+        /// Echoed in `authenticated` or `error`.
+        id: Option<u64>,
+        /// The token; never logged.
+        token: String,
+    },
+    /// Send me this topic.
+    Subscribe {
+        /// Echoed in `subscribed` or `error`.
+        id: Option<u64>,
+        /// Which topic.
+        topic: TopicName,
+        /// Where to start.
+        from: SubscribeFrom,
+    },
+    /// No more of this topic.
+    Unsubscribe {
+        /// Echoed in `unsubscribed` or `error`.
+        id: Option<u64>,
+        /// Which topic.
+        topic: TopicName,
+    },
+    /// Keep this message and pass it on.
+    Publish {
+        /// Echoed in `published` or `error`. Without it the client wants no receipt.
+        id: Option<u64>,
+        /// Where to.
+        topic: TopicName,
+        /// What.
+        message: Message,
+        /// How it is known again if it is sent twice.
+        idempotency: Idempotency,
+    },
+    /// Are you there?
+    Ping {
+        /// Echoed in `pong`.
+        id: Option<u64>,
+    },
+}
+
+impl ClientFrame {
+    /// The frame's `id`, if it has one.
+    pub fn id(&self) -> Option<u64> {
+        match self {
+            Self::Auth { id, .. }
+            | Self::Subscribe { id, .. }
+            | Self::Unsubscribe { id, .. }
+            | Self::Publish { id, .. }
+            | Self::Ping { id } => *id,
+        }
+    }
+}
+
+/// What Hark says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerFrame {
+    /// First thing on a connection. Nobody has to wait for it.
+    Welcome {
+        /// The session's name, for logs.
+        session: String,
+        /// Hark's version.
+        version: String,
+        /// Hark pings this often, in milliseconds.
+        heartbeat_ms: u64,
+        /// The most bytes a frame from the client may have.
+        max_message_bytes: u64,
+        /// The most publishes that may be unanswered; beyond it Hark stops reading.
+        max_inflight: u64,
+    },
+    /// The token is good.
+    Authenticated {
+        /// The `id` of the `auth`.
+        id: Option<u64>,
+        /// Who you are.
+        identity: String,
+        /// When the token runs out, in milliseconds since 1970-01-01T00:00Z.
+        expires_at_ms: Option<u64>,
+    },
+    /// The subscription stands.
+    Subscribed {
+        /// The `id` of the `subscribe`.
+        id: Option<u64>,
+        /// Which topic.
+        topic: TopicName,
+        /// Where delivery starts: what comes after this cursor. A `gap` follows at once where that cannot be.
+        cursor: Cursor,
+        /// The newest offset just now.
+        head: u64,
+        /// Whether the subscription goes on exactly at the cursor the client gave.
+        resumed: bool,
+    },
+    /// One message of a topic.
+    Message {
+        /// Which topic.
+        topic: TopicName,
+        /// The message and its place.
+        record: Record,
+    },
+    /// What was kept has been sent; from here on it is live. Once per `subscribe`.
+    CaughtUp {
+        /// Which topic.
+        topic: TopicName,
+        /// The client's position.
+        cursor: Cursor,
+    },
+    /// Something that the client cannot have. Its position is now `cursor`.
+    Gap {
+        /// Which topic.
+        topic: TopicName,
+        /// Why.
+        reason: GapReason,
+        /// The first offset that is missing, where the missing can be named.
+        from: Option<u64>,
+        /// The last offset that is missing, where the missing can be named.
+        to: Option<u64>,
+        /// The client's position from here on, also when that is another epoch or a smaller offset.
+        cursor: Cursor,
+    },
+    /// The subscription has ended; nothing of this topic follows.
+    Unsubscribed {
+        /// The `id` of the `unsubscribe`.
+        id: Option<u64>,
+        /// Which topic.
+        topic: TopicName,
+    },
+    /// The receipt: the message is kept.
+    Published {
+        /// The `id` of the `publish`.
+        id: u64,
+        /// Where to.
+        topic: TopicName,
+        /// The record's place. For a duplicate: at the record, or at a later one of the same producer.
+        cursor: Cursor,
+        /// Whether it had been kept before.
+        duplicate: bool,
+    },
+    /// A command was refused. The session goes on.
+    Error {
+        /// The `id` of the command, where it could be read.
+        id: Option<u64>,
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+        /// With `out_of_sequence`: the number that would have been taken.
+        expected_seq: Option<u64>,
+        /// When trying again makes sense: not before so many milliseconds.
+        retry_after_ms: Option<u64>,
+    },
+    /// Hark is about to close the connection.
+    Goodbye {
+        /// Why: `restart`.
+        reason: String,
+        /// Connect again after so many milliseconds; each session gets its own.
+        retry_after_ms: u64,
+    },
+    /// The answer to `ping`.
+    Pong {
+        /// The `id` of the `ping`.
+        id: Option<u64>,
+    },
+}
+
+/// Why a subscriber cannot have something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapReason {
+    /// Retention took it.
+    Expired,
+    /// Damage, or a tail that was cut.
+    Lost,
+    /// The cursor belongs to another sequence of offsets. There is no range.
+    OtherEpoch,
+    /// The cursor is beyond anything that ever was.
+    Ahead,
+    /// The topic was deleted; the subscription goes on with the new sequence.
+    Deleted,
+    /// The topic prefers the newest to the complete, and the subscriber was slow.
+    Skipped,
+}
+
+impl GapReason {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Expired, Self::Lost, Self::OtherEpoch, Self::Ahead, Self::Deleted, Self::Skipped];
+
+    /// The reason on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Lost => "lost",
+            Self::OtherEpoch => "other_epoch",
+            Self::Ahead => "ahead",
+            Self::Deleted => "deleted",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// The reason of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == name)
+    }
+}

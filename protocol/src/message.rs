@@ -1,0 +1,254 @@
+//! Messages and records, and the checked parts they are made of. Owns what a payload, a header and a producer may be;
+//! leaves how they are written to `codec` and how they are kept to the broker.
+
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+
+use crate::{MAX_HEADER_BYTES, MAX_HEADER_PAIRS};
+
+/// What a user publishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The content.
+    pub payload: Payload,
+    /// Names and values beside it.
+    pub headers: Headers,
+}
+
+/// A message with its place in a topic, as kept in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The place: strictly increasing within a topic and epoch.
+    pub offset: u64,
+    /// The topic's record before, where it is not `offset - 1` (engines whose offsets skip).
+    pub prev: Option<u64>,
+    /// When it was kept, in milliseconds since 1970-01-01T00:00Z. Never goes back within a topic.
+    pub time_ms: u64,
+    /// What was published.
+    pub message: Message,
+}
+
+impl Record {
+    /// The offset of the topic's record before; 0 before the first.
+    pub fn prev_offset(&self) -> u64 {
+        self.prev.unwrap_or_else(|| self.offset.saturating_sub(1))
+    }
+}
+
+/// The content of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// One JSON value, checked.
+    Json(JsonText),
+    /// Anything else.
+    Bytes {
+        /// The bytes, as they came.
+        data: Bytes,
+        /// What they are (RFC 9110, section 8.3), if the publisher said so. At most 255 bytes.
+        content_type: Option<ByteString>,
+    },
+}
+
+impl Payload {
+    /// How many bytes the content has.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Json(text) => text.as_str().len(),
+            Self::Bytes { data, .. } => data.len(),
+        }
+    }
+
+    /// Whether there is no content. A JSON value is never empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One JSON value (RFC 8259) as text on one line: valid UTF-8, checked once, line breaks outside strings taken out.
+///
+/// Can only be made by checking, so that it can be spliced into a frame as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonText(ByteString);
+
+/// Why bytes are not one JSON value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not one JSON value: {0}")]
+pub struct JsonError(pub String);
+
+impl JsonText {
+    /// Checks that `json` is one JSON value. Copies only where a line break must go.
+    pub fn check(json: Bytes) -> Result<Self, JsonError> {
+        let text = ByteString::try_from(json).map_err(|e| JsonError(e.to_string()))?;
+        let value: &serde_json::value::RawValue =
+            serde_json::from_str(&text).map_err(|e| JsonError(e.to_string()))?;
+        let value = text.slice_ref(value.get());
+        Ok(Self(on_one_line(value)))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The text's bytes, shared.
+    pub fn as_bytes(&self) -> &Bytes {
+        self.0.as_bytes()
+    }
+
+    /// Marks as checked what was checked before it was stored or sent: bytes that `as_bytes` gave, guarded by a checksum.
+    /// Checks only that they are UTF-8 on one line, so that whatever happened to them they cannot break a frame in two.
+    pub fn from_checked(json: Bytes) -> Result<Self, JsonError> {
+        let text = ByteString::try_from(json).map_err(|e| JsonError(e.to_string()))?;
+        Ok(Self(on_one_line(text)))
+    }
+}
+
+/// A JSON string cannot hold a raw line break (RFC 8259, section 7), so every one there is stands outside strings.
+fn on_one_line(text: ByteString) -> ByteString {
+    if !text.bytes().any(|b| matches!(b, b'\n' | b'\r')) {
+        return text;
+    }
+    let kept: BytesMut = text.bytes().filter(|b| !matches!(b, b'\n' | b'\r')).collect();
+    // Taking out ASCII characters leaves UTF-8.
+    ByteString::try_from(kept.freeze()).unwrap_or_default()
+}
+
+/// Names and values beside a message's content, in the publisher's order: at most 32 pairs and 4 KiB in all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Headers(Vec<(ByteString, ByteString)>);
+
+/// Why headers were refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeadersError {
+    /// More than 32 pairs.
+    #[error("a message has at most {MAX_HEADER_PAIRS} headers; this one has {0}")]
+    TooMany(usize),
+    /// More than 4 KiB.
+    #[error("a message's headers have at most {MAX_HEADER_BYTES} bytes in all; these have {0}")]
+    TooLarge(usize),
+    /// A name is empty, or stands twice.
+    #[error("header {0:?} is empty or stands twice")]
+    BadName(String),
+}
+
+impl Headers {
+    /// Checks the pairs against the limits.
+    pub fn new(pairs: Vec<(ByteString, ByteString)>) -> Result<Self, HeadersError> {
+        if pairs.len() > MAX_HEADER_PAIRS {
+            return Err(HeadersError::TooMany(pairs.len()));
+        }
+        let bytes = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_HEADER_BYTES {
+            return Err(HeadersError::TooLarge(bytes));
+        }
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if name.is_empty() || pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(HeadersError::BadName(name.to_string()));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// The value of that name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
+    /// Names and values, in the publisher's order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// How a message that is sent again is known to be the same.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Idempotency {
+    /// It is not: sent twice, kept twice.
+    #[default]
+    None,
+    /// By the producer's count: 1, 2, 3 … per producer and topic.
+    Sequence {
+        /// Who counts.
+        producer: ProducerId,
+        /// The count, from 1.
+        seq: u64,
+    },
+    /// By a key of the client's own choosing, remembered for a while.
+    Key(MessageId),
+}
+
+/// Why a string is no producer's name and no message's key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a producer and a message_id have 1 to 64 bytes without control characters")]
+pub struct Key64Error;
+
+macro_rules! key64 {
+    ($(#[doc = $doc:literal])* $name:ident) => {
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(ByteString);
+
+        impl $name {
+            /// Checks the text and keeps a copy.
+            pub fn parse(text: &str) -> Result<Self, Key64Error> {
+                match (1..=64).contains(&text.len()) && !text.chars().any(char::is_control) {
+                    true => Ok(Self(text.into())),
+                    false => Err(Key64Error),
+                }
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+key64! {
+    /// The random name a publisher counts its messages under: 1 to 64 bytes.
+    ProducerId
+}
+key64! {
+    /// A message's key, of the client's own choosing: 1 to 64 bytes.
+    MessageId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_one_value_on_one_line() {
+        let text = JsonText::check(Bytes::from_static(b" {\n  \"a\": [1,\r\n 2]\n}\n")).unwrap();
+        assert_eq!(text.as_str(), r#"{  "a": [1, 2]}"#);
+        for bad in ["", " ", "{", "1 2", "{\"a\":1}x", "nul", "\"a\nb\""] {
+            assert!(JsonText::check(Bytes::copy_from_slice(bad.as_bytes())).is_err(), "{bad:?} was taken");
+        }
+        assert!(JsonText::check(Bytes::from_static(b"\"\xff\"")).is_err());
+    }
+
+    #[test]
+    fn headers_at_their_limits() {
+        let pairs = |n: usize| (0..n).map(|i| (format!("{i}").into(), "v".into())).collect::<Vec<_>>();
+        assert!(Headers::new(pairs(32)).is_ok());
+        assert_eq!(Headers::new(pairs(33)), Err(HeadersError::TooMany(33)));
+        let long = |n: usize| vec![("a".into(), ByteString::from("x".repeat(n)))];
+        assert!(Headers::new(long(4095)).is_ok());
+        assert_eq!(Headers::new(long(4096)), Err(HeadersError::TooLarge(4097)));
+        assert!(Headers::new(vec![("a".into(), "1".into()), ("a".into(), "2".into())]).is_err());
+    }
+
+    #[test]
+    fn keys_have_1_to_64_bytes() {
+        assert!(ProducerId::parse(&"p".repeat(64)).is_ok());
+        assert!(ProducerId::parse(&"p".repeat(65)).is_err());
+        assert!(MessageId::parse("").is_err());
+        assert!(MessageId::parse("a\nb").is_err());
+    }
+}

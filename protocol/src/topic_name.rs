@@ -1,0 +1,192 @@
+//! Topic names and the patterns that match them. Owns the grammar; leaves who may use a topic to the broker.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The most bytes a topic name may have.
+const MAX_TOPIC_BYTES: usize = 255;
+
+/// A topic's name, such as `orders.eu.42`: 1 to 255 bytes, segments of `A-Z a-z 0-9 _ - : @` joined by `.`.
+///
+/// Can only be made from a valid string, and is cheap to clone. A name whose first byte is `$` belongs to the system.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicName(Arc<str>);
+
+/// Why a string is no topic name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopicNameError {
+    /// The string is empty.
+    #[error("a topic name may not be empty")]
+    Empty,
+    /// The string has more than 255 bytes.
+    #[error("a topic name has at most {MAX_TOPIC_BYTES} bytes; this one has {0}")]
+    TooLong(usize),
+    /// A segment is empty: the name starts or ends with a dot, or has two in a row.
+    #[error("a topic name may not have an empty segment: check the dots")]
+    EmptySegment,
+    /// A character is not allowed.
+    #[error("a topic name may not hold {0:?}; allowed are A-Z a-z 0-9 _ - : @ and dots between segments")]
+    BadCharacter(char),
+}
+
+impl TopicName {
+    /// Checks `name` and keeps a copy.
+    pub fn parse(name: &str) -> Result<Self, TopicNameError> {
+        check_segments(name, |segment| check_characters(segment))?;
+        Ok(Self(name.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the name belongs to the system (first byte `$`): clients cannot publish to it.
+    pub fn is_system(&self) -> bool {
+        self.0.starts_with('$')
+    }
+}
+
+/// Calls `check` for each segment of `name` without the `$` a system name starts with.
+fn check_segments(
+    name: &str,
+    check: impl Fn(&str) -> Result<(), TopicNameError>,
+) -> Result<(), TopicNameError> {
+    if name.is_empty() {
+        return Err(TopicNameError::Empty);
+    }
+    if name.len() > MAX_TOPIC_BYTES {
+        return Err(TopicNameError::TooLong(name.len()));
+    }
+    for segment in name.strip_prefix('$').unwrap_or(name).split('.') {
+        if segment.is_empty() {
+            return Err(TopicNameError::EmptySegment);
+        }
+        check(segment)?;
+    }
+    Ok(())
+}
+
+fn check_characters(segment: &str) -> Result<(), TopicNameError> {
+    match segment.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':' | '@'))) {
+        Some(c) => Err(TopicNameError::BadCharacter(c)),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl std::borrow::Borrow<str> for TopicName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for TopicName {
+    type Err = TopicNameError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Self::parse(s)
+    }
+}
+
+/// A pattern over topic names: `*` is exactly one segment, a final `>` is one or more. Neither matches a first segment
+/// that starts with `$`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicPattern(String);
+
+impl TopicPattern {
+    /// Checks `pattern` and keeps a copy.
+    pub fn parse(pattern: &str) -> Result<Self, TopicNameError> {
+        let names = pattern.strip_suffix('>').map_or(Some(pattern), |rest| match rest {
+            "" => None,
+            rest => rest.strip_suffix('.'),
+        });
+        match names {
+            None if pattern == ">" => {}
+            None => return Err(TopicNameError::BadCharacter('>')),
+            Some(names) => check_segments(names, |segment| match segment {
+                "*" => Ok(()),
+                segment => check_characters(segment),
+            })?,
+        }
+        Ok(Self(pattern.to_owned()))
+    }
+
+    /// Whether `topic` is one of those the pattern stands for.
+    pub fn matches(&self, topic: &TopicName) -> bool {
+        let mut names = topic.as_str().split('.');
+        let mut first = true;
+        for wanted in self.0.split('.') {
+            let Some(name) = names.next() else { return false };
+            let wild = matches!(wanted, "*" | ">");
+            if wild && first && name.starts_with('$') {
+                return false;
+            }
+            first = false;
+            match wanted {
+                ">" => return true,
+                "*" => {}
+                wanted if wanted != name => return false,
+                _ => {}
+            }
+        }
+        names.next().is_none()
+    }
+}
+
+impl std::str::FromStr for TopicPattern {
+    type Err = TopicNameError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Self::parse(s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_at_the_border_of_the_grammar() {
+        for good in ["a", "orders.eu.42", "user:7@x", "$sys.stats", "A_b-C", &"x".repeat(255)] {
+            assert_eq!(TopicName::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "a b", "a*", "a/b", "ü", "$", "a.$b", "a\n", &"x".repeat(256)] {
+            assert!(TopicName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn patterns_match_by_segment() {
+        let cases = [
+            ("a.*", "a.b", true),
+            ("a.*", "a.b.c", false),
+            ("a.*", "a", false),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            (">", "a.b", true),
+            (">", "$sys.x", false),
+            ("*.x", "$sys.x", false),
+            ("$sys.>", "$sys.x", true),
+            ("a.b", "a.b", true),
+        ];
+        for (pattern, topic, expected) in cases {
+            let found = TopicPattern::parse(pattern).unwrap().matches(&TopicName::parse(topic).unwrap());
+            assert_eq!(found, expected, "{pattern} on {topic}");
+        }
+        for bad in ["", "a>", "a.>.b", "a.**", "a..>", ".>"] {
+            assert!(TopicPattern::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}
