@@ -30,7 +30,10 @@ impl CloseCode {
 
     /// Whether a client should connect again, by the code alone. A connection that ended without a code should.
     pub const fn should_reconnect(self) -> bool {
-        !matches!(self.0, 1000 | 1002 | 1003 | 1007 | 1008 | 1009 | 1010 | 4400..=4499)
+        !matches!(
+            self.0,
+            1000 | 1002 | 1003 | 1007 | 1008 | 1009 | 1010 | 4400..=4499
+        )
     }
 }
 

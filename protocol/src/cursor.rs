@@ -62,7 +62,10 @@ impl FromStr for Epoch {
 
     /// Takes only what `Display` writes, so that a cursor has one spelling.
     fn from_str(s: &str) -> Result<Self, CursorError> {
-        let canonical = s.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()) && !s.starts_with('0');
+        let canonical = s
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+            && !s.starts_with('0');
         match u64::from_str_radix(s, 36) {
             Ok(number) if canonical => Ok(Self(number)),
             _ => Err(CursorError),
@@ -81,9 +84,13 @@ impl FromStr for Cursor {
 
     fn from_str(s: &str) -> Result<Self, CursorError> {
         let (epoch, offset) = s.split_once(':').ok_or(CursorError)?;
-        let canonical = offset.bytes().all(|b| b.is_ascii_digit()) && (offset == "0" || !offset.starts_with('0'));
+        let canonical = offset.bytes().all(|b| b.is_ascii_digit())
+            && (offset == "0" || !offset.starts_with('0'));
         match offset.parse() {
-            Ok(offset) if canonical => Ok(Self { epoch: epoch.parse()?, offset }),
+            Ok(offset) if canonical => Ok(Self {
+                epoch: epoch.parse()?,
+                offset,
+            }),
             _ => Err(CursorError),
         }
     }
@@ -99,8 +106,22 @@ mod tests {
             assert_eq!(good.parse::<Cursor>().unwrap().to_string(), good);
         }
         for bad in [
-            "", ":", "a", "a:", ":1", "a:01", "a:-1", "a:+1", "0a:1", "A:1", "a:1:2", "a:1 ", "zzzzzzzzzzzzz:1",
-            "a:18446744073709551616", "0:1", "ü:1",
+            "",
+            ":",
+            "a",
+            "a:",
+            ":1",
+            "a:01",
+            "a:-1",
+            "a:+1",
+            "0a:1",
+            "A:1",
+            "a:1:2",
+            "a:1 ",
+            "zzzzzzzzzzzzz:1",
+            "a:18446744073709551616",
+            "0:1",
+            "ü:1",
         ] {
             assert!(bad.parse::<Cursor>().is_err(), "{bad:?} was taken");
         }

@@ -99,7 +99,11 @@ pub struct FrameError {
 impl FrameError {
     /// An error about a frame whose `id` is not known.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { id: None, code, message: message.into() }
+        Self {
+            id: None,
+            code,
+            message: message.into(),
+        }
     }
 }
 

@@ -188,8 +188,14 @@ pub enum GapReason {
 
 impl GapReason {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Expired, Self::Lost, Self::OtherEpoch, Self::Ahead, Self::Deleted, Self::Skipped];
+    pub const ALL: [Self; 6] = [
+        Self::Expired,
+        Self::Lost,
+        Self::OtherEpoch,
+        Self::Ahead,
+        Self::Deleted,
+        Self::Skipped,
+    ];
 
     /// The reason on the wire.
     pub const fn as_str(self) -> &'static str {

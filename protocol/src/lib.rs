@@ -19,7 +19,8 @@ pub use cursor::{Cursor, CursorError, Epoch};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{ClientFrame, GapReason, ServerFrame};
 pub use message::{
-    Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message, MessageId, Payload, ProducerId, Record,
+    Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message, MessageId,
+    Payload, ProducerId, Record,
 };
 pub use subprotocol::{Encoded, Subprotocol};
 pub use subscribe_from::{SubscribeFrom, SubscribeFromError};

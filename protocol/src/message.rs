@@ -85,6 +85,11 @@ impl JsonText {
         Ok(Self(on_one_line(value)))
     }
 
+    /// Copies what serde_json has checked already, so that it is not checked twice and does not hold on to the frame.
+    pub(crate) fn from_raw(json: &serde_json::value::RawValue) -> Self {
+        Self(on_one_line(json.get().into()))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -105,10 +110,14 @@ impl JsonText {
 
 /// A JSON string cannot hold a raw line break (RFC 8259, section 7), so every one there is stands outside strings.
 fn on_one_line(text: ByteString) -> ByteString {
-    if !text.bytes().any(|b| matches!(b, b'\n' | b'\r')) {
+    let bytes: &[u8] = text.as_bytes();
+    if !bytes.contains(&b'\n') && !bytes.contains(&b'\r') {
         return text;
     }
-    let kept: BytesMut = text.bytes().filter(|b| !matches!(b, b'\n' | b'\r')).collect();
+    let kept: BytesMut = text
+        .bytes()
+        .filter(|b| !matches!(b, b'\n' | b'\r'))
+        .collect();
     // Taking out ASCII characters leaves UTF-8.
     ByteString::try_from(kept.freeze()).unwrap_or_default()
 }
@@ -137,7 +146,10 @@ impl Headers {
         if pairs.len() > MAX_HEADER_PAIRS {
             return Err(HeadersError::TooMany(pairs.len()));
         }
-        let bytes = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes = pairs
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         if bytes > MAX_HEADER_BYTES {
             return Err(HeadersError::TooLarge(bytes));
         }
@@ -151,7 +163,9 @@ impl Headers {
 
     /// The value of that name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
     }
 
     /// Names and values, in the publisher's order.
@@ -228,14 +242,21 @@ mod tests {
         let text = JsonText::check(Bytes::from_static(b" {\n  \"a\": [1,\r\n 2]\n}\n")).unwrap();
         assert_eq!(text.as_str(), r#"{  "a": [1, 2]}"#);
         for bad in ["", " ", "{", "1 2", "{\"a\":1}x", "nul", "\"a\nb\""] {
-            assert!(JsonText::check(Bytes::copy_from_slice(bad.as_bytes())).is_err(), "{bad:?} was taken");
+            assert!(
+                JsonText::check(Bytes::copy_from_slice(bad.as_bytes())).is_err(),
+                "{bad:?} was taken"
+            );
         }
         assert!(JsonText::check(Bytes::from_static(b"\"\xff\"")).is_err());
     }
 
     #[test]
     fn headers_at_their_limits() {
-        let pairs = |n: usize| (0..n).map(|i| (format!("{i}").into(), "v".into())).collect::<Vec<_>>();
+        let pairs = |n: usize| {
+            (0..n)
+                .map(|i| (format!("{i}").into(), "v".into()))
+                .collect::<Vec<_>>()
+        };
         assert!(Headers::new(pairs(32)).is_ok());
         assert_eq!(Headers::new(pairs(33)), Err(HeadersError::TooMany(33)));
         let long = |n: usize| vec![("a".into(), ByteString::from("x".repeat(n)))];

@@ -25,14 +25,18 @@ pub enum SubscribeFrom {
 
 /// Why a string does not say where to start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a place to start from; use now, earliest, last:50, since:5m, since:2026-01-31T12:00:00Z, or a cursor such as k3f9a1:1042")]
+#[error(
+    "{0:?} is not a place to start from; use now, earliest, last:50, since:5m, since:2026-01-31T12:00:00Z, or a cursor such as k3f9a1:1042"
+)]
 pub struct SubscribeFromError(pub String);
 
 impl SubscribeFrom {
     /// Reads what stands behind `since`: a time of RFC 3339, or how long ago (`5m`, `1h 30m`, `90s`).
     pub fn parse_since(since: &str) -> Option<Self> {
         if let Ok(time) = since.parse::<jiff::Timestamp>() {
-            return u64::try_from(time.as_millisecond()).ok().map(Self::SinceTime);
+            return u64::try_from(time.as_millisecond())
+                .ok()
+                .map(Self::SinceTime);
         }
         let ago = since.parse::<jiff::SignedDuration>().ok()?;
         u64::try_from(ago.as_millis()).ok().map(Self::SinceAgo)
@@ -43,7 +47,11 @@ impl SubscribeFrom {
         match *self {
             Self::SinceTime(unix_ms) => {
                 let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
-                Some(jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX).to_string())
+                Some(
+                    jiff::Timestamp::from_millisecond(ms)
+                        .unwrap_or(jiff::Timestamp::MAX)
+                        .to_string(),
+                )
             }
             Self::SinceAgo(ms) => Some(format!("{ms}ms")),
             Self::Now | Self::Earliest | Self::After(_) | Self::Last(_) => None,
@@ -95,9 +103,18 @@ mod tests {
             ("earliest", Some(SubscribeFrom::Earliest)),
             ("last:50", Some(SubscribeFrom::Last(50))),
             ("since:5m", Some(SubscribeFrom::SinceAgo(300_000))),
-            ("since:2026-01-31T12:00:00Z", Some(SubscribeFrom::SinceTime(1_769_860_800_000))),
-            ("since:2026-01-31T13:00:00+01:00", Some(SubscribeFrom::SinceTime(1_769_860_800_000))),
-            ("k3f9a1:7", Some(SubscribeFrom::After("k3f9a1:7".parse().unwrap()))),
+            (
+                "since:2026-01-31T12:00:00Z",
+                Some(SubscribeFrom::SinceTime(1_769_860_800_000)),
+            ),
+            (
+                "since:2026-01-31T13:00:00+01:00",
+                Some(SubscribeFrom::SinceTime(1_769_860_800_000)),
+            ),
+            (
+                "k3f9a1:7",
+                Some(SubscribeFrom::After("k3f9a1:7".parse().unwrap())),
+            ),
             ("last:-1", None),
             ("since:-5m", None),
             ("since:", None),
@@ -107,7 +124,11 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(text.parse().ok(), expected, "{text}");
             if let Some(from) = expected {
-                assert_eq!(from.to_string().parse(), Ok(from), "{text} written and read again");
+                assert_eq!(
+                    from.to_string().parse(),
+                    Ok(from),
+                    "{text} written and read again"
+                );
             }
         }
     }

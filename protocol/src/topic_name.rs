@@ -25,7 +25,9 @@ pub enum TopicNameError {
     #[error("a topic name may not have an empty segment: check the dots")]
     EmptySegment,
     /// A character is not allowed.
-    #[error("a topic name may not hold {0:?}; allowed are A-Z a-z 0-9 _ - : @ and dots between segments")]
+    #[error(
+        "a topic name may not hold {0:?}; allowed are A-Z a-z 0-9 _ - : @ and dots between segments"
+    )]
     BadCharacter(char),
 }
 
@@ -68,7 +70,10 @@ fn check_segments(
 }
 
 fn check_characters(segment: &str) -> Result<(), TopicNameError> {
-    match segment.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':' | '@'))) {
+    match segment
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':' | '@')))
+    {
         Some(c) => Err(TopicNameError::BadCharacter(c)),
         None => Ok(()),
     }
@@ -108,10 +113,12 @@ pub struct TopicPattern(String);
 impl TopicPattern {
     /// Checks `pattern` and keeps a copy.
     pub fn parse(pattern: &str) -> Result<Self, TopicNameError> {
-        let names = pattern.strip_suffix('>').map_or(Some(pattern), |rest| match rest {
-            "" => None,
-            rest => rest.strip_suffix('.'),
-        });
+        let names = pattern
+            .strip_suffix('>')
+            .map_or(Some(pattern), |rest| match rest {
+                "" => None,
+                rest => rest.strip_suffix('.'),
+            });
         match names {
             None if pattern == ">" => {}
             None => return Err(TopicNameError::BadCharacter('>')),
@@ -128,7 +135,9 @@ impl TopicPattern {
         let mut names = topic.as_str().split('.');
         let mut first = true;
         for wanted in self.0.split('.') {
-            let Some(name) = names.next() else { return false };
+            let Some(name) = names.next() else {
+                return false;
+            };
             let wild = matches!(wanted, "*" | ">");
             if wild && first && name.starts_with('$') {
                 return false;
@@ -159,10 +168,31 @@ mod tests {
 
     #[test]
     fn names_at_the_border_of_the_grammar() {
-        for good in ["a", "orders.eu.42", "user:7@x", "$sys.stats", "A_b-C", &"x".repeat(255)] {
+        for good in [
+            "a",
+            "orders.eu.42",
+            "user:7@x",
+            "$sys.stats",
+            "A_b-C",
+            &"x".repeat(255),
+        ] {
             assert_eq!(TopicName::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", ".", "a.", ".a", "a..b", "a b", "a*", "a/b", "ü", "$", "a.$b", "a\n", &"x".repeat(256)] {
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a b",
+            "a*",
+            "a/b",
+            "ü",
+            "$",
+            "a.$b",
+            "a\n",
+            &"x".repeat(256),
+        ] {
             assert!(TopicName::parse(bad).is_err(), "{bad:?} was taken");
         }
     }
@@ -182,7 +212,9 @@ mod tests {
             ("a.b", "a.b", true),
         ];
         for (pattern, topic, expected) in cases {
-            let found = TopicPattern::parse(pattern).unwrap().matches(&TopicName::parse(topic).unwrap());
+            let found = TopicPattern::parse(pattern)
+                .unwrap()
+                .matches(&TopicName::parse(topic).unwrap());
             assert_eq!(found, expected, "{pattern} on {topic}");
         }
         for bad in ["", "a>", "a.>.b", "a.**", "a..>", ".>"] {

@@ -1,6 +1,7 @@
 //! How frames are written: one door for both subprotocols. `json` and `binary` do the work.
 
 pub mod binary;
+mod checks;
 pub mod json;
 
 use bytes::Bytes;

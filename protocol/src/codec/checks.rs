@@ -1,0 +1,203 @@
+//! What both forms check after reading a frame, in one place, so that a frame means the same in either. Owns the
+//! sentences of refusal; leaves reading and writing to `json` and `binary`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytestring::ByteString;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+use crate::{
+    Cursor, ErrorCode, FrameError, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS, MessageId,
+    ProducerId, TopicName,
+};
+
+/// The most bytes a content type may have.
+const MAX_CONTENT_TYPE_BYTES: usize = 255;
+/// The most bytes of a refusal's sentence: it may quote what came in, and that may be a MiB.
+const MAX_SENTENCE_BYTES: usize = 300;
+
+/// A refusal whose sentence is cut to a bearable length.
+pub(super) fn refuse(code: ErrorCode, sentence: impl fmt::Display) -> FrameError {
+    let mut sentence = sentence.to_string();
+    if sentence.len() > MAX_SENTENCE_BYTES {
+        let end = (0..=MAX_SENTENCE_BYTES)
+            .rev()
+            .find(|&at| sentence.is_char_boundary(at))
+            .unwrap_or(0);
+        sentence.truncate(end);
+        sentence.push('…');
+    }
+    FrameError::new(code, sentence)
+}
+
+/// The refusal of what is no frame.
+pub(super) fn bad_frame(sentence: impl fmt::Display) -> FrameError {
+    refuse(ErrorCode::BadFrame, sentence)
+}
+
+/// A topic to read from, a system topic included.
+pub(super) fn topic(name: &str) -> Result<TopicName, FrameError> {
+    TopicName::parse(name).map_err(|e| refuse(ErrorCode::BadTopic, e))
+}
+
+/// A topic to publish to: names of the system are refused.
+pub(super) fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
+    let topic = topic(name)?;
+    match topic.is_system() {
+        true => Err(refuse(
+            ErrorCode::BadTopic,
+            format_args!("{topic} belongs to the system: publish to a topic without a leading $"),
+        )),
+        false => Ok(topic),
+    }
+}
+
+/// A cursor as Hark gave it out.
+pub(super) fn cursor(text: &str) -> Result<Cursor, FrameError> {
+    text.parse().map_err(|e| refuse(ErrorCode::BadCursor, e))
+}
+
+/// Headers within their limits.
+pub(super) fn headers(pairs: Option<HeaderPairs<'_>>) -> Result<Headers, FrameError> {
+    let Some(HeaderPairs { kept, count }) = pairs else {
+        return Ok(Headers::default());
+    };
+    let checked = match count > kept.len() {
+        true => Err(HeadersError::TooMany(count)),
+        false => Headers::new(
+            kept.iter()
+                .map(|(name, value)| (name.as_ref().into(), value.as_ref().into()))
+                .collect(),
+        ),
+    };
+    checked.map_err(|e| match e {
+        HeadersError::TooMany(_) | HeadersError::TooLarge(_) => refuse(ErrorCode::TooLarge, e),
+        HeadersError::BadName(_) => bad_frame(e),
+    })
+}
+
+/// A publisher's content type: it may end up in an HTTP header, so control characters are refused.
+pub(super) fn content_type(text: Option<&str>) -> Result<Option<ByteString>, FrameError> {
+    match text {
+        Some(text) if text.len() > MAX_CONTENT_TYPE_BYTES || text.chars().any(char::is_control) => {
+            Err(bad_frame(format_args!(
+                "`content_type` has at most {MAX_CONTENT_TYPE_BYTES} bytes and no control characters, such as \
+                 `image/png`"
+            )))
+        }
+        text => Ok(text.map(ByteString::from)),
+    }
+}
+
+/// Which of the ways to publish again safely a client chose, if any.
+pub(super) fn idempotency(
+    producer: Option<&str>,
+    seq: Option<u64>,
+    message_id: Option<&str>,
+) -> Result<Idempotency, FrameError> {
+    match (producer, seq, message_id) {
+        (None, None, None) => Ok(Idempotency::None),
+        (Some(_), Some(0), None) => Err(bad_frame(
+            "`seq` counts 1, 2, 3 … per producer and topic; it was 0",
+        )),
+        (Some(producer), Some(seq), None) => {
+            let producer = ProducerId::parse(producer).map_err(bad_frame)?;
+            Ok(Idempotency::Sequence { producer, seq })
+        }
+        (None, None, Some(key)) => MessageId::parse(key)
+            .map(Idempotency::Key)
+            .map_err(bad_frame),
+        (_, _, Some(_)) => Err(bad_frame(
+            "a publish has `producer` and `seq`, or `message_id`, not both",
+        )),
+        (_, _, None) => Err(bad_frame(
+            "`producer` and `seq` go together; one of them is missing",
+        )),
+    }
+}
+
+/// A string that is borrowed from the frame unless it holds escapes. (serde borrows no `Option<Cow<str>>`.)
+#[derive(Debug, Clone)]
+pub(super) struct Text<'a>(Cow<'a, str>);
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text)))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// Headers as they were read, not yet checked: no more pairs are kept than may be.
+#[derive(Debug)]
+pub(super) struct HeaderPairs<'a> {
+    kept: Vec<(Text<'a>, Text<'a>)>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for HeaderPairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PairsVisitor;
+        impl<'de> Visitor<'de> for PairsVisitor {
+            type Value = HeaderPairs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<HeaderPairs<'de>, A::Error> {
+                let mut pairs = HeaderPairs {
+                    kept: Vec::new(),
+                    count: 0,
+                };
+                while let Some(pair) = map.next_entry()? {
+                    pairs.count += 1;
+                    if pairs.count <= MAX_HEADER_PAIRS {
+                        pairs.kept.push(pair);
+                    }
+                }
+                Ok(pairs)
+            }
+        }
+        deserializer.deserialize_map(PairsVisitor)
+    }
+}
+
+/// Headers as they are written: a map in the publisher's order.
+#[derive(Debug)]
+pub(super) struct HeaderMap<'a>(pub(super) &'a Headers);
+
+impl Serialize for HeaderMap<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
+    }
+}

@@ -1,0 +1,183 @@
+//! Writing one JSON object as text. Owns escaping and sizes; leaves to `json` which fields there are.
+//!
+//! Everything is written twice: once to measure, once into an allocation of exactly that size. A frame is so one
+//! allocation, and no second bookkeeping of lengths can drift from what is written.
+
+use std::fmt::{self, Write};
+
+use base64::Engine;
+use bytestring::ByteString;
+
+use super::BASE64;
+use crate::{Cursor, Headers, JsonText, TopicName};
+
+/// Writes with `write` into a text that holds exactly what was written.
+pub(super) fn to_text(write: impl Fn(&mut dyn Out)) -> ByteString {
+    let mut length = Length(0);
+    write(&mut length);
+    let mut text = String::with_capacity(length.0);
+    write(&mut text);
+    debug_assert_eq!(text.len(), length.0, "measured and written alike");
+    text.into()
+}
+
+/// Where a JSON object goes, field by field. A field whose value is `None` is left out.
+pub(super) trait Out {
+    /// Puts `text` as it is.
+    fn raw(&mut self, text: &str);
+
+    /// Puts `data` as base64, which needs no escapes.
+    fn base64(&mut self, data: &[u8]);
+
+    /// Begins an object with its `type`.
+    fn begin(&mut self, kind: &str) {
+        self.raw(r#"{"type":""#);
+        self.raw(kind);
+        self.raw("\"");
+    }
+
+    /// Ends the object.
+    fn end(&mut self) {
+        self.raw("}");
+    }
+
+    /// Begins a field. Never the first of an object: that is the type.
+    fn name(&mut self, name: &str) {
+        self.raw(",\"");
+        self.raw(name);
+        self.raw("\":");
+    }
+
+    /// A field that is a number.
+    fn number(&mut self, name: &str, value: Option<u64>) {
+        let Some(value) = value else { return };
+        self.name(name);
+        self.raw(Digits::of(value).as_str());
+    }
+
+    /// A field that is true or false.
+    fn flag(&mut self, name: &str, value: bool) {
+        self.name(name);
+        self.raw(if value { "true" } else { "false" });
+    }
+
+    /// A field that is any string.
+    fn string(&mut self, name: &str, value: Option<&str>) {
+        let Some(value) = value else { return };
+        self.name(name);
+        self.quoted(value);
+    }
+
+    /// The field `topic`, whose grammar holds nothing that JSON would escape.
+    fn topic(&mut self, topic: &TopicName) {
+        self.name("topic");
+        self.raw("\"");
+        self.raw(topic.as_str());
+        self.raw("\"");
+    }
+
+    /// The field `cursor`.
+    fn cursor(&mut self, cursor: &Cursor) {
+        self.string("cursor", Some(&cursor.to_string()));
+    }
+
+    /// The field `headers`, left out where there are none.
+    fn headers(&mut self, headers: &Headers) {
+        if headers.is_empty() {
+            return;
+        }
+        self.name("headers");
+        for (at, (name, value)) in headers.iter().enumerate() {
+            self.raw(if at == 0 { "{" } else { "," });
+            self.quoted(name);
+            self.raw(":");
+            self.quoted(value);
+        }
+        self.raw("}");
+    }
+
+    /// A field whose value is JSON already.
+    fn json(&mut self, name: &str, value: &JsonText) {
+        self.name(name);
+        self.raw(value.as_str());
+    }
+
+    /// A field of bytes.
+    fn bytes(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.raw("\"");
+        self.base64(value);
+        self.raw("\"");
+    }
+
+    /// A string in quotation marks, escaped where it must be (RFC 8259, section 7).
+    fn quoted(&mut self, value: &str) {
+        if value.bytes().any(|b| matches!(b, 0..0x20 | b'"' | b'\\')) {
+            // A string is always JSON: the `Err` cannot be.
+            self.raw(&serde_json::to_string(value).unwrap_or_default());
+        } else {
+            self.raw("\"");
+            self.raw(value);
+            self.raw("\"");
+        }
+    }
+}
+
+/// Only measures.
+struct Length(usize);
+
+impl Out for Length {
+    fn raw(&mut self, text: &str) {
+        self.0 += text.len();
+    }
+
+    fn base64(&mut self, data: &[u8]) {
+        // Four characters for each three bytes begun (RFC 4648, section 4).
+        self.0 += data.len().div_ceil(3) * 4;
+    }
+}
+
+impl Out for String {
+    fn raw(&mut self, text: &str) {
+        self.push_str(text);
+    }
+
+    fn base64(&mut self, data: &[u8]) {
+        BASE64.encode_string(data, self);
+    }
+}
+
+/// A number's decimal digits, without an allocation.
+struct Digits {
+    text: [u8; 20], // u64::MAX has twenty
+    len: usize,
+}
+
+impl Digits {
+    fn of(value: u64) -> Self {
+        let mut digits = Self {
+            text: [0; 20],
+            len: 0,
+        };
+        // Twenty bytes are enough for every u64: the `Err` cannot be.
+        match write!(digits, "{value}") {
+            Ok(()) | Err(fmt::Error) => digits,
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.len]).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Digits {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let end = self.len + s.len();
+        self.text
+            .get_mut(self.len..end)
+            .ok_or(fmt::Error)?
+            .copy_from_slice(s.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
