@@ -1,3 +1,16 @@
-//! Hark's broker.
+//! Hark's broker: rooms, sessions, the log, and the HTTP they are reached by. `hark` is the binary around it.
+//!
+//! The way of one published message: `session/socket → session/inbound → topic/publish → message_log → topic/publish`
+//! (receipt) `→ topic/fan_out → session/outbound`. ARCHITECTURE.md has the map.
+
+pub mod budget;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod message_log;
+pub mod settings;
+mod shutdown;
+pub mod http;
+pub mod server;
+pub mod session;
+pub mod topic;

@@ -1,0 +1,48 @@
+//! The command line: which commands there are. Each is carried out in the file of its name.
+
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use output::CliError;
+
+/// Hark: a pub/sub message broker that remembers.
+#[derive(Debug, Parser)]
+#[command(name = "hark", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker (what `hark` alone does).
+    Serve(serve::ServeArgs),
+}
+
+/// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command.unwrap_or_else(|| {
+        // `hark` alone: the broker, with the settings of the environment.
+        Command::Serve(serve::ServeArgs::from_environment())
+    });
+    let done = match command {
+        Command::Serve(args) => serve::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// Runs a client's command: one thread is enough.
+fn client(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::failed(format!("cannot start: {error}")))?.block_on(command)
+}

@@ -1,0 +1,69 @@
+//! `hark serve`: runs the broker.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use super::CliError;
+use crate::config::Config;
+use crate::server::{self, ServeError};
+
+/// The settings of the broker.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    config: Config,
+
+    /// What goes to the log (standard error): error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
+    #[arg(long, env = "HARK_LOG", default_value = "info", value_name = "FILTER")]
+    log: EnvFilter,
+
+    /// Write the log as JSON lines.
+    #[arg(long, env = "HARK_LOG_JSON")]
+    log_json: bool,
+}
+
+impl ServeArgs {
+    /// The settings without any flags.
+    pub(super) fn from_environment() -> Self {
+        #[derive(Parser)]
+        #[command(name = "hark")]
+        struct Alone {
+            #[command(flatten)]
+            args: ServeArgs,
+        }
+        Alone::parse_from(["hark"]).args
+    }
+}
+
+pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
+    args.config.check().map_err(CliError::usage)?;
+    log_to_stderr(args.log, args.log_json);
+    let data_dir = args.config.data_dir.display().to_string();
+    let announce = move |address: SocketAddr| announce(address, &data_dir);
+    let served = actix_web::rt::System::new().block_on(server::serve(args.config, announce));
+    served.map_err(|error: ServeError| CliError::failed(error.to_string()))
+}
+
+fn log_to_stderr(filter: EnvFilter, json: bool) {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match json {
+        true => log.json().init(),
+        false => log.init(),
+    }
+}
+
+/// The one line that says where and how. A standard output that is closed is no reason not to serve.
+fn announce(address: SocketAddr, data_dir: &str) {
+    let version = env!("CARGO_PKG_VERSION");
+    let line = format!("hark {version} serves http://{address} and ws://{address}/ws, keeps its log in {data_dir}; stop it with Ctrl-C\n");
+    let mut out = std::io::stdout();
+    if let Err(error) = out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
+        tracing::warn!(%error, "standard output is closed");
+    }
+}

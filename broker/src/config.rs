@@ -1,0 +1,115 @@
+//! The settings of `hark serve`: every one with its default, unit and meaning, as flags and as `HARK_…` environment variables.
+//! Owns what may be set; what a setting does is with the part it is given to.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hark_protocol::TopicPattern;
+
+use crate::message_log::Retention;
+
+/// The settings of `hark serve`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Address and port to serve on; port 0 takes a free one.
+    #[arg(long, env = "HARK_LISTEN", default_value = "127.0.0.1:4275", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+
+    /// Folder that holds the log; made if it does not exist.
+    #[arg(long, env = "HARK_DATA_DIR", default_value = "./hark-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`.
+    #[arg(long, env = "HARK_MEMORY_TOPICS", value_name = "PATTERN", value_delimiter = ',')]
+    pub memory_topics: Vec<TopicPattern>,
+
+    /// Messages older than this are taken out (7d, 12h, 30m).
+    #[arg(long, env = "HARK_RETENTION_AGE", default_value = "7d", value_parser = duration, value_name = "TIME")]
+    pub retention_age: Duration,
+
+    /// A topic's oldest messages are taken out beyond so many bytes, as stored.
+    #[arg(long, env = "HARK_RETENTION_BYTES", default_value_t = Retention::default().max_bytes, value_name = "BYTES")]
+    pub retention_bytes: u64,
+
+    /// A topic's oldest messages are taken out beyond so many; by default, any number is kept.
+    #[arg(long, env = "HARK_RETENTION_MESSAGES", value_name = "COUNT")]
+    pub retention_messages: Option<u64>,
+
+    /// The most topics there may be.
+    #[arg(long, env = "HARK_MAX_TOPICS", default_value_t = 1_000_000, value_name = "COUNT")]
+    pub max_topics: usize,
+
+    /// Web pages of other origins that may connect and publish, as browsers write them (https://app.example); `*` is any.
+    #[arg(long = "allowed-origin", env = "HARK_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+
+    /// Serve another address than loopback although anybody who reaches it may read and publish everything.
+    #[arg(long, env = "HARK_INSECURE_NO_AUTH")]
+    pub insecure_no_auth: bool,
+
+    /// How often WebSocket clients are pinged; one that is silent for 2.5 times as long is ended.
+    #[arg(long, env = "HARK_HEARTBEAT", default_value = "25s", value_parser = duration, value_name = "TIME")]
+    pub heartbeat: Duration,
+
+    /// A topic's room that nobody has needed for so long leaves memory.
+    #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub room_idle: Duration,
+
+    /// When told to end: how long clients may take to hear it and come back spread over.
+    #[arg(long, env = "HARK_DRAIN", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub drain: Duration,
+
+    /// Threads that serve connections; by default, one for each core.
+    #[arg(long, env = "HARK_WORKERS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+
+    /// Threads that serve topics; 0: those that serve connections do it too.
+    #[arg(long, env = "HARK_ROOM_THREADS", default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub room_threads: u16,
+}
+
+impl Config {
+    /// The default retention of a topic.
+    pub fn retention(&self) -> Retention {
+        Retention {
+            max_age_ms: u64::try_from(self.retention_age.as_millis()).unwrap_or(u64::MAX),
+            max_bytes: self.retention_bytes,
+            max_messages: self.retention_messages.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// What is wrong with settings that are each right by themselves.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.listen.ip().is_loopback() && !self.insecure_no_auth {
+            return Err(format!(
+                "without authentication Hark serves loopback addresses only, and {} is none; listen on 127.0.0.1, or give \
+                 --insecure-no-auth if everybody who reaches it may read and publish everything",
+                self.listen
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Reads `7d`, `1h 30m`, `250ms`. Days have 24 hours.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 30s, 5m, 12h or 7d");
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "7", "-5s", "0s", "soon", "1 month"] {
+            assert!(duration(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Who may come in: the rules on `Origin` and `Host` that keep foreign web pages out. A browser sends both truthfully, whatever
+//! page it shows; other programs may send what they like, and are not what these rules are about.
+
+use actix_web::HttpRequest;
+use actix_web::http::{StatusCode, header};
+use hark_protocol::ErrorCode;
+
+use super::ApiError;
+
+/// Who may come in.
+#[derive(Debug, Clone, Default)]
+pub struct Admission {
+    /// Pages of other origins that may, as browsers write them (`https://app.example`); `*` is any.
+    pub allowed_origins: Vec<String>,
+    /// Whether only requests to a loopback name are served: without it, a page whose name was made to point here (DNS
+    /// rebinding) would count as our own.
+    pub loopback_hosts_only: bool,
+}
+
+impl Admission {
+    /// Checks a plain read without credentials: the name it was asked under.
+    pub fn check_host(&self, request: &HttpRequest) -> Result<(), ApiError> {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if self.loopback_hosts_only && !is_loopback(host) {
+            let message = format!("without authentication Hark answers to loopback names only, not to {host:?}");
+            return Err(forbidden(message));
+        }
+        Ok(())
+    }
+
+    /// Checks everything else: the name, and the page it comes from (RFC 6454, section 7).
+    pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
+        self.check_host(request)?;
+        let headers = request.headers();
+        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+        let origin = origin.to_str().unwrap_or_default();
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let own = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+        let allowed = |known: &String| known == "*" || known.eq_ignore_ascii_case(origin);
+        if own || self.allowed_origins.iter().any(allowed) {
+            return Ok(());
+        }
+        Err(forbidden(format!("pages of {origin} may not use this broker; start it with --allowed-origin {origin} if they should")))
+    }
+}
+
+fn forbidden(message: String) -> ApiError {
+    ApiError::with_status(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message)
+}
+
+/// Whether a `Host` names this machine alone.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn admits(admission: &Admission, host: &str, origin: Option<&str>) -> bool {
+        let mut request = TestRequest::default().insert_header(("host", host));
+        if let Some(origin) = origin {
+            request = request.insert_header(("origin", origin));
+        }
+        admission.check(&request.to_http_request()).is_ok()
+    }
+
+    #[test]
+    fn only_own_and_allowed_pages_come_in() {
+        let allowed_origins = vec!["https://app.example".to_owned()];
+        let admission = Admission { allowed_origins, loopback_hosts_only: true };
+        let here = "127.0.0.1:4275";
+        for (host, origin, expected) in [
+            (here, None, true),
+            (here, Some("http://127.0.0.1:4275"), true),
+            (here, Some("https://app.example"), true),
+            (here, Some("https://evil.example"), false),
+            (here, Some("http://127.0.0.1:3000"), false),
+            (here, Some("null"), false),
+            (here, Some(""), false),
+            ("localhost:4275", Some("http://localhost:4275"), true),
+            ("[::1]:4275", None, true),
+            ("evil.example:4275", Some("http://evil.example:4275"), false),
+            ("evil.example", None, false),
+            ("localhost.evil.example", None, false),
+            ("", None, false),
+        ] {
+            assert_eq!(admits(&admission, host, origin), expected, "{host} {origin:?}");
+        }
+    }
+}

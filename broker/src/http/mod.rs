@@ -1,0 +1,80 @@
+//! HTTP: every route on one screen. Owns requests and responses; what they ask for is done by rooms and the log, the same way as
+//! for a session: there is no second path.
+
+mod error;
+mod guard;
+mod messages;
+mod publish;
+mod topics;
+mod upgrade;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix_web::{HttpResponse, web};
+use serde_json::json;
+
+use crate::session::Sessions;
+use crate::settings::SessionSettings;
+use crate::topic::Registry;
+
+pub use error::ApiError;
+pub use guard::Admission;
+
+/// What every request is given.
+#[derive(Debug)]
+pub struct Gate {
+    /// The rooms.
+    pub registry: Arc<Registry>,
+    /// Who is connected.
+    pub sessions: Arc<Sessions>,
+    /// What each session is given.
+    pub session_settings: SessionSettings,
+    /// Who may come in at all.
+    pub admission: Admission,
+    /// Hark is about to end: nobody new is let in.
+    pub stopping: AtomicBool,
+}
+
+/// Every route.
+pub fn routes(app: &mut web::ServiceConfig) {
+    app.route("/", web::get().to(front_page))
+        .service(web::resource("/ws").route(web::get().to(upgrade::upgrade)).default_service(web::to(error::wrong_method)))
+        .service(
+            web::resource("/v1/topics/{topic}/messages")
+                .route(web::post().to(publish::publish))
+                .route(web::get().to(messages::history))
+                .default_service(web::to(error::wrong_method)),
+        )
+        .service(web::resource("/v1/topics").route(web::get().to(topics::list)).default_service(web::to(error::wrong_method)))
+        .route("/healthz", web::get().to(alive))
+        .route("/readyz", web::get().to(ready))
+        .default_service(web::to(error::no_such_route));
+}
+
+/// A page of Hark's own origin, so that a browser's console has somewhere to stand.
+async fn front_page() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(concat!(
+        "<!doctype html><meta charset=utf-8><title>Hark</title><h1>Hark ",
+        env!("CARGO_PKG_VERSION"),
+        "</h1><p>A pub/sub message broker that remembers. It serves WebSockets at <code>/ws</code>; \
+         in this page's console:<pre>ws = new WebSocket(`ws://${location.host}/ws`)\n\
+         ws.onmessage = e => console.log(e.data)\n\
+         ws.onopen = () => ws.send('{\"type\":\"subscribe\",\"id\":1,\"topic\":\"hello\",\"from\":\"earliest\"}')</pre>"
+    ))
+}
+
+async fn alive() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
+}
+
+async fn ready(gate: web::Data<Gate>) -> HttpResponse {
+    let closed = gate.registry.engines().synced.closed_for_writing();
+    match closed {
+        _ if gate.stopping.load(Ordering::Relaxed) => {
+            HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }))
+        }
+        Some(reason) => HttpResponse::ServiceUnavailable().json(json!({ "status": "closed_for_writing", "reason": reason })),
+        None => HttpResponse::Ok().json(json!({ "status": "ready" })),
+    }
+}

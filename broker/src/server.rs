@@ -1,0 +1,142 @@
+//! Starting the broker: the listener, the log, the threads, and the one line that says where it is. Owns the order of these;
+//! `shutdown` owns the way back.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use actix::{Arbiter, ArbiterHandle};
+use actix_web::{App, HttpServer, web};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::budget::Budget;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::{self, Admission, Gate};
+use crate::message_log::memory::MemoryLog;
+use crate::session::Sessions;
+use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
+use crate::shutdown;
+use crate::topic::Registry;
+
+/// Bytes of newest batches that all rooms hold together.
+const TAIL_BUDGET_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of messages that may be staged in all rooms together.
+const STAGED_BUDGET_BYTES: usize = 64 * 1024 * 1024;
+/// The kernel's buffer for what a client has not taken yet (the kernel doubles it). With the default it would grow to megabytes
+/// for one that does not read.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// A peer that takes nothing for so long is gone: no timer of its session runs while the socket is blocked, so the kernel has to
+/// end it.
+const TAKES_NOTHING_FOR: Duration = Duration::from_secs(60);
+/// A request's head must be there within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Why the broker did not start, or ended with an error: one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be served.
+    #[error("cannot listen on {address}: {source}; stop what is using it or choose another with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The log cannot be opened.
+    #[error("{0}")]
+    Log(String),
+    /// The system refused something else.
+    #[error("hark cannot run: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Serves until told to end. `announce` is called once, with the address served, when connections are accepted.
+pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+    let listen_error = |source| ServeError::Listen { address: config.listen, source };
+    let listener = listener(config.listen).map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    raise_descriptor_limit();
+
+    let gate = web::Data::new(open(&config)?);
+    let routed = gate.clone();
+    let server = HttpServer::new(move || App::new().app_data(routed.clone()).configure(http::routes))
+        .workers(config.workers.map_or_else(default_workers, usize::from))
+        .backlog(BACKLOG as u32)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .h1_allow_half_closed(false)
+        .disable_signals()
+        .listen(listener)?
+        .run();
+    announce(address);
+    tracing::info!(%address, data_dir = %config.data_dir.display(), "hark serves");
+    shutdown::run_until_told(server, gate, config.drain).await?;
+    Ok(())
+}
+
+/// Opens the log and makes everything that requests are given.
+fn open(config: &Config) -> Result<Gate, ServeError> {
+    let clock = Clock::system();
+    let retention = config.retention();
+    let retention_for = Arc::new(move |_: &hark_protocol::TopicName| retention);
+    let synced = MemoryLog::new(clock.clone(), retention_for.clone(), config.max_topics);
+    let memory = MemoryLog::new(clock.clone(), retention_for, config.max_topics);
+    let engines = Engines {
+        synced: Arc::new(synced),
+        memory: Arc::new(memory),
+        memory_topics: config.memory_topics.clone().into(),
+    };
+    let room_settings = RoomSettings {
+        clock,
+        idle: config.room_idle,
+        tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
+        staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
+        faults: Faults { enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1") },
+    };
+    Ok(Gate {
+        registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
+        sessions: Arc::<Sessions>::default(),
+        session_settings: SessionSettings { heartbeat: config.heartbeat, ..SessionSettings::default() },
+        admission: Admission {
+            allowed_origins: config.allowed_origins.clone(),
+            loopback_hosts_only: !config.insecure_no_auth,
+        },
+        stopping: AtomicBool::new(false),
+    })
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn room_arbiters(threads: u16) -> Vec<ArbiterHandle> {
+    (0..threads.max(1)).map(|_| Arbiter::new().handle()).collect()
+}
+
+/// A listener whose accepted sockets inherit what keeps a client that does not read from costing more than its share.
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(TAKES_NOTHING_FOR))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Each connection is a descriptor, and the usual limit of 1024 is meant for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files could not be raised; there may be few connections");
+    }
+}

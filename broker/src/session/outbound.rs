@@ -1,0 +1,275 @@
+//! What goes out: frames, pages, and the pace of both. Owns the credit rooms deliver against and which subscription pulls
+//! next; leaves to `socket` how a frame is put on the wire.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Waker;
+
+use actix::prelude::*;
+use hark_protocol::{CloseCode, Encoded, ErrorCode, ServerFrame, codec};
+
+use super::Session;
+use super::publishing::Receipts;
+use super::socket::SessionContext;
+use crate::topic::{Delivery, Publisher, Receipt, Refused, RoomNews, Subscriber};
+
+/// Bytes of live messages that all rooms together may have on their way to one session.
+const CREDIT_BYTES: i64 = 256 * 1024;
+
+/// What rooms may still send a session, in bytes. Rooms take, the socket gives back.
+#[derive(Debug)]
+pub(super) struct Credit(AtomicI64);
+
+impl Credit {
+    /// Takes `bytes` if there is any credit at all: one batch may go beyond it.
+    fn take(&self, bytes: i64) -> bool {
+        if self.0.load(Ordering::Relaxed) <= 0 {
+            return false;
+        }
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        true
+    }
+
+    fn give_back(&self, bytes: i64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What both sides of the socket share with the session.
+#[derive(Debug)]
+pub(super) struct Flow {
+    credit: Arc<Credit>,
+    /// Bytes put into the body since it was last asked for more.
+    owed_bytes: Cell<i64>,
+    /// What became of the last page.
+    page: Cell<PageProgress>,
+    /// Whether the inbound stream is paused, and who is to be woken when it goes on.
+    inbound_paused: Cell<bool>,
+    inbound_waker: RefCell<Option<Waker>>,
+    /// What the inbound stream ended the connection for.
+    violation: Cell<Option<CloseCode>>,
+}
+
+/// What became of the last page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum PageProgress {
+    /// It is written, and the session knows.
+    #[default]
+    Done,
+    /// The socket has not asked for more since.
+    Unwritten,
+    /// It is written, and the session is owed a turn to ask for the next.
+    TurnOwed,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            credit: Arc::new(Credit(AtomicI64::new(CREDIT_BYTES))),
+            owed_bytes: Cell::default(),
+            page: Cell::default(),
+            inbound_paused: Cell::default(),
+            inbound_waker: RefCell::default(),
+            violation: Cell::default(),
+        }
+    }
+}
+
+impl Flow {
+    pub(super) fn credit(&self) -> &Arc<Credit> {
+        &self.credit
+    }
+
+    /// The body is asked for more: what it gave before has been taken by the socket.
+    pub(super) fn body_polled(&self) {
+        let owed = self.owed_bytes.take();
+        if owed > 0 {
+            self.credit.give_back(owed);
+        }
+        if self.page.get() == PageProgress::Unwritten {
+            self.page.set(PageProgress::TurnOwed);
+        }
+    }
+
+    /// Whether the session is owed a turn because a page has been written.
+    pub(super) fn take_page_turn(&self) -> bool {
+        let owed = self.page.get() == PageProgress::TurnOwed;
+        if owed {
+            self.page.set(PageProgress::Done);
+        }
+        owed
+    }
+
+    /// Whether the next page may be pulled: the one before is written.
+    fn page_written(&self) -> bool {
+        self.page.get() != PageProgress::Unwritten
+    }
+
+    pub(super) fn pause_inbound(&self) {
+        self.inbound_paused.set(true);
+    }
+
+    pub(super) fn resume_inbound(&self) {
+        if self.inbound_paused.replace(false)
+            && let Some(waker) = self.inbound_waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Whether the inbound stream has to wait; if so `waker` is called when it goes on.
+    pub(super) fn inbound_must_wait(&self, waker: &Waker) -> bool {
+        let paused = self.inbound_paused.get();
+        if paused {
+            self.inbound_waker.replace(Some(waker.clone()));
+        }
+        paused
+    }
+
+    pub(super) fn set_violation(&self, code: CloseCode) {
+        self.violation.set(Some(code));
+    }
+
+    pub(super) fn violation(&self) -> Option<CloseCode> {
+        self.violation.get()
+    }
+}
+
+/// What rooms reach a session by. One long-lived address per kind, shared by all rooms.
+#[derive(Debug)]
+pub(super) struct Port {
+    deliveries: Recipient<Delivery>,
+    news: Recipient<RoomNews>,
+    receipts: Recipient<Receipts>,
+    credit: Arc<Credit>,
+}
+
+impl Port {
+    pub(super) fn new(session: Addr<Session>, credit: Arc<Credit>) -> Self {
+        Self {
+            deliveries: session.clone().recipient(),
+            news: session.clone().recipient(),
+            receipts: session.recipient(),
+            credit,
+        }
+    }
+}
+
+impl Subscriber for Port {
+    fn try_deliver(&self, delivery: Delivery) -> Result<(), Refused> {
+        let bytes = delivery.bytes as i64;
+        if !self.credit.take(bytes) {
+            return Err(Refused);
+        }
+        self.deliveries.try_send(delivery).map_err(|_| {
+            self.credit.give_back(bytes);
+            Refused
+        })
+    }
+
+    #[allow(clippy::disallowed_methods)] // bounded: what the session asked for, or once per change of state
+    fn tell(&self, news: RoomNews) {
+        self.news.do_send(news);
+    }
+
+    fn is_connected(&self) -> bool {
+        self.news.connected()
+    }
+}
+
+impl Publisher for Port {
+    #[allow(clippy::disallowed_methods)] // bounded by max_inflight
+    fn take_receipts(&self, receipts: Vec<Receipt>) {
+        self.receipts.do_send(Receipts(receipts));
+    }
+}
+
+/// Which subscriptions read pages, in turn: one page at a time, and the next only when that one is written.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    waiting: VecDeque<u32>,
+    outstanding: Option<u32>,
+}
+
+impl Pulls {
+    pub(super) fn add(&mut self, key: u32) {
+        if self.outstanding != Some(key) && !self.waiting.contains(&key) {
+            self.waiting.push_back(key);
+        }
+    }
+
+    /// Forgets a subscription; a page of it that is still on its way will not be waited for.
+    pub(super) fn remove(&mut self, key: u32) {
+        self.answered(key);
+        self.waiting.retain(|&waiting| waiting != key);
+    }
+
+    pub(super) fn answered(&mut self, key: u32) {
+        if self.outstanding == Some(key) {
+            self.outstanding = None;
+        }
+    }
+
+    fn next(&mut self) -> Option<u32> {
+        if self.outstanding.is_none() {
+            self.outstanding = self.waiting.pop_front();
+            return self.outstanding;
+        }
+        None
+    }
+}
+
+impl Session {
+    /// Puts a frame on the wire.
+    pub(super) fn send(&self, ctx: &mut SessionContext, frame: &ServerFrame) {
+        self.send_encoded(ctx, codec::encode_server(frame, self.subprotocol));
+    }
+
+    pub(super) fn send_encoded(&self, ctx: &mut SessionContext, frame: Encoded) {
+        match frame {
+            Encoded::Text(text) => ctx.text(text),
+            Encoded::Binary(bytes) => ctx.binary(bytes),
+        }
+    }
+
+    pub(super) fn send_error(&self, ctx: &mut SessionContext, id: Option<u64>, code: ErrorCode, message: impl Into<String>) {
+        let message = message.into();
+        self.send(ctx, &ServerFrame::Error { id, code, message, expected_seq: None, retry_after_ms: None });
+    }
+
+    /// Passes on live messages. The credit goes back when the socket has taken them.
+    pub(super) fn deliver(&mut self, delivery: &Delivery, ctx: &mut SessionContext) {
+        let owed = &self.flow.owed_bytes;
+        owed.set(owed.get() + delivery.bytes as i64);
+        let Some(subscription) = self.subscriptions.get_mut(delivery.key) else { return };
+        subscription.position.offset = delivery.last_offset();
+        for frame in delivery.frames() {
+            self.send_encoded(ctx, frame.clone());
+        }
+    }
+
+    /// Asks for the next page, if one is wanted and the last one is written.
+    pub(super) fn pull_next(&mut self) {
+        while self.flow.page_written()
+            && let Some(key) = self.pulls.next()
+        {
+            match self.subscriptions.get_mut(key).and_then(|subscription| subscription.pull()) {
+                Some(()) => return,
+                // It has left, or its room has gone and will say so.
+                None => self.pulls.answered(key),
+            }
+        }
+    }
+
+    /// Writes a page's frames; the next page is asked for when the socket has taken them.
+    pub(super) fn write_page(&mut self, frames: Vec<Encoded>, ctx: &mut SessionContext) {
+        if !frames.is_empty() {
+            self.flow.page.set(PageProgress::Unwritten);
+        }
+        for frame in frames {
+            self.send_encoded(ctx, frame);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A session's publishes: what is unanswered, and the envelopes they travel in. Owns the bounds on both; order and keeping are the
+//! room's.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use hark_protocol::{ErrorCode, Idempotency, Message as Published, ServerFrame, TopicName};
+use slab::Slab;
+
+use super::socket::SessionContext;
+use super::{ByTopic, Session};
+use crate::topic::{Outcome, Publish, PublishItem, Receipt, RoomHandle};
+
+/// Envelopes a session may have on their way to one room: one that is being committed, and the next. What comes meanwhile is
+/// collected, and goes together.
+const ENVELOPES_A_ROOM: usize = 2;
+/// Beside its payload, what an unanswered publish costs in memory, roughly.
+const PUBLISH_OVERHEAD_BYTES: usize = 256;
+
+/// What is unanswered.
+#[derive(Debug, Default)]
+pub(super) struct Publishing {
+    rooms: ByTopic<ToRoom>,
+    in_flight: Slab<InFlight>,
+    in_flight_bytes: usize,
+    flush_noted: bool,
+}
+
+/// What is on its way to one room.
+#[derive(Debug)]
+struct ToRoom {
+    /// Held while anything is unanswered, and a while longer: a room whose handle is held does not retire.
+    room: Arc<RoomHandle>,
+    collected: Vec<PublishItem>,
+    envelopes_out: usize,
+    used: bool,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    /// The client's; without one it wants no receipt.
+    id: Option<u64>,
+    topic: TopicName,
+    bytes: usize,
+}
+
+/// What became of an envelope of publishes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Receipts(pub(super) Vec<Receipt>);
+
+/// Note to itself: send what was collected.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Flush;
+
+impl Publishing {
+    /// Lets go of rooms that nothing was published to since the last call.
+    pub(super) fn let_go_of_unused_rooms(&mut self) {
+        self.rooms.retain(|_, to_room| {
+            let busy = to_room.envelopes_out > 0 || !to_room.collected.is_empty();
+            std::mem::take(&mut to_room.used) || busy
+        });
+    }
+}
+
+impl Session {
+    pub(super) fn publish(
+        &mut self,
+        id: Option<u64>,
+        topic: TopicName,
+        message: Published,
+        idempotency: Idempotency,
+        ctx: &mut SessionContext,
+    ) {
+        let bytes = message.payload.len() + PUBLISH_OVERHEAD_BYTES;
+        let Some(taken) = self.registry.settings().staged_budget.try_take(bytes) else {
+            if id.is_some() {
+                self.send_error(ctx, id, ErrorCode::Busy, "too much is waiting to be kept; send it again in a moment");
+            }
+            return;
+        };
+        let tag = self.publishing.in_flight.insert(InFlight { id, topic: topic.clone(), bytes });
+        self.publishing.in_flight_bytes += bytes;
+        let registry = &self.registry;
+        let to_room = self.publishing.rooms.entry(topic).or_insert_with_key(|topic| ToRoom {
+            room: registry.room(topic),
+            collected: Vec::new(),
+            envelopes_out: 0,
+            used: true,
+        });
+        to_room.used = true;
+        to_room.collected.push(PublishItem { tag, message, idempotency, taken });
+        self.pace_inbound();
+        self.note_flush(ctx);
+    }
+
+    fn note_flush(&mut self, ctx: &mut SessionContext) {
+        if !std::mem::replace(&mut self.publishing.flush_noted, true) {
+            ctx.notify(Flush);
+        }
+    }
+
+    pub(super) fn flush_publishes(&mut self) {
+        self.publishing.flush_noted = false;
+        let Some(port) = &self.port else { return };
+        for (topic, to_room) in &mut self.publishing.rooms {
+            if to_room.collected.is_empty() || to_room.envelopes_out >= ENVELOPES_A_ROOM {
+                continue;
+            }
+            if !to_room.room.is_connected() {
+                to_room.room = self.registry.room(topic);
+            }
+            to_room.envelopes_out += 1;
+            let collected = std::mem::take(&mut to_room.collected);
+            // Where it cannot be sent, the envelope answers `busy` by itself.
+            to_room.room.order(Publish::new(port.clone(), collected));
+        }
+    }
+
+    pub(super) fn take_receipts(&mut self, Receipts(receipts): Receipts, ctx: &mut SessionContext) {
+        let mut answered_topic = None;
+        for Receipt { tag, outcome } in receipts {
+            let Some(InFlight { id, topic, bytes }) = self.publishing.in_flight.try_remove(tag) else { continue };
+            self.publishing.in_flight_bytes -= bytes;
+            if let Some(id) = id {
+                self.send(ctx, &answer(id, &topic, outcome));
+            }
+            answered_topic = Some(topic);
+        }
+        // An envelope holds messages of one topic.
+        if let Some(to_room) = answered_topic.and_then(|topic| self.publishing.rooms.get_mut(&topic)) {
+            to_room.envelopes_out -= 1;
+            if !to_room.collected.is_empty() {
+                self.note_flush(ctx);
+            }
+        }
+        self.pace_inbound();
+    }
+
+    /// Reads on only while what is unanswered is within its bounds.
+    fn pace_inbound(&self) {
+        let full = self.publishing.in_flight.len() >= self.settings.max_inflight
+            || self.publishing.in_flight_bytes >= self.settings.max_inflight_bytes;
+        match full {
+            true => self.flow.pause_inbound(),
+            false => self.flow.resume_inbound(),
+        }
+    }
+}
+
+fn answer(id: u64, topic: &TopicName, outcome: Outcome) -> ServerFrame {
+    match outcome {
+        Outcome::Kept { cursor, duplicate } => ServerFrame::Published { id, topic: topic.clone(), cursor, duplicate },
+        Outcome::Refused(refusal) => ServerFrame::Error {
+            id: Some(id),
+            code: refusal.code,
+            message: refusal.message,
+            expected_seq: refusal.expected_seq,
+            retry_after_ms: None,
+        },
+    }
+}

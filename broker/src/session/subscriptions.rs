@@ -1,0 +1,331 @@
+//! A session's subscriptions: joining, leaving, following rooms that die and come back. Owns each one's position; pages and
+//! live messages are written by `outbound`.
+//!
+//! ```text
+//! joining ──subscribed──▶ joined ──unsubscribe──▶ leaving ──unsubscribed──▶ (gone)
+//!    ▲  ◀── the room is gone: join again from the position ──┘
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use hark_protocol::{CloseCode, Cursor, Encoded, Epoch, ErrorCode, ServerFrame, SubscribeFrom, TopicName};
+
+use super::socket::SessionContext;
+use super::{ByTopic, Session};
+use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Subscribe, Unsubscribe};
+
+/// How often a subscription tries to join again when rooms die under it, before the session is ended.
+const MAX_JOIN_ATTEMPTS: u32 = 10;
+/// Commands for a topic that may wait for its `unsubscribed`.
+const MAX_DEFERRED: usize = 16;
+/// How long to wait when the reader pool is full.
+const PAGE_RETRY: Duration = Duration::from_millis(20);
+
+/// A session's subscriptions, by the session's own key. A key stands for one joining: a subscription that joins again gets a new
+/// one, so that pages on their way to the earlier life cannot be taken for the new one's.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    by_key: HashMap<u32, Subscription>,
+    keys: ByTopic<u32>,
+    next_key: u32,
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    topic: TopicName,
+    room: Arc<RoomHandle>,
+    /// Where it sits; `None` while joining.
+    seat: Option<Seat>,
+    /// Where it wants to start, while joining.
+    from: SubscribeFrom,
+    /// What the client has: meaningful once `subscribed` was said.
+    pub(super) position: Cursor,
+    id: Option<u64>,
+    said_subscribed: bool,
+    said_caught_up: bool,
+    /// Joinings that failed in a row.
+    attempts: u32,
+    leaving: Option<Leaving>,
+}
+
+#[derive(Debug)]
+struct Leaving {
+    id: Option<u64>,
+    /// What the client asked for meanwhile; begins when `unsubscribed` is said.
+    deferred: VecDeque<Deferred>,
+}
+
+#[derive(Debug)]
+enum Deferred {
+    Subscribe { id: Option<u64>, from: SubscribeFrom },
+    Unsubscribe { id: Option<u64> },
+}
+
+impl Subscriptions {
+    pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Subscription> {
+        self.by_key.get_mut(&key)
+    }
+
+    fn of_topic(&mut self, topic: &TopicName) -> Option<(u32, &mut Subscription)> {
+        let key = *self.keys.get(topic)?;
+        self.by_key.get_mut(&key).map(|subscription| (key, subscription))
+    }
+
+    fn insert(&mut self, subscription: Subscription) -> u32 {
+        self.next_key = self.next_key.wrapping_add(1);
+        self.keys.insert(subscription.topic.clone(), self.next_key);
+        self.by_key.insert(self.next_key, subscription);
+        self.next_key
+    }
+
+    fn remove(&mut self, key: u32) -> Option<Subscription> {
+        let subscription = self.by_key.remove(&key)?;
+        self.keys.remove(&subscription.topic);
+        Some(subscription)
+    }
+}
+
+impl Subscription {
+    /// Asks for the page after the position. `None` if there is nobody to ask.
+    pub(super) fn pull(&mut self) -> Option<()> {
+        let pull = Pull { seat: self.seat?, position: self.position.offset };
+        self.room.order(pull).then_some(())
+    }
+}
+
+impl Session {
+    pub(super) fn subscribe(&mut self, id: Option<u64>, topic: TopicName, from: SubscribeFrom, ctx: &mut SessionContext) {
+        if let Some((_, existing)) = self.subscriptions.of_topic(&topic) {
+            match existing.leaving.as_mut() {
+                Some(leaving) if leaving.deferred.len() < MAX_DEFERRED => {
+                    leaving.deferred.push_back(Deferred::Subscribe { id, from });
+                }
+                Some(_) => self.send_error(ctx, id, ErrorCode::Busy, "wait for `unsubscribed`"),
+                None => {
+                    let message = format!("this session has a subscription to {topic} already; unsubscribe first");
+                    self.send_error(ctx, id, ErrorCode::AlreadySubscribed, message);
+                }
+            }
+            return;
+        }
+        let limit = self.settings.max_subscriptions;
+        if self.subscriptions.by_key.len() >= limit {
+            let message = format!("a session has at most {limit} subscriptions; open another connection");
+            self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
+            return;
+        }
+        let key = self.subscriptions.insert(Subscription {
+            room: self.registry.room(&topic),
+            topic,
+            seat: None,
+            from,
+            position: Cursor { epoch: Epoch::new(1), offset: 0 },
+            id,
+            said_subscribed: false,
+            said_caught_up: false,
+            attempts: 0,
+            leaving: None,
+        });
+        self.join(key);
+    }
+
+    fn join(&mut self, key: u32) {
+        let (Some(port), Some(subscription)) = (&self.port, self.subscriptions.get_mut(key)) else { return };
+        // Where the order cannot be sent, its drop guard says that the room is gone.
+        subscription.room.order(Subscribe::new(port.clone(), key, subscription.from, self.subprotocol));
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: Option<u64>, topic: &TopicName, ctx: &mut SessionContext) {
+        let Some((_, subscription)) = self.subscriptions.of_topic(topic) else {
+            let message = format!("this session has no subscription to {topic}");
+            self.send_error(ctx, id, ErrorCode::NotSubscribed, message);
+            return;
+        };
+        match subscription.leaving.as_mut() {
+            Some(leaving) if leaving.deferred.len() < MAX_DEFERRED => {
+                leaving.deferred.push_back(Deferred::Unsubscribe { id });
+            }
+            Some(_) => self.send_error(ctx, id, ErrorCode::Busy, "wait for `unsubscribed`"),
+            None => {
+                subscription.leaving = Some(Leaving { id, deferred: VecDeque::new() });
+                self.leave_if_seated(topic, ctx);
+            }
+        }
+    }
+
+    /// Tells the room; while joining, that has to wait for the seat.
+    fn leave_if_seated(&mut self, topic: &TopicName, ctx: &mut SessionContext) {
+        let Some((key, subscription)) = self.subscriptions.of_topic(topic) else { return };
+        if subscription.leaving.is_none() {
+            return;
+        }
+        let Some(seat) = subscription.seat else { return };
+        if !subscription.room.order(Unsubscribe { seat }) {
+            match subscription.room.is_connected() {
+                // Its mailbox is full: ask again in a moment.
+                true => {
+                    let topic = topic.clone();
+                    ctx.run_later(PAGE_RETRY, move |session, ctx| session.leave_if_seated(&topic, ctx));
+                }
+                false => self.left(key, ctx),
+            }
+        }
+    }
+
+    /// Says `unsubscribed`, and begins what the client asked for meanwhile.
+    fn left(&mut self, key: u32, ctx: &mut SessionContext) {
+        self.pulls.remove(key);
+        let Some(left) = self.subscriptions.remove(key) else { return };
+        let Some(Leaving { id, deferred }) = left.leaving else { return };
+        self.send(ctx, &ServerFrame::Unsubscribed { id, topic: left.topic.clone() });
+        for command in deferred {
+            match command {
+                Deferred::Subscribe { id, from } => self.subscribe(id, left.topic.clone(), from, ctx),
+                Deferred::Unsubscribe { id } => self.unsubscribe(id, &left.topic, ctx),
+            }
+        }
+    }
+
+    pub(super) fn room_news(&mut self, news: RoomNews, ctx: &mut SessionContext) {
+        match news {
+            RoomNews::Subscribed { key, seat, cursor, position, head, resumed, gap, live } => {
+                let seated = Seating { seat, cursor, position, head, resumed, gap, live };
+                self.subscribed(key, seated, ctx);
+            }
+            RoomNews::NotSubscribed { key, code, message } => self.not_subscribed(key, code, message, ctx),
+            RoomNews::Lagging { key } => {
+                self.pulls.add(key);
+                self.pull_next();
+            }
+            RoomNews::Page { key, frames, position, live } => self.page(key, frames, position, live, ctx),
+            RoomNews::PageFailed { key, reason } => {
+                tracing::debug!(session = self.name, reason, "a page could not be read; trying again");
+                ctx.run_later(PAGE_RETRY, move |session, _| {
+                    session.pulls.answered(key);
+                    if session.subscriptions.get_mut(key).is_some() {
+                        session.pulls.add(key);
+                    }
+                    session.pull_next();
+                });
+            }
+            RoomNews::Unsubscribed { key } => self.left(key, ctx),
+            RoomNews::Gone { key } => self.room_gone(key, ctx),
+        }
+    }
+
+    fn subscribed(&mut self, key: u32, seating: Seating, ctx: &mut SessionContext) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        subscription.seat = Some(seating.seat);
+        subscription.position = seating.position;
+        subscription.attempts = 0;
+        let topic = subscription.topic.clone();
+        let id = subscription.id;
+        if !std::mem::replace(&mut subscription.said_subscribed, true) {
+            let Seating { cursor, head, resumed, .. } = seating;
+            self.send(ctx, &ServerFrame::Subscribed { id, topic: topic.clone(), cursor, head, resumed });
+        }
+        if let Some(gap) = seating.gap {
+            self.send_encoded(ctx, gap);
+        }
+        match seating.live {
+            true => self.say_caught_up(key, ctx),
+            false => {
+                self.pulls.add(key);
+                self.pull_next();
+            }
+        }
+        self.leave_if_seated(&topic, ctx);
+    }
+
+    fn say_caught_up(&mut self, key: u32, ctx: &mut SessionContext) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        if !std::mem::replace(&mut subscription.said_caught_up, true) {
+            let frame = ServerFrame::CaughtUp { topic: subscription.topic.clone(), cursor: subscription.position };
+            self.send(ctx, &frame);
+        }
+    }
+
+    fn not_subscribed(&mut self, key: u32, code: ErrorCode, message: String, ctx: &mut SessionContext) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        if subscription.said_subscribed {
+            self.room_gone(key, ctx);
+            return;
+        }
+        let id = subscription.id;
+        self.send_error(ctx, id, code, message);
+        match subscription_is_leaving(self.subscriptions.get_mut(key)) {
+            true => self.left(key, ctx),
+            false => drop(self.subscriptions.remove(key)),
+        }
+    }
+
+    fn page(&mut self, key: u32, frames: Vec<Encoded>, position: u64, live: bool, ctx: &mut SessionContext) {
+        self.pulls.answered(key);
+        if let Some(subscription) = self.subscriptions.get_mut(key) {
+            subscription.position.offset = position;
+            self.write_page(frames, ctx);
+            match live {
+                true => self.say_caught_up(key, ctx),
+                false => self.pulls.add(key),
+            }
+        }
+        self.pull_next();
+    }
+
+    /// Joins again, from the position, a little later each time it fails.
+    fn room_gone(&mut self, key: u32, ctx: &mut SessionContext) {
+        self.pulls.remove(key);
+        if subscription_is_leaving(self.subscriptions.get_mut(key)) {
+            self.left(key, ctx);
+            return;
+        }
+        let Some(mut subscription) = self.subscriptions.remove(key) else { return };
+        subscription.attempts += 1;
+        if subscription.attempts > MAX_JOIN_ATTEMPTS {
+            tracing::error!(session = self.name, topic = %subscription.topic, "the topic's room cannot be had");
+            self.close(ctx, CloseCode::INTERNAL, "a topic's room cannot be had");
+            return;
+        }
+        let wait = Duration::from_millis(5 << subscription.attempts);
+        subscription.seat = None;
+        if subscription.said_subscribed {
+            subscription.from = SubscribeFrom::After(subscription.position);
+        }
+        let key = self.subscriptions.insert(subscription);
+        ctx.run_later(wait, move |session, _| {
+            let registry = session.registry.clone();
+            if let Some(subscription) = session.subscriptions.get_mut(key) {
+                subscription.room = registry.room(&subscription.topic);
+            }
+            session.join(key);
+        });
+    }
+
+    pub(super) fn leave_all_rooms(&mut self) {
+        for (_, subscription) in self.subscriptions.by_key.drain() {
+            if let Some(seat) = subscription.seat {
+                // Where it cannot be told, the room finds out by itself that nobody is there.
+                subscription.room.order(Unsubscribe { seat });
+            }
+        }
+    }
+}
+
+/// A seat with all that the room said about it.
+struct Seating {
+    seat: Seat,
+    cursor: Cursor,
+    position: Cursor,
+    head: u64,
+    resumed: bool,
+    gap: Option<Encoded>,
+    live: bool,
+}
+
+fn subscription_is_leaving(subscription: Option<&mut Subscription>) -> bool {
+    subscription.is_some_and(|subscription| subscription.leaving.is_some())
+}

@@ -1,0 +1,63 @@
+//! Ending: SIGTERM and SIGINT drain alike. Owns the order: nobody new, goodbye to all, the log committed, exit.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::web;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::http::Gate;
+
+/// How often the drain looks whether everybody has gone.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Runs the server until a signal comes, then drains for at most `drain`. A second signal ends it at once.
+pub(crate) async fn run_until_told(server: Server, gate: web::Data<Gate>, drain: Duration) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let handle = server.handle();
+    let mut running = actix::spawn(server);
+    tokio::select! {
+        ended = &mut running => return ended.unwrap_or_else(|error| Err(io::Error::other(error))),
+        () = told(&mut terminate, &mut interrupt) => {}
+    }
+    tracing::info!(sessions = gate.sessions.count(), drain_ms = drain.as_millis() as u64, "hark was told to end");
+    gate.stopping.store(true, Ordering::Relaxed);
+    handle.pause().await;
+    gate.sessions.say_goodbye(drain.as_millis() as u64);
+    tokio::select! {
+        () = everybody_gone(&gate, drain) => {}
+        () = told(&mut terminate, &mut interrupt) => tracing::warn!("told again: hark ends without waiting"),
+    }
+    // What was taken is committed, whoever still waits for the answer.
+    let committing = gate.clone();
+    let committed = web::block(move || {
+        committing.registry.engines().synced.shutdown();
+        committing.registry.engines().memory.shutdown();
+    });
+    committed.await.map_err(io::Error::other)?;
+    handle.stop(false).await;
+    tracing::info!("hark has ended");
+    Ok(())
+}
+
+async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Waits until every session has ended; a client that does not read cannot be waited for.
+async fn everybody_gone(gate: &Gate, drain: Duration) {
+    let look = async {
+        while gate.sessions.count() > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(drain, look).await.is_err() {
+        tracing::warn!(sessions = gate.sessions.count(), "not everybody has heard that hark ends");
+    }
+}

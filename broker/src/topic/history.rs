@@ -1,0 +1,97 @@
+//! Reading without joining: one page, for HTTP. Starts where a subscription would and reads what one would.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use hark_protocol::{Cursor, SubscribeFrom};
+use tokio::sync::oneshot;
+
+use super::subscribe::{Missing, Resolved, Start};
+use super::{Place, Room};
+use crate::message_log::{LogError, MessageLog, Page, Read};
+use hark_protocol::{ServerFrame, TopicName};
+
+/// Order: read a page. Answered through `reply`; dropped unanswered if the room dies.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct History {
+    /// Where to start.
+    pub from: SubscribeFrom,
+    /// The most messages.
+    pub max_records: usize,
+    /// The most bytes of payload (but at least one message).
+    pub max_bytes: usize,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<HistoryPage, LogError>>,
+}
+
+/// A page of a topic's history.
+#[derive(Debug)]
+pub struct HistoryPage {
+    /// What cannot be had before the page begins: a `gap` frame.
+    pub gap: Option<ServerFrame>,
+    /// Records and further gaps.
+    pub page: Page,
+    /// The reader's position after the page.
+    pub cursor: Cursor,
+    /// Whether there was nothing more when the page was read.
+    pub caught_up: bool,
+}
+
+impl Room {
+    pub(super) fn history(&mut self, order: History, _: &mut Context<Self>) {
+        self.last_used = std::time::Instant::now();
+        let reading = Reading { topic: self.topic.clone(), place: self.place.clone(), log: self.log.clone(), order };
+        match self.place.resolve(reading.order.from, self.settings.clock.now_ms()) {
+            Resolved::Start(start) => reading.read(start),
+            Resolved::AskLog { since_ms } => {
+                let (topic, head) = (self.topic.clone(), self.place.head);
+                let done = Box::new(move |found: Result<u64, LogError>| match found {
+                    Ok(position) => {
+                        let position = position.max(reading.place.first - 1);
+                        let asked = reading.place.cursor(position);
+                        reading.read(Start { asked, position, gap: None });
+                    }
+                    Err(error) => reading.answer(Err(error)),
+                });
+                self.log.find_time(topic, since_ms, head, done);
+            }
+        }
+    }
+}
+
+/// A page on its way; goes on by itself, the room has nothing to add.
+struct Reading {
+    topic: TopicName,
+    place: Place,
+    log: Arc<dyn MessageLog>,
+    order: History,
+}
+
+impl Reading {
+    fn read(self, start: Start) {
+        let read = Read {
+            topic: self.topic.clone(),
+            after: start.position,
+            up_to: self.place.head,
+            max_bytes: self.order.max_bytes,
+            max_records: self.order.max_records,
+        };
+        let log = self.log.clone();
+        let done = Box::new(move |found: Result<Page, LogError>| {
+            let page = found.map(|page| HistoryPage {
+                gap: start.gap.map(|gap: Missing| gap.frame(&self.topic, self.place.cursor(start.position))),
+                cursor: self.place.cursor(page.reached),
+                caught_up: page.reached >= self.place.head,
+                page,
+            });
+            self.answer(page);
+        });
+        log.read(read, done);
+    }
+
+    fn answer(self, page: Result<HistoryPage, LogError>) {
+        // The request may have been given up meanwhile.
+        drop(self.order.reply.send(page));
+    }
+}

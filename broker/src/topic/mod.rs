@@ -1,0 +1,282 @@
+//! The room: the actor that serves one topic. Owns the topic's sequence while it is open: who subscribes, what is staged, what
+//! was committed last. Knows nothing of WebSockets (subscribers are [`Subscriber`]s) and nothing of how records are kept.
+//!
+//! Mailbox, all of it answered, even if the room dies with it unread (`subscriber`, `publish`: answers are sent by drop guards):
+//! - [`Publish`], [`Subscribe`], [`Unsubscribe`], [`Pull`], [`History`]: orders, each in the file of its name;
+//! - `Appended`, `TimeFound`, `News`: what the log tells; `Flush`, `ContinueFanOut`, `IdleCheck`: notes to itself.
+//!
+//! ```text
+//! opening ──opened──▶ serving ──idle, alone, nothing staged──▶ retired
+//!    └──log refuses──▶ gone ◀──panic── serving
+//! ```
+//! While opening, the mailbox waits. *Gone* tells every subscriber, who joins again from its own position; *retired* is
+//! only reached while nobody holds the room's handle, so there is nobody to tell.
+
+mod fan_out;
+mod history;
+mod publish;
+mod registry;
+mod retire;
+mod subscribe;
+mod subscriber;
+mod tail;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::prelude::*;
+use hark_protocol::{Cursor, Epoch, TopicName};
+use slab::Slab;
+
+use crate::budget::Budget;
+use crate::message_log::{self, Lineage, LogError, LogNews, MessageLog, NewsSink, OpenedTopic};
+use crate::settings::RoomSettings;
+
+pub use history::{History, HistoryPage};
+pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
+pub use registry::{Registry, RoomHandle};
+pub use subscribe::{Pull, Subscribe, Unsubscribe};
+pub use subscriber::{Delivery, Refused, RoomNews, Seat, Subscriber};
+pub use tail::Batch;
+
+use publish::{Appending, Producers, Staged};
+use subscribe::{Seated, TimeFound};
+use tail::Tail;
+
+/// Envelopes that may wait for a room. Full: publishes are answered `busy`, subscriptions try again a little later.
+const ROOM_MAILBOX: usize = 4096;
+
+/// The actor that serves one topic.
+pub struct Room {
+    topic: TopicName,
+    /// Tells this room from an earlier one of the same topic.
+    id: u64,
+    registry: Arc<Registry>,
+    log: Arc<dyn MessageLog>,
+    settings: RoomSettings,
+
+    generation: u64,
+    place: Place,
+    tail: Tail,
+    /// Subscribers, each at a place that is its own until it leaves.
+    seats: Slab<Seated>,
+    /// Tells a seat's holder from the one before.
+    next_seat_generation: u64,
+    fan_out: fan_out::Progress,
+
+    producers: Producers,
+    /// What arrived while an append is in flight: the next batch. Bounded by the budget of staged bytes and by `max_inflight` of
+    /// each session; full is answered `busy` where the bytes are taken.
+    staged: VecDeque<Staged>,
+    appending: Option<Appending>,
+    envelopes: Slab<publish::Envelope>,
+    flush_noted: bool,
+
+    last_used: Instant,
+    retired: bool,
+}
+
+/// Where a topic stands.
+#[derive(Debug, Clone)]
+struct Place {
+    epoch: Epoch,
+    lineage: Vec<Lineage>,
+    /// The oldest offset that is kept; `head + 1` if none is.
+    first: u64,
+    /// The newest committed offset.
+    head: u64,
+}
+
+impl Place {
+    fn cursor(&self, offset: u64) -> Cursor {
+        Cursor { epoch: self.epoch, offset }
+    }
+}
+
+impl Room {
+    /// Starts the room on `arbiter`. What is sent to it waits until the log has opened the topic.
+    fn start_on(arbiter: &ArbiterHandle, topic: TopicName, id: u64, registry: Arc<Registry>) -> Addr<Self> {
+        Self::start_in_arbiter(arbiter, move |ctx| {
+            ctx.set_mailbox_capacity(ROOM_MAILBOX);
+            Self {
+                id,
+                log: registry.log_of(&topic),
+                settings: registry.settings().clone(),
+                tail: Tail::new(registry.tail_budget().clone()),
+                generation: 0,
+                place: Place { epoch: Epoch::new(1), lineage: Vec::new(), first: 1, head: 0 },
+                seats: Slab::new(),
+                next_seat_generation: 0,
+                fan_out: fan_out::Progress::default(),
+                producers: Producers::default(),
+                staged: VecDeque::new(),
+                appending: None,
+                envelopes: Slab::new(),
+                flush_noted: false,
+                last_used: Instant::now(),
+                retired: false,
+                registry,
+                topic,
+            }
+        })
+    }
+
+    fn opened(&mut self, opened: Result<OpenedTopic, LogError>, ctx: &mut Context<Self>) {
+        match opened {
+            Ok(opened) => {
+                self.generation = opened.generation;
+                self.place = Place {
+                    epoch: opened.epoch,
+                    lineage: opened.lineage,
+                    first: opened.first,
+                    head: opened.head,
+                };
+                self.tail.reset(opened.head);
+                self.producers = Producers::found(opened.producers, opened.keys);
+                self.note_idle_check(ctx);
+            }
+            Err(error) => {
+                tracing::error!(topic = %self.topic, %error, "the log did not open a topic; its room ends");
+                ctx.stop();
+            }
+        }
+    }
+}
+
+impl Actor for Room {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let (tell, opened) = tokio::sync::oneshot::channel();
+        let news: Recipient<News> = ctx.address().recipient();
+        let news: NewsSink = Arc::new(move |fact| tell_room(&news, News(fact)));
+        let done: message_log::Done<_> = Box::new(move |opened| {
+            // A room that is gone no longer cares.
+            drop(tell.send(opened));
+        });
+        self.log.open(self.topic.clone(), news, done);
+        let unanswered = || LogError::Unreadable("the log ended without an answer".to_owned());
+        ctx.wait(opened.into_actor(self).map(move |opened, room, ctx| {
+            room.opened(opened.unwrap_or_else(|_| Err(unanswered())), ctx);
+        }));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.log.close(self.topic.clone(), self.generation);
+    }
+}
+
+/// The drop guard: a room that ends in any other way than by retiring says so. Publishes are answered by their envelopes.
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.retired {
+            return;
+        }
+        self.registry.forget(&self.topic, self.id);
+        if std::thread::panicking() {
+            tracing::error!(topic = %self.topic, "a room panicked; its subscribers join again");
+        }
+        for (_, seated) in &self.seats {
+            seated.subscriber.tell(RoomNews::Gone { key: seated.key });
+        }
+    }
+}
+
+/// What the log tells without having been asked.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct News(LogNews);
+
+/// Sends a room what it asked the log for, or what happens once per change: bounded by construction, so the mailbox's bound
+/// does not apply.
+#[allow(clippy::disallowed_methods)]
+fn tell_room<M>(room: &Recipient<M>, fact: M)
+where
+    M: Message<Result = ()> + Send + 'static,
+{
+    room.do_send(fact);
+}
+
+impl Handler<Publish> for Room {
+    type Result = ();
+    fn handle(&mut self, order: Publish, ctx: &mut Self::Context) {
+        self.publish(order, ctx);
+    }
+}
+
+impl Handler<Subscribe> for Room {
+    type Result = ();
+    fn handle(&mut self, order: Subscribe, ctx: &mut Self::Context) {
+        self.subscribe(order, ctx);
+    }
+}
+
+impl Handler<Unsubscribe> for Room {
+    type Result = ();
+    fn handle(&mut self, order: Unsubscribe, _: &mut Self::Context) {
+        self.unsubscribe(order);
+    }
+}
+
+impl Handler<Pull> for Room {
+    type Result = ();
+    fn handle(&mut self, order: Pull, _: &mut Self::Context) {
+        self.pull(order);
+    }
+}
+
+impl Handler<History> for Room {
+    type Result = ();
+    fn handle(&mut self, order: History, ctx: &mut Self::Context) {
+        self.history(order, ctx);
+    }
+}
+
+impl Handler<publish::Flush> for Room {
+    type Result = ();
+    fn handle(&mut self, _: publish::Flush, ctx: &mut Self::Context) {
+        self.flush_noted = false;
+        self.append_staged(ctx);
+    }
+}
+
+impl Handler<publish::AppendAnswered> for Room {
+    type Result = ();
+    fn handle(&mut self, answer: publish::AppendAnswered, ctx: &mut Self::Context) {
+        self.append_answered(answer, ctx);
+    }
+}
+
+impl Handler<fan_out::ContinueFanOut> for Room {
+    type Result = ();
+    fn handle(&mut self, _: fan_out::ContinueFanOut, ctx: &mut Self::Context) {
+        self.continue_fan_out(ctx);
+    }
+}
+
+impl Handler<TimeFound> for Room {
+    type Result = ();
+    fn handle(&mut self, found: TimeFound, _: &mut Self::Context) {
+        self.time_found(found);
+    }
+}
+
+impl Handler<News> for Room {
+    type Result = ();
+    fn handle(&mut self, News(fact): News, _: &mut Self::Context) {
+        match fact {
+            LogNews::Trimmed { first } => self.place.first = self.place.first.max(first),
+            LogNews::AppendedElsewhere(_) => {
+                tracing::error!(topic = %self.topic, "an engine that is not shared told of another node's records");
+            }
+        }
+    }
+}
+
+/// What rooms share; see `hark serve --help` for the meaning of each.
+impl Registry {
+    fn tail_budget(&self) -> &Budget {
+        &self.settings().tail_budget
+    }
+}

@@ -1,0 +1,404 @@
+//! Joining, pulling and leaving. Owns where a subscription starts and when a subscriber is live; feeding the live ones is
+//! `fan_out`'s.
+//!
+//! ```text
+//! subscribe ──at the head──▶ live ──cannot take more──▶ lagging
+//!      └──────behind──────▶ lagging ──pull: the rest was in the tail──▶ live
+//! ```
+//! All of it happens in the room's turn, so nothing falls between history and live.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use hark_protocol::{
+    Cursor, Encoded, Epoch, ErrorCode, GapReason, ServerFrame, SubscribeFrom, Subprotocol, TopicName, codec,
+};
+
+use super::tail::frame_bytes;
+use super::{Place, Room, RoomNews, Seat, Subscriber, tell_room};
+use crate::message_log::{LogError, Page, PageItem, Read};
+
+/// A page has at most so many bytes (but at least one message).
+pub(super) const PAGE_MAX_BYTES: usize = 64 * 1024;
+/// A page has at most so many messages, so that small ones do not hold up the reader pool.
+pub(super) const PAGE_MAX_RECORDS: usize = 1024;
+
+/// Order: let me join.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Subscribe {
+    owed: AnswerOwed,
+    from: SubscribeFrom,
+    subprotocol: Subprotocol,
+}
+
+impl Subscribe {
+    /// An order whose answer goes to `subscriber`, under its own name `key` for the subscription.
+    pub fn new(subscriber: Arc<dyn Subscriber>, key: u32, from: SubscribeFrom, subprotocol: Subprotocol) -> Self {
+        Self { owed: AnswerOwed { subscriber: Some(subscriber), key }, from, subprotocol }
+    }
+}
+
+/// Order: let me leave. Answered with `Unsubscribed`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Unsubscribe {
+    /// Which seat.
+    pub seat: Seat,
+}
+
+/// Order: the next page, I have everything up to `position`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Pull {
+    /// Which seat.
+    pub seat: Seat,
+    /// What it has.
+    pub position: u64,
+}
+
+/// A subscriber in its seat.
+pub(super) struct Seated {
+    pub(super) subscriber: Arc<dyn Subscriber>,
+    pub(super) key: u32,
+    generation: u64,
+    pub(super) subprotocol: Subprotocol,
+    /// Everything up to here has been sent to it, or given up by a gap. While lagging: as of its last pull.
+    pub(super) sent_up_to: u64,
+    pub(super) live: bool,
+}
+
+/// An answer to `Subscribe` that is owed. Dropped without one, the subscriber hears that the room is gone.
+struct AnswerOwed {
+    subscriber: Option<Arc<dyn Subscriber>>,
+    key: u32,
+}
+
+impl AnswerOwed {
+    fn settle(mut self) -> Option<Arc<dyn Subscriber>> {
+        self.subscriber.take()
+    }
+}
+
+impl std::fmt::Debug for AnswerOwed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnswerOwed").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl Drop for AnswerOwed {
+    fn drop(&mut self) {
+        if let Some(subscriber) = self.subscriber.take() {
+            subscriber.tell(RoomNews::Gone { key: self.key });
+        }
+    }
+}
+
+/// The log's answer to "where does that time begin?".
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct TimeFound {
+    order: Subscribe,
+    position: Result<u64, LogError>,
+}
+
+/// Where a reader starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    /// The position asked for.
+    pub(super) asked: Cursor,
+    /// The position that can be had.
+    pub(super) position: u64,
+    pub(super) gap: Option<Missing>,
+}
+
+/// What a reader cannot have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Missing {
+    pub(super) reason: GapReason,
+    pub(super) range: Option<(u64, u64)>,
+}
+
+impl Missing {
+    pub(super) fn frame(self, topic: &TopicName, cursor: Cursor) -> ServerFrame {
+        ServerFrame::Gap {
+            topic: topic.clone(),
+            reason: self.reason,
+            from: self.range.map(|(from, _)| from),
+            to: self.range.map(|(_, to)| to),
+            cursor,
+        }
+    }
+}
+
+/// What a `from` comes to.
+pub(super) enum Resolved {
+    Start(Start),
+    /// The log has to be asked where records of this time begin.
+    AskLog { since_ms: u64 },
+}
+
+impl Place {
+    /// Finds the position for `from`, and what is missing before it.
+    pub(super) fn resolve(&self, from: SubscribeFrom, now_ms: u64) -> Resolved {
+        let at = |position| Start { asked: self.cursor(position), position, gap: None };
+        Resolved::Start(match from {
+            SubscribeFrom::Now => at(self.head),
+            SubscribeFrom::Earliest => at(self.first - 1),
+            SubscribeFrom::Last(n) => at(self.head.saturating_sub(n).max(self.first - 1)),
+            SubscribeFrom::After(cursor) => self.after(cursor),
+            SubscribeFrom::SinceTime(since_ms) => return Resolved::AskLog { since_ms },
+            SubscribeFrom::SinceAgo(ms) => return Resolved::AskLog { since_ms: now_ms.saturating_sub(ms) },
+        })
+    }
+
+    fn after(&self, asked: Cursor) -> Start {
+        let oldest = self.first - 1;
+        let start = |position, reason, range| Start { asked, position, gap: Some(Missing { reason, range }) };
+        let kept_up_to = match self.kept_up_to(asked.epoch) {
+            Some(kept_up_to) => kept_up_to,
+            None => return start(oldest, GapReason::OtherEpoch, None),
+        };
+        if asked.offset > kept_up_to {
+            return match asked.epoch == self.epoch {
+                true => start(self.head, GapReason::Ahead, None),
+                // The tail the reader had part of is gone; what came in its place it gets.
+                false => start(kept_up_to.max(oldest), GapReason::Lost, Some((kept_up_to + 1, asked.offset))),
+            };
+        }
+        if asked.offset < oldest {
+            return start(oldest, GapReason::Expired, Some((asked.offset + 1, oldest)));
+        }
+        Start { asked, position: asked.offset, gap: None }
+    }
+
+    /// Up to where cursors of `epoch` hold here; `None` for a sequence this topic does not descend from.
+    fn kept_up_to(&self, epoch: Epoch) -> Option<u64> {
+        if epoch == self.epoch {
+            return Some(self.head);
+        }
+        self.lineage.iter().find(|earlier| earlier.epoch == epoch).map(|earlier| earlier.kept_up_to)
+    }
+}
+
+impl Room {
+    pub(super) fn subscribe(&mut self, order: Subscribe, ctx: &mut Context<Self>) {
+        match self.place.resolve(order.from, self.settings.clock.now_ms()) {
+            Resolved::Start(start) => self.seat(order, start),
+            Resolved::AskLog { since_ms } => {
+                let room: Recipient<TimeFound> = ctx.address().recipient();
+                let done = Box::new(move |position| tell_room(&room, TimeFound { order, position }));
+                self.log.find_time(self.topic.clone(), since_ms, self.place.head, done);
+            }
+        }
+    }
+
+    /// The position was found in an earlier turn, and still holds: what was published since comes after it.
+    pub(super) fn time_found(&mut self, TimeFound { order, position }: TimeFound) {
+        match position {
+            Ok(position) => {
+                let position = position.max(self.place.first - 1);
+                self.seat(order, Start { asked: self.place.cursor(position), position, gap: None });
+            }
+            Err(error) => {
+                let key = order.owed.key;
+                if let Some(subscriber) = order.owed.settle() {
+                    let code = ErrorCode::Busy;
+                    subscriber.tell(RoomNews::NotSubscribed { key, code, message: error.to_string() });
+                }
+            }
+        }
+    }
+
+    fn seat(&mut self, order: Subscribe, start: Start) {
+        let Subscribe { owed, from, subprotocol } = order;
+        let key = owed.key;
+        let Some(subscriber) = owed.settle() else { return };
+        self.last_used = std::time::Instant::now();
+        self.next_seat_generation += 1;
+        let generation = self.next_seat_generation;
+        let live = start.position >= self.place.head;
+        let position = self.place.cursor(start.position);
+        let encode_gap = |missing: Missing| codec::encode_server(&missing.frame(&self.topic, position), subprotocol);
+        let index = self.seats.insert(Seated {
+            subscriber: subscriber.clone(),
+            key,
+            generation,
+            subprotocol,
+            sent_up_to: start.position,
+            live,
+        });
+        subscriber.tell(RoomNews::Subscribed {
+            key,
+            seat: Seat { index, generation },
+            cursor: start.asked,
+            position,
+            head: self.place.head,
+            resumed: matches!(from, SubscribeFrom::After(_)) && start.gap.is_none(),
+            gap: start.gap.map(encode_gap),
+            live,
+        });
+    }
+
+    pub(super) fn unsubscribe(&mut self, Unsubscribe { seat }: Unsubscribe) {
+        if self.seated(seat).is_some() {
+            let left = self.seats.remove(seat.index);
+            left.subscriber.tell(RoomNews::Unsubscribed { key: left.key });
+            self.last_used = std::time::Instant::now();
+        }
+    }
+
+    fn seated(&mut self, seat: Seat) -> Option<&mut Seated> {
+        self.seats.get_mut(seat.index).filter(|seated| seated.generation == seat.generation)
+    }
+
+    /// Answers with a page: from the tail if it reaches back far enough, and then the subscriber may be live; else
+    /// the reader pool answers it straight.
+    pub(super) fn pull(&mut self, Pull { seat, position }: Pull) {
+        let (head, oldest) = (self.place.head, self.place.first - 1);
+        let epoch = self.place.epoch;
+        let covered = self.tail.covers(position.max(oldest));
+        let Some(seated) = self.seated(seat).filter(|seated| !seated.live) else { return };
+        seated.sent_up_to = position;
+        let page = PageTurn {
+            topic: self.topic.clone(),
+            epoch,
+            key: self.seats[seat.index].key,
+            subprotocol: self.seats[seat.index].subprotocol,
+            subscriber: self.seats[seat.index].subscriber.clone(),
+        };
+        if covered {
+            self.page_from_tail(seat, page, position.max(oldest), position);
+            return;
+        }
+        let read = Read {
+            topic: self.topic.clone(),
+            after: position,
+            up_to: head,
+            max_bytes: PAGE_MAX_BYTES,
+            max_records: PAGE_MAX_RECORDS,
+        };
+        self.log.read(read, Box::new(move |found| page.tell(found)));
+    }
+
+    fn page_from_tail(&mut self, seat: Seat, page: PageTurn, from: u64, asked: u64) {
+        let mut frames = Vec::new();
+        let mut reached = from;
+        let mut bytes = 0;
+        if asked < from {
+            let missing = Missing { reason: GapReason::Expired, range: Some((asked + 1, from)) };
+            frames.push(page.gap(missing, from));
+        }
+        'batches: for batch in self.tail.after(from) {
+            let (start, _) = batch.part_after(from, page.subprotocol);
+            let sent = batch.frames(page.subprotocol)[start..].iter().zip(&batch.records()[start..]);
+            for (frame, record) in sent {
+                if bytes > 0 && bytes + frame_bytes(frame) > PAGE_MAX_BYTES {
+                    break 'batches;
+                }
+                bytes += frame_bytes(frame);
+                frames.push(frame.clone());
+                reached = record.offset;
+            }
+        }
+        let seated = &mut self.seats[seat.index];
+        seated.sent_up_to = reached;
+        seated.live = reached >= self.place.head;
+        page.subscriber.tell(RoomNews::Page { key: page.key, frames, position: reached, live: seated.live });
+    }
+}
+
+/// A page on its way to one subscriber.
+struct PageTurn {
+    topic: TopicName,
+    epoch: Epoch,
+    key: u32,
+    subprotocol: Subprotocol,
+    subscriber: Arc<dyn Subscriber>,
+}
+
+impl PageTurn {
+    /// Encodes what the reader pool found, on its thread, and sends it straight to the subscriber.
+    fn tell(self, found: Result<Page, LogError>) {
+        let news = match found {
+            Ok(page) => {
+                let frames = page.items.iter().map(|item| self.frame(item)).collect();
+                RoomNews::Page { key: self.key, frames, position: page.reached, live: false }
+            }
+            Err(error) => RoomNews::PageFailed { key: self.key, reason: error.to_string() },
+        };
+        self.subscriber.tell(news);
+    }
+
+    fn frame(&self, item: &PageItem) -> Encoded {
+        match item {
+            PageItem::Record(record) => codec::encode_message(&self.topic, record, self.subprotocol),
+            PageItem::Gap { reason, from, to } => {
+                self.gap(Missing { reason: *reason, range: Some((*from, *to)) }, *to)
+            }
+        }
+    }
+
+    fn gap(&self, missing: Missing, position: u64) -> Encoded {
+        let cursor = Cursor { epoch: self.epoch, offset: position };
+        codec::encode_server(&missing.frame(&self.topic, cursor), self.subprotocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message_log::Lineage;
+
+    fn place() -> Place {
+        let lineage = vec![Lineage { epoch: Epoch::new(5), kept_up_to: 60 }];
+        Place { epoch: Epoch::new(7), lineage, first: 41, head: 100 }
+    }
+
+    fn start(from: SubscribeFrom) -> Start {
+        match place().resolve(from, 0) {
+            Resolved::Start(start) => start,
+            Resolved::AskLog { .. } => panic!("the log was asked"),
+        }
+    }
+
+    fn after(epoch: u64, offset: u64) -> Start {
+        start(SubscribeFrom::After(Cursor { epoch: Epoch::new(epoch), offset }))
+    }
+
+    fn told(start: Start) -> (u64, Option<(GapReason, Option<(u64, u64)>)>) {
+        (start.position, start.gap.map(|missing| (missing.reason, missing.range)))
+    }
+
+    #[test]
+    fn every_cursor_is_resumed_exactly_or_told_what_is_missing() {
+        let expired = |from, to| Some((GapReason::Expired, Some((from, to))));
+        let lost = |from, to| Some((GapReason::Lost, Some((from, to))));
+        let cases = [
+            (after(7, 100), (100, None)),
+            (after(7, 99), (99, None)),
+            (after(7, 40), (40, None)),
+            (after(7, 39), (40, expired(40, 40))),
+            (after(7, 0), (40, expired(1, 40))),
+            (after(7, 101), (100, Some((GapReason::Ahead, None)))),
+            (after(5, 60), (60, None)),
+            (after(5, 61), (60, lost(61, 61))),
+            (after(5, 500), (60, lost(61, 500))),
+            (after(5, 10), (40, expired(11, 40))),
+            (after(9, 50), (40, Some((GapReason::OtherEpoch, None)))),
+        ];
+        for (start, expected) in cases {
+            assert_eq!(told(start), expected, "{}", start.asked);
+        }
+    }
+
+    #[test]
+    fn the_other_forms_start_inside_the_log() {
+        assert_eq!(start(SubscribeFrom::Now).position, 100);
+        assert_eq!(start(SubscribeFrom::Earliest).position, 40);
+        assert_eq!(start(SubscribeFrom::Last(0)).position, 100);
+        assert_eq!(start(SubscribeFrom::Last(10)).position, 90);
+        assert_eq!(start(SubscribeFrom::Last(u64::MAX)).position, 40);
+        assert!(matches!(place().resolve(SubscribeFrom::SinceAgo(5), 8), Resolved::AskLog { since_ms: 3 }));
+    }
+}

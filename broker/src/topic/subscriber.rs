@@ -1,0 +1,129 @@
+//! What a room says to those who subscribe and publish. Owns the words; leaves to each transport how they are carried.
+
+use std::sync::Arc;
+
+use actix::Message;
+use hark_protocol::{Cursor, Encoded, ErrorCode, Subprotocol};
+
+use super::Batch;
+
+/// Somebody a room serves: a session, an SSE stream, a long-poll.
+///
+/// `tell` takes what was asked for or what happens once per change of state, and may not refuse; `try_deliver` takes live
+/// data, and refuses rather than wait.
+pub trait Subscriber: Send + Sync {
+    /// Takes live messages, or refuses: then the room sends no more until the subscriber pulls.
+    fn try_deliver(&self, delivery: Delivery) -> Result<(), Refused>;
+
+    /// Takes news. Bounded by what the subscriber asked for.
+    fn tell(&self, news: RoomNews);
+
+    /// Whether it is still there. A room takes the seat of one that has gone.
+    fn is_connected(&self) -> bool;
+}
+
+/// The subscriber's queue is full, its credit is used up, or it has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused;
+
+/// A subscriber's place in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    pub(super) index: usize,
+    pub(super) generation: u64,
+}
+
+/// Live messages for one subscriber: a part of a batch that everyone shares.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Delivery {
+    /// The subscriber's own name for the subscription.
+    pub key: u32,
+    /// What was committed.
+    pub batch: Arc<Batch>,
+    /// The first frame of it that this subscriber has not been sent.
+    pub start: usize,
+    /// How many bytes the frames have, for the credit.
+    pub bytes: usize,
+    /// In which form the subscriber reads.
+    pub subprotocol: Subprotocol,
+}
+
+impl Delivery {
+    /// The frames to be sent.
+    pub fn frames(&self) -> &[Encoded] {
+        &self.batch.frames(self.subprotocol)[self.start..]
+    }
+
+    /// The subscriber's position once it has them.
+    pub fn last_offset(&self) -> u64 {
+        self.batch.last_offset()
+    }
+}
+
+/// What a room tells a subscriber.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum RoomNews {
+    /// The subscription stands.
+    Subscribed {
+        /// Which subscription.
+        key: u32,
+        /// Where it sits, for what it says later.
+        seat: Seat,
+        /// The position it asked for.
+        cursor: Cursor,
+        /// Its position now; another one than asked for if `gap` says so.
+        position: Cursor,
+        /// The newest offset.
+        head: u64,
+        /// Whether it goes on exactly where it said.
+        resumed: bool,
+        /// What it cannot have, as a frame.
+        gap: Option<Encoded>,
+        /// Whether it is fed by the room from now on; otherwise it has to pull.
+        live: bool,
+    },
+    /// The subscription could not be made; there is none.
+    NotSubscribed {
+        /// Which subscription.
+        key: u32,
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+    },
+    /// The room sends no more live messages until the subscriber has caught up by pulling.
+    Lagging {
+        /// Which subscription.
+        key: u32,
+    },
+    /// The page that was pulled.
+    Page {
+        /// Which subscription.
+        key: u32,
+        /// Messages and gaps, as frames.
+        frames: Vec<Encoded>,
+        /// The position once they are read.
+        position: u64,
+        /// Whether the subscriber is live from here on.
+        live: bool,
+    },
+    /// The page could not be read just now; pull again in a moment.
+    PageFailed {
+        /// Which subscription.
+        key: u32,
+        /// For the log.
+        reason: String,
+    },
+    /// The subscription has ended as asked; nothing of it follows.
+    Unsubscribed {
+        /// Which subscription.
+        key: u32,
+    },
+    /// The room has ended without having been asked. Subscribe again from the position.
+    Gone {
+        /// Which subscription.
+        key: u32,
+    },
+}
