@@ -28,6 +28,21 @@ impl CloseCode {
     /// Something broke inside Hark; connect again and resume.
     pub const INTERNAL: Self = Self(4501);
 
+    /// All that Hark sends. What arrives may be another: of a proxy, or of a newer Hark.
+    pub const ALL: [Self; 11] = [
+        Self::NORMAL,
+        Self::PROTOCOL,
+        Self::UNSUPPORTED,
+        Self::BAD_TEXT,
+        Self::TOO_LARGE,
+        Self::RESTART,
+        Self::TRY_LATER,
+        Self::BAD_FRAMES,
+        Self::UNAUTHENTICATED,
+        Self::SILENT,
+        Self::INTERNAL,
+    ];
+
     /// Whether a client should connect again, by the code alone. A connection that ended without a code should.
     pub const fn should_reconnect(self) -> bool {
         !matches!(

@@ -31,14 +31,21 @@ pub enum SubscribeFrom {
 pub struct SubscribeFromError(pub String);
 
 impl SubscribeFrom {
-    /// Reads what stands behind `since`: a time of RFC 3339, or how long ago (`5m`, `1h 30m`, `90s`).
+    /// Reads what stands behind `since`: a time of RFC 3339, or how long ago (`90s`, `5m`, `1h 30m`, `7d`; a day is 24
+    /// hours).
     pub fn parse_since(since: &str) -> Option<Self> {
         if let Ok(time) = since.parse::<jiff::Timestamp>() {
             return u64::try_from(time.as_millisecond())
                 .ok()
                 .map(Self::SinceTime);
         }
-        let ago = since.parse::<jiff::SignedDuration>().ok()?;
+        let ago = since.parse::<jiff::SignedDuration>().or_else(|_| {
+            // A duration stops at hours; a span goes on to days and weeks.
+            since
+                .parse::<jiff::Span>()?
+                .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        });
+        let ago = ago.ok()?;
         u64::try_from(ago.as_millis()).ok().map(Self::SinceAgo)
     }
 

@@ -34,7 +34,7 @@ pub enum TopicNameError {
 impl TopicName {
     /// Checks `name` and keeps a copy.
     pub fn parse(name: &str) -> Result<Self, TopicNameError> {
-        check_segments(name, |segment| check_characters(segment))?;
+        check_segments(name, check_characters)?;
         Ok(Self(name.into()))
     }
 

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::checks::{self, HeaderMap, HeaderPairs, bad_frame, refuse};
-use super::json::gap_reason;
 use crate::{
     ClientFrame, ErrorCode, FrameError, Idempotency, JsonText, MAX_FRAME_BYTES, Message, Payload,
     Record, ServerFrame, SubscribeFrom, TopicName,
@@ -551,7 +550,7 @@ pub fn decode_server(bytes: &Bytes) -> Result<ServerFrame, FrameError> {
             let (topic, cursor) = (checks::topic(topic)?, checks::cursor(cursor)?);
             Ok(ServerFrame::Gap {
                 topic,
-                reason: gap_reason(reason)?,
+                reason: checks::gap_reason(reason)?,
                 from,
                 to,
                 cursor,

@@ -2,15 +2,15 @@
 //! sentences of refusal; leaves reading and writing to `json` and `binary`.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
 
 use bytestring::ByteString;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::ser::{Serialize, Serializer};
 
 use crate::{
-    Cursor, ErrorCode, FrameError, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS, MessageId,
-    ProducerId, TopicName,
+    Cursor, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS,
+    MessageId, ProducerId, TopicName,
 };
 
 /// The most bytes a content type may have.
@@ -18,18 +18,39 @@ const MAX_CONTENT_TYPE_BYTES: usize = 255;
 /// The most bytes of a refusal's sentence: it may quote what came in, and that may be a MiB.
 const MAX_SENTENCE_BYTES: usize = 300;
 
-/// A refusal whose sentence is cut to a bearable length.
+/// A refusal whose sentence is cut to a bearable length, while it is written: it never takes more.
 pub(super) fn refuse(code: ErrorCode, sentence: impl fmt::Display) -> FrameError {
-    let mut sentence = sentence.to_string();
-    if sentence.len() > MAX_SENTENCE_BYTES {
-        let end = (0..=MAX_SENTENCE_BYTES)
-            .rev()
-            .find(|&at| sentence.is_char_boundary(at))
-            .unwrap_or(0);
-        sentence.truncate(end);
-        sentence.push('…');
+    FrameError::new(code, Clipped(sentence).to_string())
+}
+
+/// Shows no more than the first bytes of what may be long.
+pub(super) struct Clipped<T>(pub(super) T);
+
+impl<T: fmt::Display> fmt::Display for Clipped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Room<'r, 'f>(&'r mut fmt::Formatter<'f>, usize);
+        impl fmt::Write for Room<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                if text.len() <= self.1 {
+                    self.1 -= text.len();
+                    return self.0.write_str(text);
+                }
+                let end = (0..=self.1)
+                    .rev()
+                    .find(|&at| text.is_char_boundary(at))
+                    .unwrap_or(0);
+                self.1 = 0;
+                self.0.write_str(&text[..end])?;
+                Err(fmt::Error) // ends the writing
+            }
+        }
+
+        let mut room = Room(f, MAX_SENTENCE_BYTES);
+        match write!(room, "{}", self.0) {
+            Ok(()) => Ok(()),
+            Err(fmt::Error) => f.write_str("…"),
+        }
     }
-    FrameError::new(code, sentence)
 }
 
 /// The refusal of what is no frame.
@@ -57,6 +78,16 @@ pub(super) fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
 /// A cursor as Hark gave it out.
 pub(super) fn cursor(text: &str) -> Result<Cursor, FrameError> {
     text.parse().map_err(|e| refuse(ErrorCode::BadCursor, e))
+}
+
+/// The reason of that name, or a refusal that lists those there are.
+pub(super) fn gap_reason(name: &str) -> Result<GapReason, FrameError> {
+    GapReason::by_name(name).ok_or_else(|| {
+        bad_frame(format_args!(
+            "{name:?} is no reason of a gap; this build knows {}",
+            GapReason::ALL.map(GapReason::as_str).join(", ")
+        ))
+    })
 }
 
 /// Headers within their limits.
@@ -122,6 +153,13 @@ pub(super) fn idempotency(
 #[derive(Debug, Clone)]
 pub(super) struct Text<'a>(Cow<'a, str>);
 
+impl Text<'_> {
+    /// The string, copied unless it was copied already.
+    pub(super) fn into_string(self) -> String {
+        self.0.into_owned()
+    }
+}
+
 impl AsRef<str> for Text<'_> {
     fn as_ref(&self) -> &str {
         &self.0
@@ -171,6 +209,11 @@ impl<'de> Deserialize<'de> for HeaderPairs<'de> {
                 f.write_str("an object of strings")
             }
 
+            fn visit_str<E: Error>(self, _: &str) -> Result<HeaderPairs<'de>, E> {
+                // The default would quote the string, however long it is.
+                Err(E::invalid_type(Unexpected::Other("a string"), &self))
+            }
+
             fn visit_map<A: MapAccess<'de>>(
                 self,
                 mut map: A,
@@ -188,7 +231,10 @@ impl<'de> Deserialize<'de> for HeaderPairs<'de> {
                 Ok(pairs)
             }
         }
-        deserializer.deserialize_map(PairsVisitor)
+        match deserializer.is_human_readable() {
+            true => deserializer.deserialize_any(PairsVisitor), // JSON, which says itself what is there
+            false => deserializer.deserialize_map(PairsVisitor),
+        }
     }
 }
 

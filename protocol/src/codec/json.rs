@@ -16,7 +16,7 @@ use self::fields::{ClientFields, ServerFields, read_id};
 use self::out::Out;
 use super::checks::{self, HeaderPairs, Text, bad_frame, refuse};
 use crate::{
-    ClientFrame, ErrorCode, FrameError, GapReason, Idempotency, JsonText, Message, Payload, Record,
+    ClientFrame, ErrorCode, FrameError, Idempotency, JsonText, Message, Payload, Record,
     ServerFrame, SubscribeFrom, TopicName,
 };
 
@@ -252,24 +252,24 @@ pub fn decode_client(bytes: &Bytes) -> Result<ClientFrame, FrameError> {
 
 fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
     let f = ClientFields::read(bytes)?;
-    let kind = need(&f.kind, "a frame", "type")?.as_ref();
+    let kind = need(f.kind.as_ref(), "a frame", "type")?.as_ref();
     match kind {
         "auth" => Ok(ClientFrame::Auth {
             id: f.id,
-            token: need(&f.token, kind, "token")?.as_ref().to_owned(),
+            token: need(f.token, kind, "token")?.into_string(),
         }),
         "subscribe" => Ok(ClientFrame::Subscribe {
             id: f.id,
-            topic: checks::topic(need(&f.topic, kind, "topic")?.as_ref())?,
+            topic: checks::topic(need(f.topic.as_ref(), kind, "topic")?.as_ref())?,
             from: f.from.map_or(Ok(SubscribeFrom::Now), read_from)?,
         }),
         "unsubscribe" => Ok(ClientFrame::Unsubscribe {
             id: f.id,
-            topic: checks::topic(need(&f.topic, kind, "topic")?.as_ref())?,
+            topic: checks::topic(need(f.topic.as_ref(), kind, "topic")?.as_ref())?,
         }),
         "publish" => Ok(ClientFrame::Publish {
             id: f.id,
-            topic: checks::topic_to_publish(need(&f.topic, kind, "topic")?.as_ref())?,
+            topic: checks::topic_to_publish(need(f.topic.as_ref(), kind, "topic")?.as_ref())?,
             message: Message {
                 payload: published_payload(&f)?,
                 headers: checks::headers(f.headers)?,
@@ -313,40 +313,38 @@ pub fn decode_server(bytes: &Bytes) -> Result<ServerFrame, FrameError> {
 
 fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
     let f = ServerFields::read(bytes)?;
-    let kind = need(&f.kind, "a frame", "type")?.as_ref();
-    let text = |field: &Option<Text<'_>>, name| -> Result<String, FrameError> {
-        Ok(need(field, kind, name)?.as_ref().to_owned())
-    };
-    let number = |field: &Option<u64>, name| need(field, kind, name).copied();
-    let flag = |field: &Option<bool>, name| need(field, kind, name).copied();
-    let topic = || checks::topic(need(&f.topic, kind, "topic")?.as_ref());
-    let cursor = || checks::cursor(need(&f.cursor, kind, "cursor")?.as_ref());
+    let kind = need(f.kind.as_ref(), "a frame", "type")?.as_ref();
+    let text = |field: Option<Text<'_>>, name| need(field, kind, name).map(Text::into_string);
+    let number = |field: Option<u64>, name| need(field, kind, name);
+    let flag = |field: Option<bool>, name| need(field, kind, name);
+    let topic = || checks::topic(need(f.topic.as_ref(), kind, "topic")?.as_ref());
+    let cursor = || checks::cursor(need(f.cursor.as_ref(), kind, "cursor")?.as_ref());
     match kind {
         "welcome" => Ok(ServerFrame::Welcome {
-            session: text(&f.session, "session")?,
-            version: text(&f.version, "version")?,
-            heartbeat_ms: number(&f.heartbeat_ms, "heartbeat_ms")?,
-            max_message_bytes: number(&f.max_message_bytes, "max_message_bytes")?,
-            max_inflight: number(&f.max_inflight, "max_inflight")?,
+            session: text(f.session, "session")?,
+            version: text(f.version, "version")?,
+            heartbeat_ms: number(f.heartbeat_ms, "heartbeat_ms")?,
+            max_message_bytes: number(f.max_message_bytes, "max_message_bytes")?,
+            max_inflight: number(f.max_inflight, "max_inflight")?,
         }),
         "authenticated" => Ok(ServerFrame::Authenticated {
             id: f.id,
-            identity: text(&f.identity, "identity")?,
+            identity: text(f.identity, "identity")?,
             expires_at_ms: f.expires_at.as_ref().map(read_time).transpose()?,
         }),
         "subscribed" => Ok(ServerFrame::Subscribed {
             id: f.id,
             topic: topic()?,
             cursor: cursor()?,
-            head: number(&f.head, "head")?,
-            resumed: flag(&f.resumed, "resumed")?,
+            head: number(f.head, "head")?,
+            resumed: flag(f.resumed, "resumed")?,
         }),
         "message" => Ok(ServerFrame::Message {
             topic: topic()?,
             record: Record {
-                offset: number(&f.offset, "offset")?,
+                offset: number(f.offset, "offset")?,
                 prev: f.prev,
-                time_ms: number(&f.time, "time")?,
+                time_ms: number(f.time, "time")?,
                 message: received_message(f.data, &f.data_base64, &f.content_type, f.headers)?,
             },
         }),
@@ -356,7 +354,7 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
         }),
         "gap" => Ok(ServerFrame::Gap {
             topic: topic()?,
-            reason: gap_reason(need(&f.reason, kind, "reason")?.as_ref())?,
+            reason: checks::gap_reason(need(f.reason.as_ref(), kind, "reason")?.as_ref())?,
             from: f.from,
             to: f.to,
             cursor: cursor()?,
@@ -366,21 +364,21 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
             topic: topic()?,
         }),
         "published" => Ok(ServerFrame::Published {
-            id: number(&f.id, "id")?,
+            id: number(f.id, "id")?,
             topic: topic()?,
             cursor: cursor()?,
-            duplicate: flag(&f.duplicate, "duplicate")?,
+            duplicate: flag(f.duplicate, "duplicate")?,
         }),
         "error" => Ok(ServerFrame::Error {
             id: f.id,
-            code: ErrorCode::by_name(need(&f.code, kind, "code")?.as_ref()),
-            message: text(&f.message, "message")?,
+            code: ErrorCode::by_name(need(f.code.as_ref(), kind, "code")?.as_ref()),
+            message: text(f.message, "message")?,
             expected_seq: f.expected_seq,
             retry_after_ms: f.retry_after_ms,
         }),
         "goodbye" => Ok(ServerFrame::Goodbye {
-            reason: text(&f.reason, "reason")?,
-            retry_after_ms: number(&f.retry_after_ms, "retry_after_ms")?,
+            reason: text(f.reason, "reason")?,
+            retry_after_ms: number(f.retry_after_ms, "retry_after_ms")?,
         }),
         "pong" => Ok(ServerFrame::Pong { id: f.id }),
         unknown => Err(bad_frame(format_args!(
@@ -409,20 +407,8 @@ fn received_message(
     })
 }
 
-/// The reason of that name, or a refusal that lists those there are.
-pub(super) fn gap_reason(name: &str) -> Result<GapReason, FrameError> {
-    GapReason::by_name(name).ok_or_else(|| {
-        bad_frame(format_args!(
-            "{name:?} is no reason of a gap; this build knows {}",
-            GapReason::ALL.map(GapReason::as_str).join(", ")
-        ))
-    })
-}
-
-fn need<'f, T>(field: &'f Option<T>, frame: &str, name: &str) -> Result<&'f T, FrameError> {
-    field
-        .as_ref()
-        .ok_or_else(|| bad_frame(format_args!("{frame} needs `{name}`, which is missing")))
+fn need<T>(field: Option<T>, frame: &str, name: &str) -> Result<T, FrameError> {
+    field.ok_or_else(|| bad_frame(format_args!("{frame} needs `{name}`, which is missing")))
 }
 
 fn read_from(raw: &RawValue) -> Result<SubscribeFrom, FrameError> {

@@ -32,8 +32,8 @@ pub fn encode_message(topic: &TopicName, record: &Record, subprotocol: Subprotoc
     }
 }
 
-/// Reads what a client says. Total: any bytes give a frame or an error. Small payloads are copied, so that a kept
-/// message does not hold on to the buffer it came in.
+/// Reads what a client says. Total: any bytes give a frame or an error. Payloads are copied, so that a kept message
+/// does not hold on to the buffer it came in.
 pub fn decode_client(bytes: &Bytes, subprotocol: Subprotocol) -> Result<ClientFrame, FrameError> {
     match subprotocol {
         Subprotocol::Json => json::decode_client(bytes),

@@ -3,14 +3,14 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Unexpected, Visitor};
 use serde_json::value::RawValue;
 
 use crate::FrameError;
-use crate::codec::checks::{HeaderPairs, Text, bad_frame};
+use crate::codec::checks::{Clipped, HeaderPairs, Text, bad_frame};
 
 /// A struct of optional fields that reads itself from one JSON object. Unknown fields are skipped, so that a newer peer
-/// can say more; `optional` takes null for absent, `value` takes it for what it is.
+/// can say more; `optional` and `number` take null for absent, `value` takes it for what it is.
 ///
 /// By hand and not derived, so that a refusal can name the field and that a JSON array is no frame.
 macro_rules! fields {
@@ -38,6 +38,11 @@ macro_rules! fields {
                         f.write_str(r#"an object such as {"type":"ping","id":1}"#)
                     }
 
+                    fn visit_str<E: Error>(self, _: &str) -> Result<$name<'a>, E> {
+                        // The default would quote the string, however long it is.
+                        Err(E::invalid_type(Unexpected::Other("a string"), &self))
+                    }
+
                     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<$name<'a>, A::Error> {
                         let mut fields = $name::default();
                         while let Some(key) = map.next_key::<Text<'a>>()? {
@@ -51,7 +56,7 @@ macro_rules! fields {
                         Ok(fields)
                     }
                 }
-                deserializer.deserialize_map(Fields)
+                deserializer.deserialize_any(Fields)
             }
         }
     };
@@ -61,7 +66,7 @@ fields! {
     /// Whatever a client can say.
     ClientFields {
         "type" => optional kind: Text<'a>,
-        "id" => optional id: u64,
+        "id" => number id: u64,
         "token" => optional token: Text<'a>,
         "topic" => optional topic: Text<'a>,
         "from" => value from: &'a RawValue,
@@ -70,7 +75,7 @@ fields! {
         "content_type" => optional content_type: Text<'a>,
         "headers" => optional headers: HeaderPairs<'a>,
         "producer" => optional producer: Text<'a>,
-        "seq" => optional seq: u64,
+        "seq" => number seq: u64,
         "message_id" => optional message_id: Text<'a>,
     }
 }
@@ -79,33 +84,33 @@ fields! {
     /// Whatever Hark can say.
     ServerFields {
         "type" => optional kind: Text<'a>,
-        "id" => optional id: u64,
+        "id" => number id: u64,
         "session" => optional session: Text<'a>,
         "version" => optional version: Text<'a>,
-        "heartbeat_ms" => optional heartbeat_ms: u64,
-        "max_message_bytes" => optional max_message_bytes: u64,
-        "max_inflight" => optional max_inflight: u64,
+        "heartbeat_ms" => number heartbeat_ms: u64,
+        "max_message_bytes" => number max_message_bytes: u64,
+        "max_inflight" => number max_inflight: u64,
         "identity" => optional identity: Text<'a>,
         "expires_at" => optional expires_at: Text<'a>,
         "topic" => optional topic: Text<'a>,
         "cursor" => optional cursor: Text<'a>,
-        "head" => optional head: u64,
+        "head" => number head: u64,
         "resumed" => optional resumed: bool,
-        "offset" => optional offset: u64,
-        "prev" => optional prev: u64,
-        "time" => optional time: u64,
+        "offset" => number offset: u64,
+        "prev" => number prev: u64,
+        "time" => number time: u64,
         "headers" => optional headers: HeaderPairs<'a>,
         "data" => value data: &'a RawValue,
         "data_base64" => optional data_base64: Text<'a>,
         "content_type" => optional content_type: Text<'a>,
         "reason" => optional reason: Text<'a>,
-        "from" => optional from: u64,
-        "to" => optional to: u64,
+        "from" => number from: u64,
+        "to" => number to: u64,
         "duplicate" => optional duplicate: bool,
         "code" => optional code: Text<'a>,
         "message" => optional message: Text<'a>,
-        "expected_seq" => optional expected_seq: u64,
-        "retry_after_ms" => optional retry_after_ms: u64,
+        "expected_seq" => number expected_seq: u64,
+        "retry_after_ms" => number retry_after_ms: u64,
     }
 }
 
@@ -114,15 +119,9 @@ fn optional<'a, A: MapAccess<'a>, T: Deserialize<'a>>(
     slot: &mut Option<T>,
     map: &mut A,
 ) -> Result<(), A::Error> {
-    let mut found = None;
-    value::<A, Option<T>>(name, &mut found, map)?;
-    match (&slot, found.flatten()) {
-        (Some(_), _) => Err(twice(name)),
-        (None, found) => {
-            *slot = found;
-            Ok(())
-        }
-    }
+    once(name, slot)?;
+    *slot = read(name, map)?;
+    Ok(())
 }
 
 fn value<'a, A: MapAccess<'a>, T: Deserialize<'a>>(
@@ -130,18 +129,40 @@ fn value<'a, A: MapAccess<'a>, T: Deserialize<'a>>(
     slot: &mut Option<T>,
     map: &mut A,
 ) -> Result<(), A::Error> {
-    if slot.is_some() {
-        return Err(twice(name));
-    }
-    let found = map
-        .next_value()
-        .map_err(|e| A::Error::custom(format_args!("`{name}`: {e}")))?;
-    *slot = Some(found);
+    once(name, slot)?;
+    *slot = Some(read(name, map)?);
     Ok(())
 }
 
-fn twice<E: Error>(name: &str) -> E {
-    E::custom(format_args!("`{name}` stands twice"))
+fn number<'a, A: MapAccess<'a>>(
+    name: &str,
+    slot: &mut Option<u64>,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    once(name, slot)?;
+    let raw: &RawValue = read(name, map)?;
+    *slot = match raw.get() {
+        "null" => None,
+        digits => Some(digits.parse().map_err(|_| {
+            let found = Clipped(digits);
+            A::Error::custom(format_args!(
+                "`{name}` is a whole number from 0 to 2^64 - 1, not {found}"
+            ))
+        })?),
+    };
+    Ok(())
+}
+
+fn once<T, E: Error>(name: &str, slot: &Option<T>) -> Result<(), E> {
+    match slot {
+        Some(_) => Err(E::custom(format_args!("`{name}` stands twice"))),
+        None => Ok(()),
+    }
+}
+
+fn read<'a, A: MapAccess<'a>, T: Deserialize<'a>>(name: &str, map: &mut A) -> Result<T, A::Error> {
+    map.next_value()
+        .map_err(|e| A::Error::custom(format_args!("`{name}`: {e}")))
 }
 
 fn read_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
@@ -165,6 +186,10 @@ pub(super) fn read_id(bytes: &[u8]) -> Option<u64> {
             f.write_str("an object")
         }
 
+        fn visit_str<E>(self, _: &str) -> Result<(), E> {
+            Ok(())
+        }
+
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
             while let Some(key) = map.next_key::<Text<'de>>()? {
                 match key.as_ref() {
@@ -181,7 +206,7 @@ pub(super) fn read_id(bytes: &[u8]) -> Option<u64> {
     let mut id = None;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     // Where the text ends in an error, what was found before it counts.
-    match reader.deserialize_map(IdVisitor(&mut id)) {
+    match reader.deserialize_any(IdVisitor(&mut id)) {
         Ok(()) | Err(_) => id,
     }
 }
