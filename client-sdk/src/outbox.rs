@@ -1,0 +1,586 @@
+//! The messages that were published and not yet answered, and when each is sent (again). Owns "kept once, in order";
+//! knows no sockets and no clocks: it is told what was said and what time it is.
+//!
+//! Every topic has a **lane**: a queue of entries in the order of publishing. A prefix of it, `sent`, has been written to this
+//! connection and waits for answers; the rest waits for its turn.
+//!
+//! ```text
+//!  publish ──► waiting ──(next_frame)──► sent ──(published)──► gone, with a receipt
+//!                 ▲                        │
+//!                 │   connection lost      │  all lanes, from their first entry
+//!                 ├────────────────────────┤
+//!                 │   busy & co.           │  this lane, from that entry, after a wait
+//!                 ├────────────────────────┤
+//!                 │   out_of_sequence      │  this lane, from the number the broker expects, at once the first time
+//!                 └────────────────────────┤
+//!                                          └──(any other error)──► gone, with the error
+//! ```
+//!
+//! The rules:
+//!
+//! 1. A message gets its number (producer and seq) when it is first written, and keeps it. So numbers are given in the order of
+//!    publishing, without holes, and what never was sent never has one.
+//! 2. Every sending has a fresh id, ids only grow, and going back forgets the ids of everything that is sent again. An answer
+//!    with a forgotten id is about an earlier sending: it is counted and ignored, the sending after it will be answered too.
+//! 3. A lost connection sends everything again from the first unanswered entry, before anything new. The broker answers what it
+//!    had kept with `duplicate`.
+//! 4. An error that may pass (`busy`, `log_unavailable`, `rate_limited`, `internal`) goes back to that entry, after a wait that
+//!    grows (or after `retry_after_ms`, if that is longer). Later entries of the lane that are in flight are then out of sequence, and
+//!    their ids are forgotten already.
+//! 5. `out_of_sequence` for a message says: everything below the expected number is kept, nothing from it on is. If the lane holds an
+//!    entry of that number, go back to it. If not, the number belongs to a message that is not in the lane any more: it failed for
+//!    good, or its receipt was given and the broker has lost it (a `memory` topic that began again, a deleted topic, a producer
+//!    forgotten after a day). The entries from there on **forget their numbers and are counted from 1 under a fresh
+//!    producer name**. A fresh name, not the old one with the numbers moved up, because a number must never mean two messages:
+//!    a sending of the old number may still sit in a session that the broker has not noticed to be dead.
+//! 6. Numbers of two producers say nothing about each other's order. So nothing is sent under the fresh name before the entries
+//!    in front of it, which have the old one, are answered (the `fence`).
+//! 7. Any other error is about that message alone: its caller gets the error, and the rest of the lane finds its way by rule 5.
+//!    A message that nobody waits for any more keeps its place: it may be in flight, and taking it out would make a hole.
+//! 8. A message without number or key cannot be sent twice safely: whatever happens to it is told to its caller.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
+
+use hark_protocol::{
+    ClientFrame, Cursor, Encoded, ErrorCode, Idempotency, Message, MessageId, ProducerId,
+    Subprotocol, TopicName, codec,
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::backoff;
+use crate::events::{ConnectionEvent, Reporter};
+use crate::options::Producer;
+use crate::{ClientError, PublishError, Receipt};
+use std::sync::Arc;
+
+/// The wait after a first setback is drawn below this; the longest is for a broker whose log is closed until a restart.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Lanes without entries are kept for their count up to so many, then forgotten: their topics go on under a new producer.
+const IDLE_LANES: usize = 10_000;
+
+/// A message on its way.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) topic: TopicName,
+    pub(crate) message: Message,
+    pub(crate) message_id: Option<MessageId>,
+    pub(crate) reply: oneshot::Sender<Result<Receipt, PublishError>>,
+    /// The places in the window that it takes until it is answered.
+    pub(crate) permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+/// What the broker's `welcome` allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) frame_bytes: usize,
+    pub(crate) in_flight: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    /// What new lanes count under.
+    producer: Option<ProducerId>,
+    /// The name that the application chose, to tell when it was used before.
+    named: Option<ProducerId>,
+    lanes: HashMap<TopicName, Lane>,
+    /// The living sendings by id.
+    in_flight: HashMap<u64, TopicName>,
+    /// Lanes with something to send, in turn.
+    ready: VecDeque<TopicName>,
+    /// Lanes that wait after a setback.
+    waiting: BinaryHeap<Reverse<(Instant, TopicName)>>,
+    unanswered: usize,
+    reporter: Arc<Reporter>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    producer: Option<ProducerId>,
+    /// The number of the next message that gets one.
+    next_seq: u64,
+    entries: VecDeque<Entry>,
+    /// How many entries, from the front, are written to this connection. Their ids grow from front to back.
+    sent: usize,
+    /// How many entries, from the front, must be answered before the rest is sent (rule 6). 0: no such thing.
+    fence: usize,
+    /// Setbacks since the last receipt.
+    setbacks: u32,
+    state: LaneState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LaneState {
+    /// Nothing to send, or nothing that may be sent yet.
+    Resting,
+    /// Stands in `ready`.
+    Ready,
+    /// Stands in `waiting`, until then.
+    Waiting(Instant),
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// A `publish`, as it goes out but for its id. `Idempotency::None` until it is numbered, unless the client has no producer.
+    frame: ClientFrame,
+    /// Of the last sending.
+    id: u64,
+    /// How often it was written.
+    sendings: u32,
+    reply: oneshot::Sender<Result<Receipt, PublishError>>,
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Entry {
+    fn idempotency(&mut self) -> &mut Idempotency {
+        match &mut self.frame {
+            ClientFrame::Publish { idempotency, .. } => idempotency,
+            other => unreachable!("an entry holds a publish, not {other:?}"),
+        }
+    }
+
+    fn number(&self) -> Option<(&ProducerId, u64)> {
+        match &self.frame {
+            ClientFrame::Publish {
+                idempotency: Idempotency::Sequence { producer, seq },
+                ..
+            } => Some((producer, *seq)),
+            _ => None,
+        }
+    }
+
+    /// Whether it can be sent again without being kept twice.
+    fn repeatable(&self) -> bool {
+        !matches!(
+            &self.frame,
+            ClientFrame::Publish {
+                idempotency: Idempotency::None,
+                ..
+            }
+        )
+    }
+
+    /// Tells the caller; nobody has to wait for it.
+    fn answer(self, result: Result<Receipt, PublishError>) {
+        self.reply.send(result).ok();
+    }
+}
+
+/// 128 random bits: two clients never draw the same name.
+fn random_producer() -> ProducerId {
+    let name = format!("p{:032x}", rand::random::<u128>());
+    ProducerId::parse(&name).expect("33 letters and digits are a producer's name")
+}
+
+impl Outbox {
+    pub(crate) fn new(producer: &Producer, reporter: Arc<Reporter>) -> Self {
+        let (producer, named) = match producer {
+            Producer::Random => (Some(random_producer()), None),
+            Producer::Named(name) => (Some(name.clone()), Some(name.clone())),
+            Producer::None => (None, None),
+        };
+        Self {
+            producer,
+            named,
+            lanes: HashMap::new(),
+            in_flight: HashMap::new(),
+            ready: VecDeque::new(),
+            waiting: BinaryHeap::new(),
+            unanswered: 0,
+            reporter,
+        }
+    }
+
+    /// Messages that have no answer yet.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    pub(crate) fn publish(&mut self, outgoing: Outgoing) {
+        let Outgoing {
+            topic,
+            message,
+            message_id,
+            reply,
+            permits,
+        } = outgoing;
+        if !self.lanes.contains_key(&topic) {
+            self.forget_idle_lanes();
+        }
+        let producer = &self.producer;
+        let lane = self
+            .lanes
+            .entry(topic.clone())
+            .or_insert_with(|| Lane::new(producer.clone()));
+        let idempotency = message_id.map_or(Idempotency::None, Idempotency::Key);
+        let frame = ClientFrame::Publish {
+            id: None,
+            topic: topic.clone(),
+            message,
+            idempotency,
+        };
+        lane.entries.push_back(Entry {
+            frame,
+            id: 0,
+            sendings: 0,
+            reply,
+            _permits: permits,
+        });
+        self.unanswered += 1;
+        lane.get_ready(&topic, &mut self.ready);
+    }
+
+    fn forget_idle_lanes(&mut self) {
+        if self.lanes.len() >= IDLE_LANES {
+            self.lanes.retain(|_, lane| !lane.entries.is_empty());
+            // A topic that was forgotten must not be counted from 1 again under the same name.
+            self.producer = self.producer.as_ref().map(|_| random_producer());
+        }
+    }
+
+    /// The next message to write, if one may be written.
+    pub(crate) fn next_frame(
+        &mut self,
+        ids: &mut u64,
+        limits: Limits,
+        subprotocol: Subprotocol,
+    ) -> Option<Encoded> {
+        while self.in_flight.len() < limits.in_flight {
+            let topic = self.ready.pop_front()?;
+            let Some(lane) = self.lanes.get_mut(&topic) else {
+                continue;
+            };
+            // It may have had a setback since it got in line.
+            if lane.state != LaneState::Ready {
+                continue;
+            }
+            lane.state = LaneState::Resting;
+            if !lane.may_send() {
+                continue;
+            }
+            let encoded = lane.write_next(*ids + 1, limits, subprotocol);
+            match encoded {
+                Ok(encoded) => {
+                    *ids += 1;
+                    if lane.entries[lane.sent - 1].sendings > 1 {
+                        self.reporter.count(|c| &c.publishes_resent);
+                    }
+                    self.in_flight.insert(*ids, topic.clone());
+                    lane.get_ready(&topic, &mut self.ready);
+                    return Some(encoded);
+                }
+                Err(too_large) => {
+                    let at = lane.sent;
+                    self.finish(&topic, at, Err(too_large));
+                }
+            }
+        }
+        None
+    }
+
+    pub(crate) fn published(&mut self, id: u64, cursor: Cursor, duplicate: bool) {
+        let Some((topic, at)) = self.locate(id) else {
+            return;
+        };
+        let Some(lane) = self.lanes.get_mut(&topic) else {
+            return;
+        };
+        lane.setbacks = 0;
+        let entry = &lane.entries[at];
+        // A number that was sent once, and under which the broker has something: somebody else used it before.
+        let used_before = match (entry.number(), &self.named) {
+            (Some((producer, _)), Some(named))
+                if duplicate && entry.sendings == 1 && producer == named =>
+            {
+                Some(named.as_str().to_owned())
+            }
+            _ => None,
+        };
+        let result = match used_before {
+            Some(name) => Err(PublishError::ProducerInUse(name)),
+            None => Ok(Receipt { cursor, duplicate }),
+        };
+        self.finish(&topic, at, result);
+    }
+
+    pub(crate) fn refused(
+        &mut self,
+        id: u64,
+        code: ErrorCode,
+        message: String,
+        expected_seq: Option<u64>,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) {
+        let Some((topic, at)) = self.locate(id) else {
+            return;
+        };
+        let Some(lane) = self.lanes.get_mut(&topic) else {
+            return;
+        };
+        let entry = &lane.entries[at];
+        match (code, entry.number(), expected_seq) {
+            (ErrorCode::OutOfSequence, Some((producer, seq)), Some(expected)) if expected < seq => {
+                let producer = producer.clone();
+                let first = lane.first_missing(at, &producer, expected);
+                if lane.entries[first].number() != Some((&producer, expected)) {
+                    lane.count_anew(first);
+                }
+                self.go_back(&topic, first);
+                let wait = match self.lanes.get(&topic).map(|lane| lane.setbacks) {
+                    Some(0) | None => Duration::ZERO,
+                    Some(setbacks) => backoff::draw(setbacks, FIRST_WAIT, LONGEST_WAIT),
+                };
+                self.wait(&topic, wait, code, now);
+            }
+            _ if code.try_again() && entry.repeatable() => {
+                let wait = backoff::draw(lane.setbacks, FIRST_WAIT, LONGEST_WAIT);
+                self.go_back(&topic, at);
+                self.wait(&topic, wait.max(retry_after.unwrap_or_default()), code, now);
+            }
+            _ => {
+                let maybe_kept = entry.sendings > 1;
+                self.finish(
+                    &topic,
+                    at,
+                    Err(PublishError::Refused {
+                        code,
+                        message,
+                        maybe_kept,
+                    }),
+                );
+            }
+        }
+    }
+
+    /// The connection is gone. Everything repeatable waits for the next one.
+    pub(crate) fn disconnected(&mut self) {
+        self.in_flight.clear();
+        self.waiting.clear();
+        self.ready.clear();
+        for (topic, lane) in &mut self.lanes {
+            let in_flight = lane.sent;
+            lane.sent = 0;
+            lane.setbacks = 0;
+            lane.state = LaneState::Resting;
+            // Rule 8. From the back, so that what is left keeps its place.
+            for at in (0..in_flight).rev() {
+                if !lane.entries[at].repeatable() {
+                    self.unanswered -= 1;
+                    if let Some(entry) = lane.take(at) {
+                        entry.answer(Err(PublishError::Interrupted));
+                    }
+                }
+            }
+            lane.get_ready(topic, &mut self.ready);
+        }
+    }
+
+    /// When a lane's wait is over.
+    pub(crate) fn next_wakeup(&self) -> Option<Instant> {
+        self.waiting.peek().map(|Reverse((at, _))| *at)
+    }
+
+    pub(crate) fn wake_up(&mut self, now: Instant) {
+        while let Some(Reverse((at, _))) = self.waiting.peek() {
+            if *at > now {
+                return;
+            }
+            let Some(Reverse((at, topic))) = self.waiting.pop() else {
+                return;
+            };
+            if let Some(lane) = self.lanes.get_mut(&topic)
+                && lane.state == LaneState::Waiting(at)
+            {
+                lane.state = LaneState::Resting;
+                lane.get_ready(&topic, &mut self.ready);
+            }
+        }
+    }
+
+    /// The client ends: nobody gets a receipt any more. How many were unanswered.
+    pub(crate) fn end(&mut self, error: &ClientError) -> usize {
+        for (_, lane) in self.lanes.drain() {
+            for entry in lane.entries {
+                entry.answer(Err(PublishError::Ended(error.clone())));
+            }
+        }
+        self.in_flight.clear();
+        self.ready.clear();
+        self.waiting.clear();
+        std::mem::take(&mut self.unanswered)
+    }
+
+    /// Which entry a living id belongs to. The id is spent.
+    fn locate(&mut self, id: u64) -> Option<(TopicName, usize)> {
+        let Some(topic) = self.in_flight.remove(&id) else {
+            self.reporter.count(|c| &c.stale_answers);
+            return None;
+        };
+        let at = self.lanes.get(&topic)?.position_of(id)?;
+        Some((topic, at))
+    }
+
+    fn finish(&mut self, topic: &TopicName, at: usize, result: Result<Receipt, PublishError>) {
+        let Some(lane) = self.lanes.get_mut(topic) else {
+            return;
+        };
+        if let Some(entry) = lane.take(at) {
+            self.unanswered -= 1;
+            entry.answer(result);
+        }
+        lane.get_ready(topic, &mut self.ready);
+    }
+
+    /// Everything from `first` on is to be sent again.
+    fn go_back(&mut self, topic: &TopicName, first: usize) {
+        let Some(lane) = self.lanes.get_mut(topic) else {
+            return;
+        };
+        for entry in lane.entries.range(first.min(lane.sent)..lane.sent) {
+            self.in_flight.remove(&entry.id);
+        }
+        lane.sent = lane.sent.min(first);
+    }
+
+    fn wait(&mut self, topic: &TopicName, wait: Duration, code: ErrorCode, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(topic) else {
+            return;
+        };
+        lane.setbacks = lane.setbacks.saturating_add(1);
+        if wait.is_zero() {
+            lane.get_ready(topic, &mut self.ready);
+            return;
+        }
+        // A lane that stands in `ready` is passed over there: its state says that it waits.
+        lane.state = LaneState::Waiting(now + wait);
+        self.waiting.push(Reverse((now + wait, topic.clone())));
+        self.reporter.tell(ConnectionEvent::PublishDelayed {
+            topic: topic.clone(),
+            code,
+            wait,
+        });
+    }
+}
+
+impl Lane {
+    fn new(producer: Option<ProducerId>) -> Self {
+        Self {
+            producer,
+            next_seq: 1,
+            entries: VecDeque::new(),
+            sent: 0,
+            fence: 0,
+            setbacks: 0,
+            state: LaneState::Resting,
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        let behind_fence = self.fence > 0 && self.sent >= self.fence;
+        self.sent < self.entries.len()
+            && !behind_fence
+            && !matches!(self.state, LaneState::Waiting(_))
+    }
+
+    fn get_ready(&mut self, topic: &TopicName, ready: &mut VecDeque<TopicName>) {
+        if self.state == LaneState::Resting && self.may_send() {
+            self.state = LaneState::Ready;
+            ready.push_back(topic.clone());
+        }
+    }
+
+    /// The entry whose last sending had that id. Most answers are about the first.
+    fn position_of(&self, id: u64) -> Option<usize> {
+        let (mut from, mut to) = (0, self.sent);
+        let mut at = 0;
+        while from < to {
+            match self.entries[at].id.cmp(&id) {
+                Ordering::Equal => return Some(at),
+                Ordering::Less => from = at + 1,
+                Ordering::Greater => to = at,
+            }
+            at = from + (to - from) / 2;
+        }
+        None
+    }
+
+    /// Takes an entry out, answered.
+    fn take(&mut self, at: usize) -> Option<Entry> {
+        let entry = self.entries.remove(at)?;
+        self.sent -= usize::from(at < self.sent);
+        self.fence -= usize::from(at < self.fence);
+        Some(entry)
+    }
+
+    /// Writes the first entry that is not sent. It has its number from here on (rule 1), unless it is too large.
+    fn write_next(
+        &mut self,
+        id: u64,
+        limits: Limits,
+        subprotocol: Subprotocol,
+    ) -> Result<Encoded, PublishError> {
+        let too_large = |bytes| PublishError::TooLarge {
+            bytes,
+            limit: limits.frame_bytes,
+        };
+        let entry = &mut self.entries[self.sent];
+        let mut numbered_now = false;
+        if let ClientFrame::Publish {
+            id: frame_id,
+            message,
+            idempotency,
+            ..
+        } = &mut entry.frame
+        {
+            if message.payload.len() > limits.frame_bytes {
+                return Err(too_large(message.payload.len()));
+            }
+            *frame_id = Some(id);
+            if let (Idempotency::None, Some(producer)) = (&idempotency, &self.producer) {
+                *idempotency = Idempotency::Sequence {
+                    producer: producer.clone(),
+                    seq: self.next_seq,
+                };
+                numbered_now = true;
+            }
+        }
+        let encoded = codec::encode_client(&entry.frame, subprotocol);
+        if encoded.len() > limits.frame_bytes {
+            return Err(too_large(encoded.len()));
+        }
+        self.next_seq += u64::from(numbered_now);
+        entry.id = id;
+        entry.sendings = entry.sendings.saturating_add(1);
+        self.sent += 1;
+        Ok(encoded)
+    }
+
+    /// The first entry that the broker has not kept, when it refuses `refused` and expects `expected` of that producer.
+    fn first_missing(&self, refused: usize, producer: &ProducerId, expected: u64) -> usize {
+        let missing = |entry: &Entry| {
+            entry
+                .number()
+                .is_some_and(|(of, seq)| of == producer && seq >= expected)
+        };
+        self.entries
+            .range(..refused)
+            .position(missing)
+            .unwrap_or(refused)
+    }
+
+    /// Rule 5: a fresh producer for everything from `first` on, and rule 6: behind a fence.
+    fn count_anew(&mut self, first: usize) {
+        self.producer = Some(random_producer());
+        self.next_seq = 1;
+        self.fence = first;
+        for entry in self.entries.range_mut(first..) {
+            if entry.number().is_some() {
+                *entry.idempotency() = Idempotency::None;
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Publishing: what a message is made of, the place in the window, and the receipt.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use hark_protocol::{Cursor, Headers, JsonText, Message, MessageId, Payload, TopicName};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Sleep;
+
+use crate::client::{Command, Shared};
+use crate::outbox::Outgoing;
+use crate::{Client, PublishError};
+
+/// The message is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its place in the topic. For a duplicate: at the message, or at a later one of this client.
+    pub cursor: Cursor,
+    /// The message had been kept by an earlier sending, before a connection broke. It is kept once.
+    pub duplicate: bool,
+}
+
+/// A message that is about to be published. Nothing happens before [`send`](Self::send).
+#[derive(Debug)]
+#[must_use = "nothing is published before `send`"]
+pub struct Publish<'a> {
+    client: &'a Client,
+    topic: &'a str,
+    payload: Result<Payload, PublishError>,
+    headers: Vec<(ByteString, ByteString)>,
+    message_id: Option<&'a str>,
+}
+
+impl Client {
+    /// A message whose content is `data` as JSON.
+    pub fn publish<'a>(&'a self, topic: &'a str, data: &(impl Serialize + ?Sized)) -> Publish<'a> {
+        let payload = serde_json::to_vec(data)
+            .map_err(|e| PublishError::BadPayload(e.to_string()))
+            // What serde_json has written is JSON; only a `RawValue` in it may hold line breaks.
+            .and_then(|json| {
+                JsonText::from_checked(json.into())
+                    .map_err(|e| PublishError::BadPayload(e.to_string()))
+            })
+            .map(Payload::Json);
+        Publish::new(self, topic, payload)
+    }
+
+    /// A message whose content are these bytes, with what they are (such as `image/png`), if that is to be known.
+    pub fn publish_bytes<'a>(
+        &'a self,
+        topic: &'a str,
+        data: impl Into<Bytes>,
+        content_type: Option<&str>,
+    ) -> Publish<'a> {
+        let payload = Payload::Bytes {
+            data: data.into(),
+            content_type: content_type.map(ByteString::from),
+        };
+        Publish::new(self, topic, Ok(payload))
+    }
+
+    /// A message whose content is JSON text already, checked with [`JsonText::check`].
+    pub fn publish_json<'a>(&'a self, topic: &'a str, json: JsonText) -> Publish<'a> {
+        Publish::new(self, topic, Ok(Payload::Json(json)))
+    }
+}
+
+impl<'a> Publish<'a> {
+    fn new(client: &'a Client, topic: &'a str, payload: Result<Payload, PublishError>) -> Self {
+        Self {
+            client,
+            topic,
+            payload,
+            headers: Vec::new(),
+            message_id: None,
+        }
+    }
+
+    /// A name and a value beside the content. At most 32 pairs and 4 KiB in all.
+    pub fn header(mut self, name: impl Into<ByteString>, value: impl Into<ByteString>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// A key of the application's own choosing, 1 to 64 bytes, for a message that the application itself may publish again (after
+    /// its own restart, say). The broker remembers it for two minutes or 10,000 keys. It takes the place of the client's
+    /// own numbering, which needs no key and forgets nothing.
+    pub fn message_id(mut self, id: &'a str) -> Self {
+        self.message_id = Some(id);
+        self
+    }
+
+    /// Hands the message over, as soon as it has a place in the window of unanswered messages. Messages to a topic are
+    /// kept in the order in which their `send` was first awaited by one task.
+    ///
+    /// Awaiting this does not mean that the message is kept: the [`PendingReceipt`] tells.
+    pub async fn send(self) -> Result<PendingReceipt, PublishError> {
+        let topic = TopicName::parse(self.topic)?;
+        if topic.is_system() {
+            return Err(PublishError::SystemTopic(topic));
+        }
+        let payload = self.payload?;
+        if let Payload::Bytes {
+            content_type: Some(content_type),
+            ..
+        } = &payload
+            && (content_type.len() > 255 || content_type.chars().any(char::is_control))
+        {
+            return Err(PublishError::BadContentType);
+        }
+        let headers = Headers::new(self.headers)?;
+        let message_id = self.message_id.map(MessageId::parse).transpose()?;
+        let shared = &self.client.shared;
+        let permits = shared.place_in_window(payload.len()).await?;
+        let (reply, answer) = oneshot::channel();
+        let message = Message { payload, headers };
+        let outgoing = Outgoing {
+            topic,
+            message,
+            message_id,
+            reply,
+            permits,
+        };
+        match self.client.commands.send(Command::Publish(outgoing)) {
+            Ok(()) => Ok(PendingReceipt::new(answer, shared)),
+            Err(_) => Err(shared.ended().into()),
+        }
+    }
+
+    /// Publishes and waits until the message is kept. One message at a time: where many are published, keep the
+    /// [`PendingReceipt`]s of [`send`](Self::send) and await them later.
+    pub async fn receipt(self) -> Result<Receipt, PublishError> {
+        self.send().await?.await
+    }
+}
+
+/// A receipt that has not come yet. Dropping it does not take the message back.
+#[must_use = "await it to know that the message is kept"]
+pub struct PendingReceipt {
+    answer: oneshot::Receiver<Result<Receipt, PublishError>>,
+    timeout: Option<(Pin<Box<Sleep>>, Duration)>,
+    shared: Arc<Shared>,
+}
+
+impl PendingReceipt {
+    fn new(answer: oneshot::Receiver<Result<Receipt, PublishError>>, shared: &Arc<Shared>) -> Self {
+        let timeout = shared
+            .request_timeout
+            .map(|after| (Box::pin(tokio::time::sleep(after)), after));
+        Self {
+            answer,
+            timeout,
+            shared: Arc::clone(shared),
+        }
+    }
+}
+
+impl Future for PendingReceipt {
+    type Output = Result<Receipt, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(cx) {
+            return Poll::Ready(answer.unwrap_or_else(|_| Err(self.shared.ended().into())));
+        }
+        match &mut self.timeout {
+            Some((sleep, after)) => {
+                ready!(sleep.as_mut().poll(cx));
+                Poll::Ready(Err(PublishError::TimedOut(*after)))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl std::fmt::Debug for PendingReceipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingReceipt").finish_non_exhaustive()
+    }
+}
+
+/// The window of unanswered messages. Full: `send` waits.
+#[derive(Debug)]
+pub(crate) struct Window {
+    messages: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    most_bytes: u32,
+}
+
+impl Window {
+    pub(crate) fn new(messages: usize, bytes: usize) -> Self {
+        let most_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self {
+            messages: Arc::new(Semaphore::new(messages.min(Semaphore::MAX_PERMITS))),
+            bytes: Arc::new(Semaphore::new(most_bytes as usize)),
+            most_bytes,
+        }
+    }
+
+    /// Nobody waits for a place any more.
+    pub(crate) fn close(&self) {
+        self.messages.close();
+        self.bytes.close();
+    }
+}
+
+impl Shared {
+    async fn place_in_window(
+        &self,
+        bytes: usize,
+    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), PublishError> {
+        let Window {
+            messages,
+            bytes: window_bytes,
+            most_bytes,
+        } = &self.window;
+        // A message larger than the window takes all of it, so that it goes alone.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(*most_bytes);
+        let place = async {
+            let message = Arc::clone(messages).acquire_owned().await?;
+            Ok((
+                message,
+                Arc::clone(window_bytes).acquire_many_owned(bytes).await?,
+            ))
+        };
+        let place = match self.request_timeout {
+            None => place.await,
+            Some(after) => tokio::time::timeout(after, place)
+                .await
+                .map_err(|_| PublishError::WindowFull(after))?,
+        };
+        place.map_err(|_: tokio::sync::AcquireError| self.ended().into())
+    }
+}
