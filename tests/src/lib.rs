@@ -1,1 +1,66 @@
-//! The harness.
+//! The harness: starts and kills the real binary, speaks to it in every way a client can, and compares what clients saw
+//! with what the broker promised.
+//!
+//! A test reads given, when, then:
+//!
+//! ```no_run
+//! # async fn test() {
+//! use hark_tests::{Broker, Ws};
+//! use serde_json::json;
+//!
+//! let broker = Broker::start();
+//! let mut ana = Ws::connect(&broker).await;
+//! ana.subscribe("orders", json!("now")).await;
+//!
+//! Ws::connect(&broker).await.publish("orders", json!({"n": 1})).await;
+//!
+//! assert_eq!(ana.message().await["data"], json!({"n": 1}));
+//! # }
+//! ```
+//!
+//! Everything here panics when it fails, since a failing harness is a failing test. Every wait has a deadline, which is
+//! long: it tells a hanging broker from a busy machine, and measures nothing.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failing harness is a failing test")]
+
+mod broker;
+mod cli;
+mod http;
+mod model;
+mod raw;
+mod steady;
+mod tap;
+mod ws;
+
+use std::time::{Duration, Instant};
+
+pub use broker::{Broker, Exit, Setup, hark};
+pub use cli::Cli;
+pub use http::{Http, Response};
+pub use model::{Acked, Range, Seen};
+pub use raw::{Op, RawWs, raw_http, upgrade};
+pub use steady::{publish_surely, subscribe_surely};
+pub use tap::Tap;
+pub use ws::{Ended, Ws};
+
+/// How long anything may take before it counts as hanging.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Awaits `future`; panics, saying what was awaited, when it takes longer than [`DEADLINE`].
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("waited {DEADLINE:?} in vain for {what}"),
+    }
+}
+
+/// Looks again and again until `condition` gives a value; panics after [`DEADLINE`].
+pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,362 @@
+//! The broker as a process: started on a port and in a folder of its own, stopped, killed and started again. Owns its
+//! life; leaves what is said to it to the clients.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{DEADLINE, Http};
+
+/// How a broker is to be started. `Broker::start()` is the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    flags: Vec<String>,
+    env: Vec<(String, String)>,
+    data_dir: Option<PathBuf>,
+    restarts: bool,
+}
+
+impl Setup {
+    /// Nothing but defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `--name value`.
+    pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
+        self.flags.extend([format!("--{name}"), value.to_string()]);
+        self
+    }
+
+    /// Adds an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Messages with the header `hark-fault` break their room.
+    pub fn faults(self) -> Self {
+        self.env("HARK_FAULTS", "1")
+    }
+
+    /// A data directory that outlives the broker. Without it the broker gets a temporary one.
+    pub fn data_dir(mut self, dir: &Path) -> Self {
+        self.data_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// The broker will be started again on its port. So that nobody takes the port meanwhile, it is one that the system does
+    /// not give out: a client that tries to connect to a free port of the usual range may even reach itself.
+    pub fn restarts(mut self) -> Self {
+        self.restarts = true;
+        self
+    }
+
+    /// Starts the broker; panics if it does not come up.
+    pub fn start(self) -> Broker {
+        self.try_start().unwrap_or_else(|exit| panic!("the broker did not start: {exit:#?}"))
+    }
+
+    /// Starts the broker, or tells how it ended before it served.
+    pub fn try_start(self) -> Result<Broker, Exit> {
+        let (dir, data_dir) = match &self.data_dir {
+            Some(dir) => (None, dir.clone()),
+            None => {
+                let dir = tempfile::tempdir().unwrap();
+                let data_dir = dir.path().join("data");
+                (Some(dir), data_dir)
+            }
+        };
+        let port = if self.restarts { quiet_port() } else { 0 };
+        let process = Process::start(&self, port, &data_dir)?;
+        Ok(Broker { setup: self, port: process.port, data_dir, _dir: dir, process: Some(process) })
+    }
+}
+
+/// A running (or killed, and not yet restarted) broker. Dropped, it is killed; when the test has failed, what it logged
+/// is shown.
+#[derive(Debug)]
+pub struct Broker {
+    setup: Setup,
+    port: u16,
+    data_dir: PathBuf,
+    _dir: Option<TempDir>,
+    process: Option<Process>,
+}
+
+impl Broker {
+    /// A broker with defaults, on a port and in a folder of its own.
+    pub fn start() -> Self {
+        Setup::new().start()
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The WebSocket's URL.
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/ws", self.addr())
+    }
+
+    /// The URL of `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr())
+    }
+
+    /// A client for its HTTP routes.
+    pub fn http(&self) -> Http {
+        Http::new(self.url(""))
+    }
+
+    /// Where it keeps its data.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// What it printed on start.
+    pub fn greeting(&self) -> &str {
+        &self.process().greeting
+    }
+
+    /// What it has logged since it was started last.
+    pub fn log(&self) -> String {
+        text_of(&self.process().stderr)
+    }
+
+    /// Ends it as a power cut would, as far as the process is concerned.
+    pub fn kill9(&mut self) {
+        let mut process = self.process.take().expect("the broker runs");
+        process.child.kill().unwrap();
+        process.wait();
+    }
+
+    /// Sends a signal: `TERM`, `INT`, … and does not wait.
+    pub fn signal(&self, name: &str) {
+        // The shell's own `kill` is there where no /bin/kill is.
+        let status =
+            Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status().unwrap();
+        assert!(status.success(), "kill -{name} failed");
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> Exit {
+        self.process.take().expect("the broker runs").wait()
+    }
+
+    /// Stops it with SIGTERM and waits until it is gone; it must say 0.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        let exit = self.wait();
+        assert_eq!(exit.code, Some(0), "a stop by SIGTERM is no failure: {exit:#?}");
+    }
+
+    /// Starts it again, after `kill9`, `stop` or `wait`, on the same port and data.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the broker still runs");
+        assert!(self.setup.restarts, "a test that starts a broker again says `Setup::restarts`");
+        let process = Process::start(&self.setup, self.port, &self.data_dir);
+        self.process = Some(process.unwrap_or_else(|exit| panic!("the broker did not start again: {exit:#?}")));
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process().child.id()
+    }
+
+    /// Memory that the process has resident.
+    pub fn rss_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS in /proc/PID/status");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Time that the process has spent on a processor.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name in parentheses may hold anything, so count from behind it (proc_pid_stat(5): utime is field 14).
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10) // Linux shows hundredths of a second, whatever the kernel counts in.
+    }
+
+    fn process(&self) -> &Process {
+        self.process.as_ref().expect("the broker runs")
+    }
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Exit {
+    /// The exit code; `None` for a signal.
+    pub code: Option<i32>,
+    /// All it wrote to stdout.
+    pub stdout: String,
+    /// All it wrote to stderr.
+    pub stderr: String,
+}
+
+/// A command `hark …`, with none of the surroundings' settings.
+pub fn hark() -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HARK_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn binary() -> PathBuf {
+    let path = std::env::var_os("HARK_BIN").map_or_else(
+        || {
+            let tests = std::env::current_exe().unwrap(); // target/release/deps/it-…
+            tests.parent().and_then(Path::parent).unwrap().join("hark")
+        },
+        |path: OsString| PathBuf::from(path),
+    );
+    assert!(
+        path.is_file(),
+        "{} is not there: build it with `cargo build --release -p hark-broker`, or name it in HARK_BIN",
+        path.display()
+    );
+    path
+}
+
+type Shared = Arc<Mutex<Vec<u8>>>;
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    port: u16,
+    greeting: String,
+    stdout: Shared,
+    stderr: Shared,
+    /// Says each line of stdout, and hangs up at its end: that is how the end of the process is waited for.
+    lines: Receiver<String>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    fn start(setup: &Setup, port: u16, data_dir: &Path) -> Result<Self, Exit> {
+        let mut child = hark()
+            .arg("serve")
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .args(&setup.flags)
+            .envs(setup.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdout, stderr) = (Shared::default(), Shared::default());
+        let (say, lines) = channel();
+        let kept = (child.stdout.take().unwrap(), stdout.clone());
+        let threads = vec![
+            std::thread::spawn(move || {
+                for line in BufReader::new(kept.0).lines().map_while(Result::ok) {
+                    kept.1.lock().unwrap().extend_from_slice(format!("{line}\n").as_bytes());
+                    if say.send(line).is_err() {
+                        return;
+                    }
+                }
+            }),
+            collect(child.stderr.take().unwrap(), stderr.clone()),
+        ];
+        let mut process = Self { child, port, greeting: String::new(), stdout, stderr, lines, threads };
+
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match process.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some(port) = port_in(&line) {
+                        process.port = port;
+                        process.greeting = line;
+                        return Ok(process);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(process.wait()),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("the broker neither served nor ended in {DEADLINE:?}: {}", text_of(&process.stderr))
+                }
+            }
+        }
+    }
+
+    fn wait(mut self) -> Exit {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the broker did not end in {DEADLINE:?}"),
+            }
+        }
+        let code = self.child.wait().unwrap().code();
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        Exit { code, stdout: text_of(&self.stdout), stderr: text_of(&self.stderr) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let running = self.child.try_wait().is_ok_and(|status| status.is_none());
+        if running && let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            eprintln!("the broker could not be killed: {error}");
+        }
+        if std::thread::panicking() {
+            let log = text_of(&self.stderr);
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the broker said (last 60 of {} lines):", lines.len());
+            for line in &lines[lines.len().saturating_sub(60)..] {
+                eprintln!("  {line}");
+            }
+        }
+    }
+}
+
+/// Reads to the end in a thread of its own, so that the writer is never held up.
+pub(crate) fn collect(mut from: impl Read + Send + 'static, into: Shared) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            into.lock().unwrap().extend_from_slice(&buffer[..n]);
+        }
+    })
+}
+
+pub(crate) fn text_of(bytes: &Shared) -> String {
+    String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned()
+}
+
+fn port_in(line: &str) -> Option<u16> {
+    let (_, rest) = line.split_once("http://127.0.0.1:")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
+}
+
+/// A free port below the range from which the system gives ports to outgoing connections (32768 and up on Linux).
+fn quiet_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 190).unwrap() * 100; // other test processes start elsewhere
+    loop {
+        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
