@@ -32,7 +32,7 @@ pub(crate) const TYPES: [&str; 16] = [
 ];
 
 /// The `type` of a frame. Whoever adds a frame is led here, and from here to `TYPES` and to the samples.
-fn type_of(frame: &Frame) -> &'static str {
+pub(crate) fn type_of(frame: &Frame) -> &'static str {
     match frame {
         Frame::Client(frame) => match frame {
             ClientFrame::Auth { .. } => "auth",
@@ -92,7 +92,7 @@ fn file_of(sample: &Sample) -> String {
     format!("{{\n{}\n}}\n", fields.join(",\n"))
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -4,6 +4,7 @@
 mod any_frame;
 mod golden;
 mod properties;
+mod readme;
 mod refusals;
 mod samples;
 
