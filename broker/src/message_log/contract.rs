@@ -1,1 +1,718 @@
-//! One test suite for every engine.
+//! One test suite for every engine: the promises of [`super`], each test named after the promise it holds. What only one
+//! engine can do (survive a crash, say) is tested beside that engine.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hark_protocol::{
+    GapReason, Headers, Idempotency, JsonText, Message, MessageId, Payload, ProducerId, Record,
+    TopicName,
+};
+
+use super::*;
+use crate::clock::Clock;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const NOON: u64 = 1_764_230_400_000;
+
+/// A log under test, with a clock to move.
+pub(super) struct Bench {
+    pub(super) log: Arc<dyn MessageLog>,
+    pub(super) clock: Clock,
+    /// Whatever must live as long as the log.
+    pub(super) _keep: Option<tempfile::TempDir>,
+}
+
+/// A topic opened on a bench.
+pub(super) struct Opened<'a> {
+    bench: &'a Bench,
+    pub(super) topic: TopicName,
+    pub(super) found: OpenedTopic,
+    news: Arc<Mutex<Vec<LogNews>>>,
+}
+
+pub(super) fn topic(name: &str) -> TopicName {
+    TopicName::parse(name).unwrap()
+}
+
+pub(super) fn text(data: impl Into<Vec<u8>>) -> NewRecord {
+    let payload = Payload::Bytes { data: Bytes::from(data.into()), content_type: None };
+    let message = Message { payload, headers: Headers::default() };
+    NewRecord { message, idempotency: Idempotency::None }
+}
+
+pub(super) fn texts(range: std::ops::Range<u64>) -> Vec<NewRecord> {
+    range.map(|n| text(n.to_string())).collect()
+}
+
+pub(super) fn sent_by(producer: &str, seq: u64) -> NewRecord {
+    let producer = ProducerId::parse(producer).unwrap();
+    NewRecord { idempotency: Idempotency::Sequence { producer, seq }, ..text("counted") }
+}
+
+fn keyed(key: &str) -> NewRecord {
+    NewRecord { idempotency: Idempotency::Key(MessageId::parse(key).unwrap()), ..text("keyed") }
+}
+
+/// Waits for the one answer.
+pub(super) fn answer<T: Send + 'static>(ask: impl FnOnce(Done<T>)) -> Result<T, LogError> {
+    let (tell, told) = mpsc::channel();
+    ask(Box::new(move |answer| tell.send(answer).unwrap()));
+    let answer = told.recv_timeout(PATIENCE).expect("an answer in time");
+    assert!(told.recv_timeout(Duration::ZERO).is_err(), "answered twice");
+    answer
+}
+
+impl Bench {
+    pub(super) fn open(&self, name: &str) -> Opened<'_> {
+        self.try_open(name).unwrap()
+    }
+
+    pub(super) fn try_open(&self, name: &str) -> Result<Opened<'_>, LogError> {
+        let topic = topic(name);
+        let news = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&news);
+        let sink: NewsSink = Arc::new(move |told| sink.lock().unwrap().push(told));
+        let found = answer(|done| self.log.open(topic.clone(), sink, done))?;
+        Ok(Opened { bench: self, topic, found, news })
+    }
+
+    pub(super) fn list(&self) -> Vec<TopicInfo> {
+        answer(|done| self.log.list(None, 1000, done)).unwrap()
+    }
+}
+
+impl Opened<'_> {
+    pub(super) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>, LogError> {
+        let (topic, generation) = (self.topic.clone(), self.found.generation);
+        answer(|done| self.bench.log.append(Append { topic, generation, records, done }))
+            .map(|appended| appended.records)
+    }
+
+    pub(super) fn page(&self, after: u64, up_to: u64) -> Page {
+        self.page_of(after, up_to, usize::MAX, usize::MAX)
+    }
+
+    fn page_of(&self, after: u64, up_to: u64, max_bytes: usize, max_records: usize) -> Page {
+        let read = Read { topic: self.topic.clone(), after, up_to, max_bytes, max_records };
+        answer(|done| self.bench.log.read(read, done)).unwrap()
+    }
+
+    fn find_time(&self, since_ms: u64, up_to: u64) -> u64 {
+        answer(|done| self.bench.log.find_time(self.topic.clone(), since_ms, up_to, done)).unwrap()
+    }
+
+    pub(super) fn close(&self) {
+        self.bench.log.close(self.topic.clone(), self.found.generation);
+    }
+
+    /// Waits until retention has told that `first` is the oldest.
+    pub(super) fn wait_for_first(&self, first: u64) {
+        let trimmed = || {
+            self.news.lock().unwrap().iter().any(|told| *told == LogNews::Trimmed { first })
+        };
+        wait_for("retention", || {
+            // An engine may do its trimming when it is next called.
+            self.page(0, u64::MAX);
+            trimmed()
+        });
+    }
+}
+
+pub(super) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+pub(super) fn offsets(page: &Page) -> Vec<u64> {
+    page.items
+        .iter()
+        .filter_map(|item| match item {
+            PageItem::Record(record) => Some(record.offset),
+            PageItem::Gap { .. } => None,
+        })
+        .collect()
+}
+
+pub(super) fn messages(page: &Page) -> Vec<Message> {
+    page.items
+        .iter()
+        .filter_map(|item| match item {
+            PageItem::Record(record) => Some(record.message.clone()),
+            PageItem::Gap { .. } => None,
+        })
+        .collect()
+}
+
+fn expired(from: u64, to: u64) -> PageItem {
+    PageItem::Gap { reason: GapReason::Expired, from, to }
+}
+
+/// Checks promise 4 of a page: every offset in `(after, reached]`, once, in order.
+pub(super) fn assert_covered(page: &Page, after: u64) {
+    let mut next = after + 1;
+    for item in &page.items {
+        let (from, to) = match item {
+            PageItem::Record(record) => (record.offset, record.offset),
+            PageItem::Gap { from, to, .. } => (*from, *to),
+        };
+        assert_eq!(from, next, "{:?}", page.items);
+        assert!(to >= from, "{item:?}");
+        next = to + 1;
+    }
+    assert_eq!(page.reached, next - 1);
+}
+
+type Make = fn(Retention, usize) -> Bench;
+
+fn plain(make: Make) -> Bench {
+    make(Retention::default(), 1000)
+}
+
+fn promise_1_every_call_is_answered_once(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let (tell, told) = mpsc::channel();
+    for _ in 0..100 {
+        let (tell, topic) = (tell.clone(), orders.topic.clone());
+        let done = Box::new(move |answer: Result<_, _>| tell.send(answer.is_ok()).unwrap());
+        bench.log.append(Append {
+            topic,
+            generation: orders.found.generation,
+            records: texts(0..3),
+            done,
+        });
+    }
+    for _ in 0..100 {
+        assert!(told.recv_timeout(PATIENCE).unwrap());
+    }
+    drop(tell);
+    assert!(told.recv_timeout(PATIENCE).is_err(), "an answer too many");
+    assert_eq!(bench.open("orders").found.head, 300);
+}
+
+fn promise_1_after_shutdown_calls_are_answered_too(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    orders.append(texts(0..3)).unwrap();
+
+    bench.log.shutdown();
+    bench.log.shutdown();
+
+    let is_closed = |e: LogError| assert!(matches!(e, LogError::Closed(_)), "{e:?}");
+    is_closed(orders.append(texts(0..1)).unwrap_err());
+    is_closed(bench.try_open("orders").err().unwrap());
+    let read = Read {
+        topic: topic("orders"),
+        after: 0,
+        up_to: 3,
+        max_bytes: 1,
+        max_records: 1,
+    };
+    is_closed(answer(|done| bench.log.read(read, done)).unwrap_err());
+    is_closed(answer(|done| bench.log.list(None, 1, done)).unwrap_err());
+    is_closed(answer(|done| bench.log.find_time(topic("orders"), 0, 3, done)).unwrap_err());
+    bench.log.close(topic("orders"), orders.found.generation);
+    assert!(bench.log.closed_for_writing().is_some());
+}
+
+fn promise_1_shutdown_commits_what_was_taken(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let (tell, told) = mpsc::channel();
+    for n in 0..500 {
+        let (tell, topic) = (tell.clone(), orders.topic.clone());
+        let done = Box::new(move |answer: Result<_, _>| tell.send(answer.is_ok()).unwrap());
+        let generation = orders.found.generation;
+        bench.log.append(Append { topic, generation, records: texts(n..n + 1), done });
+    }
+    bench.log.shutdown();
+    assert_eq!((0..500).map(|_| told.recv_timeout(Duration::ZERO)).filter(|a| *a == Ok(true)).count(), 500);
+}
+
+fn promise_2_what_is_appended_is_read_again(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let payloads = [
+        Payload::Json(JsonText::check(Bytes::from_static("{\"a\":[1,\"ü\"]}".as_bytes())).unwrap()),
+        Payload::Bytes { data: Bytes::new(), content_type: None },
+        Payload::Bytes { data: Bytes::from_static(b"\0\xff"), content_type: None },
+        Payload::Bytes { data: Bytes::from_static(b"x"), content_type: Some("text/plain".into()) },
+        Payload::Bytes { data: Bytes::new(), content_type: Some("".into()) },
+    ];
+    let pairs = vec![("trace".into(), "4f".into()), ("empty".into(), "".into())];
+    let headers = [Headers::default(), Headers::new(pairs).unwrap()];
+    let records: Vec<NewRecord> = payloads
+        .iter()
+        .flat_map(|payload| headers.iter().map(move |headers| (payload, headers)))
+        .map(|(payload, headers)| NewRecord {
+            message: Message { payload: payload.clone(), headers: headers.clone() },
+            idempotency: Idempotency::None,
+        })
+        .collect();
+
+    let kept = orders.append(records.clone()).unwrap();
+
+    let sent: Vec<Message> = records.into_iter().map(|new| new.message).collect();
+    assert_eq!(kept.iter().map(|r| r.offset).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+    assert_eq!(kept.iter().map(|r| r.message.clone()).collect::<Vec<_>>(), sent);
+    let page = orders.page(0, 10);
+    assert_eq!(messages(&page), sent);
+    let times = |records: &[Record]| records.iter().map(|r| r.time_ms).collect::<Vec<_>>();
+    assert_eq!(times(&kept), vec![NOON; 10]);
+    assert_eq!(page.items, kept.into_iter().map(PageItem::Record).collect::<Vec<_>>());
+}
+
+fn promise_2_large_messages_are_kept_whole(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let sizes = [0, 7_000, 7_130, 7_140, 7_150, 7_160, 7_168, 7_200, 14_000, 14_336, 100_000, 1 << 20, 10];
+    let records: Vec<NewRecord> = sizes
+        .iter()
+        .map(|&size| text((0..size).map(|n: usize| (n * 7 + size) as u8).collect::<Vec<u8>>()))
+        .collect();
+    orders.append(records.clone()).unwrap();
+    for record in &records {
+        orders.append(vec![record.clone()]).unwrap();
+    }
+
+    let sent: Vec<Message> = records.into_iter().map(|new| new.message).collect();
+    let page = orders.page(0, 26);
+    assert_covered(&page, 0);
+    assert_eq!(page.reached, 26);
+    assert!(messages(&page) == [sent.clone(), sent.clone()].concat(), "not what was sent");
+    // From the middle as well.
+    for after in 0..25 {
+        let page = orders.page_of(after, 26, 0, 1);
+        assert_eq!(offsets(&page), [after + 1]);
+        assert!(messages(&page)[0] == sent[usize::try_from(after).unwrap() % 13]);
+    }
+}
+
+fn promise_2_many_records_in_one_append_lie_together(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let kept = orders.append(texts(0..5000)).unwrap();
+    assert_eq!(kept.len(), 5000);
+    let page = orders.page(0, 5000);
+    assert_covered(&page, 0);
+    assert_eq!(offsets(&page).len(), 5000);
+    for after in [0, 1, 777, 4998] {
+        let page = orders.page_of(after, 5000, usize::MAX, 3);
+        assert_eq!(offsets(&page), (after + 1..=5000).take(3).collect::<Vec<_>>());
+    }
+}
+
+fn promise_3_nothing_is_shown_beyond_up_to(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    orders.append(texts(0..10)).unwrap();
+    for up_to in 0..10 {
+        let page = orders.page(0, up_to);
+        assert_eq!(offsets(&page), (1..=up_to).collect::<Vec<_>>());
+        assert_eq!(page.reached, up_to);
+    }
+    // Nor beyond the head, whatever is asked.
+    assert_eq!(orders.page(0, u64::MAX).reached, 10);
+    assert_eq!(orders.page(10, 20), Page { items: vec![], reached: 10 });
+    assert_eq!(orders.page(15, 20), Page { items: vec![], reached: 15 });
+}
+
+fn promise_4_pages_follow_each_other_without_a_hole(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    for n in 0..50 {
+        orders.append((0..n % 7 + 1).map(|k| text(vec![b'x'; (n * 37 + k) as usize % 900])).collect()).unwrap();
+    }
+    let head = bench.open("orders").found.head;
+    for (max_bytes, max_records) in [(0, 1), (1, 1000), (500, 1000), (5000, 3), (1 << 16, 1000)] {
+        let mut after = 0;
+        while after < head {
+            let page = orders.page_of(after, head, max_bytes, max_records);
+            assert_covered(&page, after);
+            let payload: usize = messages(&page).iter().map(|m| m.payload.len()).sum();
+            assert!(payload <= max_bytes || page.items.len() == 1, "{payload} > {max_bytes}");
+            assert!(page.items.len() <= max_records && !page.items.is_empty());
+            after = page.reached;
+        }
+    }
+}
+
+fn promise_5_only_the_newest_generation_may_append(make: Make) {
+    let bench = plain(make);
+    let first = bench.open("orders");
+    first.append(texts(0..1)).unwrap();
+    let second = bench.open("orders");
+    assert!(second.found.generation > first.found.generation);
+    assert_eq!(first.append(texts(1..2)), Err(LogError::StaleGeneration));
+    first.close(); // of an old generation: means nothing
+    assert_eq!(second.append(texts(1..2)).unwrap()[0].offset, 2);
+    second.close();
+    assert_eq!(second.append(texts(2..3)), Err(LogError::StaleGeneration));
+    let third = bench.open("orders");
+    assert_eq!((third.found.head, third.found.first), (2, 1));
+    assert!(third.found.generation > second.found.generation);
+}
+
+fn promise_5_opening_sees_all_that_was_appended_before(make: Make) {
+    let bench = plain(make);
+    // While the appends of the generation before are under way.
+    for round in 0..50 {
+        let old = bench.open("orders");
+        let (tell, told) = mpsc::channel();
+        for _ in 0..5 {
+            let (tell, topic) = (tell.clone(), old.topic.clone());
+            let done = Box::new(move |answer: Result<Appended, LogError>| {
+                tell.send(answer.map(|a| a.records[0].offset)).unwrap();
+            });
+            let generation = old.found.generation;
+            bench.log.append(Append { topic, generation, records: texts(0..1), done });
+        }
+        let new = bench.open("orders");
+        assert_eq!(new.found.head, 5 * (round + 1));
+        let answered: Vec<_> = (0..5).map(|_| told.recv_timeout(PATIENCE).unwrap().unwrap()).collect();
+        assert_eq!(answered, (5 * round + 1..=5 * round + 5).collect::<Vec<_>>());
+    }
+}
+
+fn promise_6_opening_and_reading_create_nothing(make: Make) {
+    let bench = plain(make);
+    let opened = bench.open("unused");
+    assert_eq!((opened.found.first, opened.found.head), (1, 0));
+    assert_eq!(opened.found.epoch, bench.open("unused.too").found.epoch);
+    assert_eq!(opened.page(0, 10), Page { items: vec![], reached: 0 });
+    assert_eq!(opened.find_time(0, 10), 0);
+    let never = Read { topic: topic("never"), after: 3, up_to: 9, max_bytes: 9, max_records: 9 };
+    let page = answer(|done| bench.log.read(never, done)).unwrap();
+    assert_eq!(page, Page { items: vec![], reached: 3 });
+    assert_eq!(bench.list(), []);
+
+    opened.append(texts(0..1)).unwrap();
+    let listed = bench.list();
+    assert_eq!(listed.len(), 1);
+    let TopicInfo { topic, epoch, first, head } = &listed[0];
+    assert_eq!((topic, *epoch, *first, *head), (&opened.topic, opened.found.epoch, 1, 1));
+}
+
+fn promise_6_there_are_at_most_so_many_topics(make: Make) {
+    let bench = make(Retention::default(), 2);
+    bench.open("a").append(texts(0..1)).unwrap();
+    bench.open("b").append(texts(0..1)).unwrap();
+    let c = bench.open("c");
+    assert_eq!(c.append(texts(0..1)), Err(LogError::TooManyTopics));
+    assert_eq!(bench.open("a").append(texts(1..2)).unwrap()[0].offset, 2);
+    assert_eq!(bench.list().len(), 2);
+}
+
+fn topics_are_listed_by_name(make: Make) {
+    let bench = plain(make);
+    for name in ["b", "a.b", "a", "c", "a-b", "a.b.c"] {
+        bench.open(name).append(texts(0..1)).unwrap();
+    }
+    let names = |infos: Vec<TopicInfo>| {
+        infos.into_iter().map(|info| info.topic.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(bench.list()), ["a", "a-b", "a.b", "a.b.c", "b", "c"]);
+    let page = |after: &str| answer(|done| bench.log.list(Some(topic(after)), 2, done)).unwrap();
+    assert_eq!(names(page("a")), ["a-b", "a.b"]);
+    assert_eq!(names(page("a.b")), ["a.b.c", "b"]);
+    assert_eq!(names(page("a.c")), ["b", "c"]);
+    assert_eq!(names(page("c")), [""; 0]);
+}
+
+fn promise_7_head_and_first_outlive_the_records(make: Make) {
+    let bench = make(Retention { max_age_ms: 1000, ..Retention::default() }, 10);
+    let orders = bench.open("orders");
+    orders.append(texts(0..5)).unwrap();
+    bench.clock.set(NOON + 1001);
+    orders.wait_for_first(6);
+    assert_eq!(orders.page(2, 5), Page { items: vec![expired(3, 5)], reached: 5 });
+    assert_eq!(orders.page(5, 5), Page { items: vec![], reached: 5 });
+    assert_eq!(orders.find_time(0, 5), 5);
+    let again = bench.open("orders");
+    assert_eq!((again.found.first, again.found.head), (6, 5));
+    assert_eq!(again.append(texts(5..6)).unwrap()[0].offset, 6);
+    assert_eq!(offsets(&again.page(5, 6)), [6]);
+}
+
+fn promise_8_time_does_not_go_back(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let time = |orders: &Opened<'_>| orders.append(texts(0..1)).unwrap()[0].time_ms;
+    assert_eq!(time(&orders), NOON);
+    bench.clock.set(NOON + 10);
+    assert_eq!(time(&orders), NOON + 10);
+    bench.clock.set(NOON - 5000);
+    assert_eq!(time(&orders), NOON + 10);
+    orders.close();
+    assert_eq!(time(&bench.open("orders")), NOON + 10);
+    assert_eq!(time(&bench.open("others")), NOON - 5000);
+}
+
+fn a_point_in_time_is_found(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    for n in 0..40 {
+        bench.clock.set(NOON + n * 10);
+        orders.append(texts(0..n % 3 + 1)).unwrap();
+    }
+    let page = orders.page(0, u64::MAX);
+    let times: Vec<u64> = page
+        .items
+        .iter()
+        .map(|item| match item {
+            PageItem::Record(record) => record.time_ms,
+            PageItem::Gap { .. } => panic!("a gap"),
+        })
+        .collect();
+    let head = page.reached;
+    for since in (NOON - 10..NOON + 420).step_by(5).chain([0, u64::MAX]) {
+        for up_to in [0, 1, 20, head - 1, head] {
+            let older = times.iter().take(up_to as usize).filter(|time| **time < since).count();
+            assert_eq!(orders.find_time(since, up_to), older as u64, "{since} {up_to}");
+        }
+    }
+}
+
+fn promise_9_producers_and_keys_are_found_again(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    orders.append(vec![sent_by("p1", 1), sent_by("p2", 1), sent_by("p1", 2)]).unwrap();
+    bench.clock.set(NOON + 1000);
+    orders.append(vec![sent_by("p1", 3), keyed("k1"), text("neither"), keyed("k2")]).unwrap();
+    for _ in 0..2 {
+        let OpenedTopic { mut producers, keys, .. } = bench.open("orders").found;
+        producers.sort_by(|a, b| a.producer.cmp(&b.producer));
+        let mark = |producer, seq, offset, time_ms| ProducerMark {
+            producer: ProducerId::parse(producer).unwrap(),
+            seq,
+            offset,
+            time_ms,
+        };
+        assert_eq!(producers, [mark("p1", 3, 4, NOON + 1000), mark("p2", 1, 2, NOON)]);
+        let key = |key, offset| KeyMark {
+            key: MessageId::parse(key).unwrap(),
+            offset,
+            time_ms: NOON + 1000,
+        };
+        assert_eq!(keys, [key("k1", 5), key("k2", 7)]);
+    }
+    bench.clock.set(NOON + 1000 + KEY_MEMORY_MS + 1);
+    assert_eq!(bench.open("orders").found.keys, []);
+    assert_eq!(bench.open("orders").found.producers.len(), 2);
+    bench.clock.set(NOON + PRODUCER_MEMORY_MS + 1);
+    assert_eq!(bench.open("orders").found.producers.len(), 1);
+    bench.clock.set(NOON + 1000 + PRODUCER_MEMORY_MS + 1);
+    assert_eq!(bench.open("orders").found.producers, []);
+}
+
+fn promise_9_producers_outlive_their_records(make: Make) {
+    let bench = make(Retention { max_messages: 2, ..Retention::default() }, 10);
+    let orders = bench.open("orders");
+    for n in 1..=20 {
+        orders.append(vec![sent_by(&format!("p{n}"), n)]).unwrap();
+    }
+    orders.wait_for_first(19);
+    let producers = bench.open("orders").found.producers;
+    let newest: Vec<(u64, u64)> = producers.iter().map(|mark| (mark.seq, mark.offset)).collect();
+    assert_eq!(newest, (1..=20).map(|n| (n, n)).collect::<Vec<_>>());
+}
+
+fn promise_9_only_so_many_producers_and_keys_are_remembered(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let (producers, keys) = (MAX_PRODUCERS as u64 + 500, MAX_RECENT_KEYS as u64 + 500);
+    let numbers: Vec<u64> = (1..=producers).collect();
+    for chunk in numbers.chunks(700) {
+        orders.append(chunk.iter().map(|n| sent_by(&format!("p{n}"), 1)).collect()).unwrap();
+    }
+    let found = bench.open("orders").found.producers;
+    assert_eq!(found.len(), MAX_PRODUCERS);
+    assert_eq!(found.iter().map(|mark| mark.offset).min(), Some(501));
+
+    let orders = bench.open("others");
+    for chunk in (1..=keys).collect::<Vec<_>>().chunks(700) {
+        orders.append(chunk.iter().map(|n| keyed(&format!("k{n}"))).collect()).unwrap();
+    }
+    let found = bench.open("others").found.keys;
+    assert_eq!(found.len(), MAX_RECENT_KEYS);
+    assert_eq!(found[0].key.as_str(), "k501");
+    assert_eq!(found.last().unwrap().offset, keys);
+}
+
+fn promise_10_by_count(make: Make) {
+    let bench = make(Retention { max_messages: 10, ..Retention::default() }, 10);
+    let orders = bench.open("orders");
+    for n in 0..35 {
+        orders.append(texts(n..n + 1)).unwrap();
+    }
+    orders.wait_for_first(26);
+    let page = orders.page(0, 35);
+    assert_eq!(page.items[0], expired(1, 25));
+    assert_eq!(offsets(&page), (26..=35).collect::<Vec<_>>());
+    assert_covered(&page, 0);
+    assert_eq!(orders.page(3, 9).items, [expired(4, 9)]);
+    assert_eq!(bench.open("orders").found.first, 26);
+    assert_eq!(bench.list()[0].first, 26);
+}
+
+fn promise_10_by_bytes(make: Make) {
+    let bench = make(Retention { max_bytes: 100_000, ..Retention::default() }, 10);
+    let orders = bench.open("orders");
+    for _ in 0..100 {
+        orders.append((0..10).map(|_| text(vec![b'x'; 1000])).collect()).unwrap();
+    }
+    wait_for("retention", || offsets(&orders.page(0, 1000)).len() < 120);
+    let kept = offsets(&orders.page(0, 1000));
+    assert!(kept.len() > 70 && *kept.last().unwrap() == 1000, "{kept:?}");
+
+    // The newest record stays, however large it is; and all that is left is it.
+    let newest = orders.append(vec![text(vec![b'x'; 200_000])]).unwrap()[0].offset;
+    orders.wait_for_first(newest);
+    assert_eq!(offsets(&orders.page(0, newest)), [newest]);
+}
+
+fn promise_10_by_age(make: Make) {
+    let bench = make(Retention { max_age_ms: 1000, ..Retention::default() }, 10);
+    let orders = bench.open("orders");
+    for n in 0..10 {
+        bench.clock.set(NOON + n * 100);
+        orders.append(texts(0..2)).unwrap();
+    }
+    bench.clock.set(NOON + 1500);
+    orders.wait_for_first(11);
+    assert_eq!(offsets(&orders.page(0, 20)), (11..=20).collect::<Vec<_>>());
+    bench.clock.set(NOON + 2000);
+    orders.wait_for_first(21);
+}
+
+fn promise_10_readers_are_told_what_expired_while_they_read(make: Make) {
+    let bench = make(Retention { max_messages: 200, ..Retention::default() }, 10);
+    let orders = bench.open("orders");
+    orders.append(texts(0..200)).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..300 {
+                orders.append(texts(0..20)).unwrap();
+            }
+        });
+        let mut up_to = 200;
+        while !writer.is_finished() {
+            let page = orders.page(0, up_to);
+            assert_covered(&page, 0);
+            assert!(
+                page.items.iter().all(|item| !matches!(
+                    item,
+                    PageItem::Gap { reason: GapReason::Lost, .. }
+                )),
+                "taken for lost: {:?}",
+                page.items
+            );
+            up_to = orders.page(0, u64::MAX).reached;
+        }
+    });
+}
+
+fn promise_11_the_epoch_stays_while_the_log_is_open(make: Make) {
+    let bench = plain(make);
+    let first = bench.open("orders");
+    first.append(texts(0..3)).unwrap();
+    first.close();
+    let second = bench.open("orders");
+    assert_eq!(second.found.epoch, first.found.epoch);
+    assert_eq!(second.found.lineage, []);
+}
+
+fn many_topics_are_written_and_read_at_once(make: Make) {
+    let bench = plain(make);
+    let (topics, rounds) = (60, 30);
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let bench = &bench;
+            scope.spawn(move || {
+                let opened: Vec<Opened<'_>> =
+                    (0..topics / 6).map(|n| bench.open(&format!("t.{thread}.{n}"))).collect();
+                for round in 0..rounds {
+                    for (n, topic) in opened.iter().enumerate() {
+                        let data = format!("{thread} {n} {round}");
+                        let kept = topic.append(vec![text(data.clone()), text(data)]).unwrap();
+                        assert_eq!(kept[0].offset, round * 2 + 1);
+                        let after = kept[0].offset.saturating_sub(5);
+                        let page = topic.page(after, kept[1].offset);
+                        assert_covered(&page, after);
+                        assert_eq!(page.reached, kept[1].offset);
+                        assert_eq!(*messages(&page).last().unwrap(), kept[1].message);
+                    }
+                }
+            });
+        }
+    });
+    let listed = bench.list();
+    assert_eq!(listed.len(), topics);
+    assert!(listed.iter().all(|info| (info.first, info.head) == (1, rounds * 2)));
+}
+
+macro_rules! contract {
+    ($make:expr; $($name:ident)*) => {
+        $(#[test] fn $name() { super::$name($make) })*
+    };
+}
+
+macro_rules! for_every_engine {
+    ($($name:ident)*) => {
+        mod in_memory { contract!(super::memory_bench; $($name)*); }
+        mod in_sled { contract!(super::sled_bench; $($name)*); }
+    };
+}
+
+fn memory_bench(retention: Retention, max_topics: usize) -> Bench {
+    let clock = Clock::manual(NOON);
+    let log = memory::MemoryLog::new(clock.clone(), Arc::new(move |_| retention), max_topics);
+    Bench { log: Arc::new(log), clock, _keep: None }
+}
+
+fn sled_bench(retention: Retention, max_topics: usize) -> Bench {
+    let clock = Clock::manual(NOON);
+    let dir = tempfile::tempdir().unwrap();
+    let log = sled::SledLog::open(sled::SledOptions {
+        clock: clock.clone(),
+        retention: Arc::new(move |_| retention),
+        max_topics: max_topics as u64,
+        tick: Duration::from_millis(5),
+        ..sled::SledOptions::new(dir.path())
+    });
+    Bench { log: Arc::new(log.unwrap()), clock, _keep: Some(dir) }
+}
+
+for_every_engine! {
+    promise_1_every_call_is_answered_once
+    promise_1_after_shutdown_calls_are_answered_too
+    promise_1_shutdown_commits_what_was_taken
+    promise_2_what_is_appended_is_read_again
+    promise_2_large_messages_are_kept_whole
+    promise_2_many_records_in_one_append_lie_together
+    promise_3_nothing_is_shown_beyond_up_to
+    promise_4_pages_follow_each_other_without_a_hole
+    promise_5_only_the_newest_generation_may_append
+    promise_5_opening_sees_all_that_was_appended_before
+    promise_6_opening_and_reading_create_nothing
+    promise_6_there_are_at_most_so_many_topics
+    topics_are_listed_by_name
+    promise_7_head_and_first_outlive_the_records
+    promise_8_time_does_not_go_back
+    a_point_in_time_is_found
+    promise_9_producers_and_keys_are_found_again
+    promise_9_producers_outlive_their_records
+    promise_9_only_so_many_producers_and_keys_are_remembered
+    promise_10_by_count
+    promise_10_by_bytes
+    promise_10_by_age
+    promise_10_readers_are_told_what_expired_while_they_read
+    promise_11_the_epoch_stays_while_the_log_is_open
+    many_topics_are_written_and_read_at_once
+}

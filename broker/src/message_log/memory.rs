@@ -1,1 +1,392 @@
-//! The engine that keeps records in memory.
+//! The engine that keeps records in memory: a bounded ring for each topic, and a new epoch at every start. Every call is
+//! answered before it returns. Owns nothing on disk and no thread; what is old goes when the engine is next called.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use hark_protocol::{Epoch, GapReason, Idempotency, Message, Record, TopicName};
+
+use super::{
+    Append, Appended, Done, KEY_MEMORY_MS, KeyMark, LogError, LogNews, MAX_PRODUCERS,
+    MAX_RECENT_KEYS, MessageLog, NewsSink, OpenedTopic, PRODUCER_MEMORY_MS, Page, PageItem,
+    ProducerMark, Read, Retention, RetentionFor, TopicInfo,
+};
+use crate::clock::Clock;
+
+/// What a record costs beside its content, for the bound in bytes: its place in the ring and the message's own fields.
+const RECORD_OVERHEAD_BYTES: u64 = 128;
+/// How many other topics each append looks at, so that what is old goes from topics nobody uses too.
+const SWEEP_TOPICS: usize = 2;
+
+/// Keeps records in memory.
+pub struct MemoryLog {
+    epoch: Epoch,
+    clock: Clock,
+    retention: RetentionFor,
+    max_topics: usize,
+    topics: RwLock<BTreeMap<TopicName, Arc<Mutex<Topic>>>>,
+    /// How many topics have or had records. Those that were only opened do not count.
+    created: AtomicU64,
+    generation: AtomicU64,
+    ended: AtomicBool,
+    /// Where the last sweep stopped.
+    swept: Mutex<Option<TopicName>>,
+}
+
+/// One topic. Has its place in the map while it is open, and for good once it has had a record.
+struct Topic {
+    generation: u64,
+    news: Option<NewsSink>,
+    retention: Retention,
+    created: bool,
+    first: u64,
+    head: u64,
+    last_time_ms: u64,
+    bytes: u64,
+    ring: VecDeque<Kept>,
+    producers: HashMap<hark_protocol::ProducerId, Mark>,
+}
+
+struct Kept {
+    time_ms: u64,
+    bytes: u64,
+    new: super::NewRecord,
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    seq: u64,
+    offset: u64,
+    time_ms: u64,
+}
+
+impl fmt::Debug for MemoryLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLog").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+impl MemoryLog {
+    /// An empty log with an epoch of its own. At most `max_topics` topics can have records.
+    pub fn new(clock: Clock, retention: RetentionFor, max_topics: usize) -> Self {
+        Self {
+            epoch: Epoch::new(rand::random()),
+            clock,
+            retention,
+            max_topics,
+            topics: RwLock::default(),
+            created: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            swept: Mutex::new(None),
+        }
+    }
+
+    fn find(&self, topic: &TopicName) -> Option<Arc<Mutex<Topic>>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
+    }
+
+    fn is_ended<T>(&self) -> Result<(), Result<T, LogError>> {
+        match self.ended.load(Ordering::Acquire) {
+            true => Err(Err(LogError::Closed("it has been shut down".into()))),
+            false => Ok(()),
+        }
+    }
+
+    fn open_now(&self, name: &TopicName, news: NewsSink) -> Result<OpenedTopic, LogError> {
+        self.is_ended().or_else(|ended| ended)?;
+        // Within the map's lock: a `close` must not remove what is being opened.
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let topic = Arc::clone(topics.entry(name.clone()).or_insert_with(Topic::unused));
+        let mut topic = lock(&topic);
+        drop(topics);
+        topic.generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        topic.news = Some(news);
+        topic.retention = (self.retention)(name);
+        let now_ms = self.clock.now_ms();
+        topic.trim(now_ms);
+        Ok(OpenedTopic {
+            generation: topic.generation,
+            epoch: self.epoch,
+            lineage: Vec::new(),
+            first: topic.first,
+            head: topic.head,
+            producers: topic.newest_producers(now_ms),
+            keys: topic.recent_keys(now_ms),
+        })
+    }
+
+    fn append_now(
+        &self,
+        name: &TopicName,
+        generation: u64,
+        records: Vec<super::NewRecord>,
+    ) -> Result<Appended, LogError> {
+        self.is_ended().or_else(|ended| ended)?;
+        let topic = self.find(name).ok_or(LogError::StaleGeneration)?;
+        let mut topic = lock(&topic);
+        if topic.generation != generation {
+            return Err(LogError::StaleGeneration);
+        }
+        if !topic.created {
+            self.count_one_more_topic()?;
+            topic.created = true;
+        }
+        let now_ms = self.clock.now_ms();
+        let kept = topic.keep(records, now_ms);
+        topic.trim(now_ms);
+        Ok(Appended { records: kept })
+    }
+
+    fn count_one_more_topic(&self) -> Result<(), LogError> {
+        let room_for = |created: u64| (created < self.max_topics as u64).then_some(created + 1);
+        match self.created.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room_for) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(LogError::TooManyTopics),
+        }
+    }
+
+    fn read_now(&self, read: &Read) -> Result<Page, LogError> {
+        self.is_ended().or_else(|ended| ended)?;
+        let nothing = Page { items: Vec::new(), reached: read.after };
+        let Some(topic) = self.find(&read.topic) else { return Ok(nothing) };
+        let mut topic = lock(&topic);
+        topic.trim(self.clock.now_ms());
+        let up_to = read.up_to.min(topic.head);
+        if read.after >= up_to {
+            return Ok(nothing);
+        }
+        Ok(topic.page(read, up_to))
+    }
+
+    fn find_time_now(
+        &self,
+        name: &TopicName,
+        since_ms: u64,
+        up_to: u64,
+    ) -> Result<u64, LogError> {
+        self.is_ended().or_else(|ended| ended)?;
+        let Some(topic) = self.find(name) else { return Ok(0) };
+        let mut topic = lock(&topic);
+        topic.trim(self.clock.now_ms());
+        let older = topic.ring.partition_point(|kept| kept.time_ms < since_ms) as u64;
+        Ok((topic.first - 1 + older).min(up_to).min(topic.head))
+    }
+
+    fn list_now(
+        &self,
+        after: Option<TopicName>,
+        limit: usize,
+    ) -> Result<Vec<TopicInfo>, LogError> {
+        self.is_ended().or_else(|ended| ended)?;
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let describe = |(name, topic): (&TopicName, &Arc<Mutex<Topic>>)| {
+            let topic = lock(topic);
+            topic.created.then(|| TopicInfo {
+                topic: name.clone(),
+                epoch: self.epoch,
+                first: topic.first,
+                head: topic.head,
+            })
+        };
+        Ok(topics.range((from, Bound::Unbounded)).filter_map(describe).take(limit).collect())
+    }
+
+    /// Takes what is old from the topics whose turn it is.
+    fn sweep(&self) {
+        let mut swept = lock(&self.swept);
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..SWEEP_TOPICS {
+            let from = swept.take().map_or(Bound::Unbounded, Bound::Excluded);
+            let Some((name, topic)) = topics.range((from, Bound::Unbounded)).next() else { return };
+            *swept = Some(name.clone());
+            lock(topic).trim(self.clock.now_ms());
+        }
+    }
+}
+
+impl MessageLog for MemoryLog {
+    fn open(&self, topic: TopicName, news: NewsSink, done: Done<OpenedTopic>) {
+        done(self.open_now(&topic, news));
+    }
+
+    fn append(&self, append: Append) {
+        let Append { topic, generation, records, done } = append;
+        done(self.append_now(&topic, generation, records));
+        self.sweep();
+    }
+
+    fn read(&self, read: Read, done: Done<Page>) {
+        done(self.read_now(&read));
+    }
+
+    fn find_time(&self, topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64>) {
+        done(self.find_time_now(&topic, since_ms, up_to));
+    }
+
+    fn close(&self, topic: TopicName, generation: u64) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = topics.get(&topic).cloned() else { return };
+        let mut found = lock(&found);
+        if found.generation != generation {
+            return;
+        }
+        found.generation = 0; // which no `open` has drawn
+        found.news = None;
+        if !found.created {
+            topics.remove(&topic);
+        }
+    }
+
+    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>) {
+        done(self.list_now(after, limit));
+    }
+
+    fn closed_for_writing(&self) -> Option<String> {
+        self.ended.load(Ordering::Acquire).then(|| "it has been shut down".to_owned())
+    }
+
+    fn shutdown(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+impl Topic {
+    fn unused() -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            generation: 0,
+            news: None,
+            retention: Retention::default(),
+            created: false,
+            first: 1,
+            head: 0,
+            last_time_ms: 0,
+            bytes: 0,
+            ring: VecDeque::new(),
+            producers: HashMap::new(),
+        }))
+    }
+
+    fn keep(&mut self, records: Vec<super::NewRecord>, now_ms: u64) -> Vec<Record> {
+        let time_ms = self.last_time_ms.max(now_ms);
+        self.last_time_ms = time_ms;
+        let mut kept = Vec::with_capacity(records.len());
+        for new in records {
+            self.head += 1;
+            let offset = self.head;
+            if let Idempotency::Sequence { producer, seq } = &new.idempotency {
+                self.producers.insert(producer.clone(), Mark { seq: *seq, offset, time_ms });
+            }
+            kept.push(Record { offset, prev: None, time_ms, message: new.message.clone() });
+            let bytes = cost(&new.message);
+            self.bytes += bytes;
+            self.ring.push_back(Kept { time_ms, bytes, new });
+        }
+        if self.producers.len() > 2 * MAX_PRODUCERS {
+            let newest = self.newest_producers(time_ms);
+            let mark = |p: ProducerMark| {
+                (p.producer, Mark { seq: p.seq, offset: p.offset, time_ms: p.time_ms })
+            };
+            self.producers = newest.into_iter().map(mark).collect();
+        }
+        kept
+    }
+
+    /// Takes from the front what the retention does not keep.
+    fn trim(&mut self, now_ms: u64) {
+        let before = self.first;
+        while let Some(oldest) = self.ring.front() {
+            let too_old = oldest.time_ms < now_ms.saturating_sub(self.retention.max_age_ms);
+            let too_much = self.bytes > self.retention.max_bytes
+                || self.ring.len() as u64 > self.retention.max_messages;
+            if !too_old && !(too_much && self.ring.len() > 1) {
+                break;
+            }
+            self.bytes -= oldest.bytes;
+            self.first += 1;
+            self.ring.pop_front();
+        }
+        if self.first > before {
+            if self.ring.is_empty() {
+                self.ring.shrink_to_fit();
+            }
+            if let Some(news) = &self.news {
+                news(LogNews::Trimmed { first: self.first });
+            }
+        }
+    }
+
+    fn page(&self, read: &Read, up_to: u64) -> Page {
+        let mut items = Vec::new();
+        let mut reached = read.after;
+        if reached + 1 < self.first {
+            let to = (self.first - 1).min(up_to);
+            items.push(PageItem::Gap { reason: GapReason::Expired, from: reached + 1, to });
+            reached = to;
+        }
+        let skip = usize::try_from(reached + 1 - self.first).unwrap_or(usize::MAX);
+        let take = usize::try_from(up_to - reached).unwrap_or(usize::MAX).min(read.max_records.max(1));
+        let mut bytes = 0;
+        for (n, kept) in self.ring.iter().skip(skip).take(take).enumerate() {
+            bytes += kept.new.message.payload.len();
+            if n > 0 && bytes > read.max_bytes {
+                break;
+            }
+            reached += 1;
+            items.push(PageItem::Record(Record {
+                offset: reached,
+                prev: None,
+                time_ms: kept.time_ms,
+                message: kept.new.message.clone(),
+            }));
+        }
+        Page { items, reached }
+    }
+
+    fn newest_producers(&self, now_ms: u64) -> Vec<ProducerMark> {
+        let oldest = now_ms.saturating_sub(PRODUCER_MEMORY_MS);
+        let mut marks: Vec<ProducerMark> = self
+            .producers
+            .iter()
+            .filter(|(_, mark)| mark.time_ms >= oldest)
+            .map(|(producer, &Mark { seq, offset, time_ms })| ProducerMark {
+                producer: producer.clone(),
+                seq,
+                offset,
+                time_ms,
+            })
+            .collect();
+        super::keep_newest(&mut marks);
+        marks
+    }
+
+    fn recent_keys(&self, now_ms: u64) -> Vec<KeyMark> {
+        let oldest = now_ms.saturating_sub(KEY_MEMORY_MS);
+        let newest = self.ring.iter().rev().take(MAX_RECENT_KEYS).zip((0..=self.head).rev());
+        let mut keys: Vec<KeyMark> = newest
+            .take_while(|(kept, _)| kept.time_ms >= oldest)
+            .filter_map(|(kept, offset)| match &kept.new.idempotency {
+                Idempotency::Key(key) => {
+                    Some(KeyMark { key: key.clone(), offset, time_ms: kept.time_ms })
+                }
+                Idempotency::None | Idempotency::Sequence { .. } => None,
+            })
+            .collect();
+        keys.reverse();
+        keys
+    }
+}
+
+fn cost(message: &Message) -> u64 {
+    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    (message.payload.len() + headers) as u64 + RECORD_OVERHEAD_BYTES
+}
+
+/// A thread that panicked left the data as it was between two fields at worst; it is records, not invariants.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -42,7 +42,8 @@ pub const KEY_MEMORY_MS: u64 = 2 * 60 * 1000;
 
 /// What is called with the answer, exactly once.
 pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
-/// What is called with news about an open topic, in order, from the engine's thread. Must not block.
+/// What is called with news about an open topic, in order, from whichever thread the engine likes. Must not block, and
+/// must not call the log.
 pub type NewsSink = Arc<dyn Fn(LogNews) + Send + Sync>;
 
 /// An engine that keeps records. Its promises are numbered in the module's documentation.
@@ -242,6 +243,15 @@ impl Default for Retention {
     }
 }
 
+/// Leaves the newest [`MAX_PRODUCERS`], oldest first.
+pub(crate) fn keep_newest(marks: &mut Vec<ProducerMark>) {
+    marks.sort_unstable_by_key(|mark| mark.offset);
+    marks.drain(..marks.len().saturating_sub(MAX_PRODUCERS));
+}
+
+/// Which retention a topic has. Asked whenever the topic is opened.
+pub type RetentionFor = Arc<dyn Fn(&TopicName) -> Retention + Send + Sync>;
+
 /// Why the log did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
@@ -254,6 +264,9 @@ pub enum LogError {
     /// The topic has been opened by another since.
     #[error("the topic has been opened again since")]
     StaleGeneration,
+    /// There are as many topics as there may be; this would have been another one.
+    #[error("there are as many topics as there may be (max_topics); delete some or raise the limit")]
+    TooManyTopics,
     /// The engine could not read.
     #[error("the log could not be read: {0}")]
     Unreadable(String),

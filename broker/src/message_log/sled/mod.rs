@@ -1,1 +1,230 @@
-//! The engine that keeps records in sled.
+//! The engine that keeps records in sled: crash-safe, on one machine. Owns the threads and their queues; what they do is
+//! told in the files.
+//!
+//! ```text
+//! open · append · close ─► queue ─► writer ─► sled, fdatasync, witness      (writer, append, open_topic, retention …)
+//! read · find_time · list ─► queue ─► readers ─► sled                       (reader, page, load)
+//! ```
+//! How records lie on the disk: `layout` (keys and values), `stored` (records), `meta` (everything else), `witness`.
+
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hark_protocol::TopicName;
+
+use super::{
+    Append, Done, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, Retention, RetentionFor,
+    TopicInfo,
+};
+use crate::clock::Clock;
+
+mod append;
+mod checkpoint;
+mod faults;
+mod layout;
+mod load;
+mod meta;
+mod open;
+mod open_topic;
+mod page;
+mod queue;
+mod reader;
+mod retention;
+mod scan;
+mod store;
+mod stored;
+#[cfg(test)]
+mod tests;
+mod witness;
+mod writer;
+
+pub use faults::Faults;
+pub use open::OpenError;
+
+use queue::{Queue, Refused};
+use reader::{Job, MAX_JOBS};
+use store::Store;
+use writer::{Command, MAX_COMMAND_BYTES, MAX_COMMANDS, State, Writer};
+
+/// How a directory is opened.
+#[derive(Clone)]
+pub struct SledOptions {
+    /// Where the records are kept. Created if it is not there.
+    pub dir: PathBuf,
+    /// The time of records.
+    pub clock: Clock,
+    /// What each topic keeps.
+    pub retention: RetentionFor,
+    /// What sled keeps in memory, in bytes. The process may use a few times as much.
+    pub cache_bytes: u64,
+    /// How many topics there may be that have or had records.
+    pub max_topics: u64,
+    /// How often open topics are looked at for records that have become too old.
+    pub tick: Duration,
+    /// For tests.
+    pub faults: Faults,
+}
+
+impl SledOptions {
+    /// The defaults: a cache of 64 MiB, a million topics, and the default retention for each.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            clock: Clock::system(),
+            retention: Arc::new(|_| Retention::default()),
+            cache_bytes: 64 * 1024 * 1024,
+            max_topics: 1_000_000,
+            tick: Duration::from_secs(5),
+            faults: Faults::default(),
+        }
+    }
+}
+
+impl fmt::Debug for SledOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledOptions").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Keeps records in a directory of its own.
+pub struct SledLog {
+    commands: Arc<Queue<Command>>,
+    jobs: Arc<Queue<Job>>,
+    closed: Arc<OnceLock<String>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends with the log, in this order. The store lives in the threads alone, so that sled has let go of its files when
+/// they are done.
+struct Running {
+    writer: JoinHandle<()>,
+    readers: Vec<JoinHandle<()>>,
+    _lock: File,
+}
+
+impl fmt::Debug for SledLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledLog").field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
+impl SledLog {
+    /// Opens a directory, or makes a new one. Blocks: what was written since the last start is read once.
+    pub fn open(options: SledOptions) -> Result<Self, OpenError> {
+        let SledOptions { dir, clock, retention, cache_bytes, max_topics, tick, faults } = options;
+        let opened = open::open(&dir, cache_bytes)?;
+        let closed = Arc::new(OnceLock::new());
+        let store = Store::new(
+            opened.records,
+            opened.meta,
+            opened.directory,
+            clock,
+            Arc::clone(&closed),
+        );
+        let store = Arc::new(store);
+        let commands = Arc::new(Queue::new(MAX_COMMANDS, MAX_COMMAND_BYTES));
+        let jobs = Arc::new(Queue::new(MAX_JOBS, usize::MAX));
+        let no_threads = |source| OpenError::NotWritable { dir: dir.clone(), source };
+        let readers = reader::start(&store, &jobs, &commands).map_err(no_threads)?;
+        let writer = Writer {
+            store,
+            db: opened.db,
+            data: opened.data,
+            witness: opened.witness,
+            commands: Arc::clone(&commands),
+            jobs: Arc::clone(&jobs),
+            retention,
+            max_topics,
+            tick,
+            faults,
+            ids: opened.ids,
+            commits: opened.commits,
+            state: State::default(),
+        };
+        let writer = writer::start(writer).map_err(no_threads)?;
+        let running = Running { writer, readers, _lock: opened.lock };
+        Ok(Self { commands, jobs, closed, running: Mutex::new(Some(running)) })
+    }
+
+    fn order(&self, command: Command, bytes: usize) {
+        match self.commands.push(command, bytes) {
+            Ok(()) => {}
+            Err(Refused::Full(command)) => command.refuse(LogError::Busy),
+            Err(Refused::Ended(command)) => command.refuse(shut_down()),
+        }
+    }
+
+    fn ask(&self, job: Job) {
+        match self.jobs.push(job, 0) {
+            Ok(()) => {}
+            Err(Refused::Full(job)) => job.refuse(LogError::Busy),
+            Err(Refused::Ended(job)) => job.refuse(shut_down()),
+        }
+    }
+}
+
+impl MessageLog for SledLog {
+    fn open(&self, topic: TopicName, news: NewsSink, done: Done<OpenedTopic>) {
+        self.order(Command::Open { topic, news, done }, 0);
+    }
+
+    fn append(&self, append: Append) {
+        let bytes = append.records.iter().map(|new| new.message.payload.len()).sum();
+        self.order(Command::Append(append), bytes);
+    }
+
+    fn read(&self, read: Read, done: Done<Page>) {
+        self.ask(Job::Read(read, done));
+    }
+
+    fn find_time(&self, topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64>) {
+        self.ask(Job::FindTime { topic, since_ms, up_to, done });
+    }
+
+    fn close(&self, topic: TopicName, generation: u64) {
+        // At most one a generation, so it has its place even in a full queue.
+        if self.commands.push_anyway(Command::Close { topic, generation }).is_err() {
+            tracing::trace!("a topic was closed after the log");
+        }
+    }
+
+    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>) {
+        self.ask(Job::List { after, limit, done });
+    }
+
+    fn closed_for_writing(&self) -> Option<String> {
+        self.closed.get().cloned()
+    }
+
+    fn shutdown(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Running { writer, readers, _lock }) = running else { return };
+        self.commands.end();
+        join(writer);
+        self.jobs.end();
+        readers.into_iter().for_each(join);
+        // A reason that was there before stays.
+        let _new = self.closed.set("it has been shut down".into());
+    }
+}
+
+impl Drop for SledLog {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    // An answer may hold the last handle of the log; a thread that waits for itself would wait for ever.
+    if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+        tracing::error!("a thread of the log panicked");
+    }
+}
+
+fn shut_down() -> LogError {
+    LogError::Closed("it has been shut down".into())
+}

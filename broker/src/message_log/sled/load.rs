@@ -1,0 +1,268 @@
+//! What is found of a topic when it is opened: its head, whether its tail is whole, its producers and keys. Only reads,
+//! on the reader pool; what must be put right is written by the writer, which takes no appends of the topic meanwhile.
+
+use std::collections::HashMap;
+use std::ops::RangeBounds;
+
+use hark_protocol::{Idempotency, ProducerId, TopicName};
+
+use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
+use super::meta::{Identity, Mark, Numbers};
+use super::scan::{Scan, Value, span};
+use super::store::Store;
+use super::stored::{Body, idempotency_of_first_part};
+use crate::message_log::{
+    KEY_MEMORY_MS, KeyMark, LogError, MAX_RECENT_KEYS, PRODUCER_MEMORY_MS, ProducerMark,
+    keep_newest,
+};
+
+/// A topic as found, and what differs from what is stored.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    /// `None`: the topic was never used.
+    pub(super) identity: Option<Identity>,
+    pub(super) identity_changed: bool,
+    pub(super) numbers: Numbers,
+    pub(super) numbers_changed: bool,
+    /// Leftovers of an append that was not finished: to be removed.
+    pub(super) leftovers: Vec<Key>,
+    pub(super) producers: Vec<ProducerMark>,
+    /// Those of the producers' numbers that are not in `meta` yet.
+    pub(super) since_checkpoint: HashMap<ProducerId, Mark>,
+    /// Producers that may be forgotten.
+    pub(super) forgotten: Vec<ProducerMark>,
+    pub(super) keys: Vec<KeyMark>,
+}
+
+/// Looks at a topic.
+pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
+    let Some(mut identity) = store.meta.identity(name)? else { return Ok(Loaded::default()) };
+    let topic = identity.id();
+    let stored = store.meta.numbers(topic)?;
+    let tail = Tail::find(store, topic, stored).map_err(damaged)?;
+    let numbers = tail.numbers;
+
+    let saw_cuts = identity.see_cuts(&store.directory, numbers.head);
+    if tail.is_cut && !saw_cuts {
+        identity.lose_tail(numbers.head);
+    }
+    if tail.is_cut || saw_cuts {
+        let (head, epoch) = (numbers.head, identity.epoch());
+        tracing::error!(topic = %name, head, %epoch, "the topic's tail may be lost: it goes on with a new epoch");
+    }
+
+    let since_checkpoint = marks_after_checkpoint(store, topic, &numbers)?;
+    let (producers, forgotten) = producers(store, topic, numbers.head, &since_checkpoint)?;
+    Ok(Loaded {
+        identity: Some(identity),
+        identity_changed: tail.is_cut || saw_cuts,
+        numbers,
+        numbers_changed: numbers != stored,
+        leftovers: tail.leftovers,
+        producers,
+        since_checkpoint,
+        forgotten,
+        keys: recent_keys(store, topic, &numbers)?,
+    })
+}
+
+/// The end of a topic as it lies there.
+struct Tail {
+    numbers: Numbers,
+    /// There is less than there was.
+    is_cut: bool,
+    leftovers: Vec<Key>,
+}
+
+impl Tail {
+    fn find(store: &Store, topic: TopicId, stored: Numbers) -> sled::Result<Self> {
+        let mut numbers = stored;
+        let newest = match stored.first <= stored.head {
+            true => last_whole_value(store, topic, stored.first, stored.head)?,
+            false => None,
+        };
+        let found = newest.map_or(stored.first - 1, |value| value.end);
+        let is_cut = found < stored.head;
+        if is_cut {
+            numbers.head = found;
+            numbers.checkpoint = stored.checkpoint.min(found);
+            numbers.bytes = bytes_of(store, topic, stored.first..=found)?;
+        } else {
+            // What was written but not answered: its producers find it here.
+            let mut beyond = Scan::new(&store.records, topic, stored.head + 1, u64::MAX)?;
+            while let Some(value) = beyond.next_value()? {
+                if value.base != numbers.head + 1 {
+                    break;
+                }
+                numbers.head = value.end;
+                numbers.last_time_ms = value.time_ms.max(numbers.last_time_ms);
+                numbers.bytes += value.bytes;
+            }
+        }
+        let beyond = span(topic, numbers.head + 1, u64::MAX);
+        let leftovers = store
+            .records
+            .range(beyond)
+            .keys()
+            .filter_map(|key| key.map(|key| Key::parse(&key)).transpose())
+            .collect::<sled::Result<_>>()?;
+        Ok(Self { numbers, is_cut, leftovers })
+    }
+}
+
+/// The newest whole value of a topic between two offsets.
+fn last_whole_value(
+    store: &Store,
+    topic: TopicId,
+    first: u64,
+    head: u64,
+) -> sled::Result<Option<Value>> {
+    let mut until = head;
+    loop {
+        let Some(found) = store.records.range(span(topic, 0, until)).next_back().transpose()? else {
+            return Ok(None);
+        };
+        let Some(key) = Key::parse(&found.0).filter(|key| key.base >= 1) else { return Ok(None) };
+        let mut scan = Scan::new(&store.records, topic, key.base, key.base)?;
+        match scan.next_value()? {
+            Some(value) if value.end <= head => return Ok(Some(value).filter(|v| v.end >= first)),
+            _ => until = key.base - 1,
+        }
+    }
+}
+
+fn bytes_of(
+    store: &Store,
+    topic: TopicId,
+    offsets: impl RangeBounds<u64>,
+) -> sled::Result<u64> {
+    let mut bytes = 0;
+    for found in store.records.range(span(topic, 0, u64::MAX)) {
+        let (key, value) = found?;
+        if Key::parse(&key).is_some_and(|key| offsets.contains(&key.base)) {
+            bytes += (KEY_BYTES + value.len()) as u64;
+        }
+    }
+    Ok(bytes)
+}
+
+fn marks_after_checkpoint(
+    store: &Store,
+    topic: TopicId,
+    numbers: &Numbers,
+) -> Result<HashMap<ProducerId, Mark>, LogError> {
+    let mut marks = HashMap::new();
+    let from = (numbers.checkpoint + 1).max(numbers.first);
+    if from > numbers.head {
+        return Ok(marks);
+    }
+    let mut scan = Scan::new(&store.records, topic, from, numbers.head).map_err(damaged)?;
+    while let Some(value) = scan.next_value().map_err(damaged)? {
+        let mut body = Body::new(value.body);
+        for offset in value.base..=value.end {
+            let Ok(idempotency) = body.next_idempotency() else { break };
+            if let Idempotency::Sequence { producer, seq } = idempotency {
+                marks.insert(producer, Mark { seq, offset, time_ms: value.time_ms });
+            }
+        }
+    }
+    Ok(marks)
+}
+
+/// The producers to be remembered, oldest first, and those that are only in the way.
+fn producers(
+    store: &Store,
+    topic: TopicId,
+    head: u64,
+    since_checkpoint: &HashMap<ProducerId, Mark>,
+) -> Result<(Vec<ProducerMark>, Vec<ProducerMark>), LogError> {
+    let oldest_ms = store.clock.now_ms().saturating_sub(PRODUCER_MEMORY_MS);
+    let (mut remembered, mut forgotten) = (Vec::new(), Vec::new());
+    for mark in store.meta.marks(topic) {
+        let mut mark = mark?;
+        if since_checkpoint.contains_key(&mark.producer) {
+            continue;
+        }
+        if mark.time_ms < oldest_ms {
+            forgotten.push(mark);
+        } else {
+            // Of a tail that was cut: the producer's count goes on all the same.
+            mark.offset = mark.offset.min(head);
+            remembered.push(mark);
+        }
+    }
+    let newer = since_checkpoint.iter().filter(|(_, mark)| mark.time_ms >= oldest_ms);
+    remembered.extend(newer.map(|(producer, &Mark { seq, offset, time_ms })| ProducerMark {
+        producer: producer.clone(),
+        seq,
+        offset,
+        time_ms,
+    }));
+    let all = remembered.clone();
+    keep_newest(&mut remembered);
+    if all.len() > remembered.len() {
+        let oldest = remembered.first().map_or(0, |mark| mark.offset);
+        forgotten.extend(all.into_iter().filter(|mark| mark.offset < oldest));
+    }
+    Ok((remembered, forgotten))
+}
+
+/// Producers of an open topic that may be forgotten.
+pub(super) fn forgotten_producers(
+    store: &Store,
+    topic: TopicId,
+) -> Result<Vec<ProducerMark>, LogError> {
+    Ok(producers(store, topic, u64::MAX, &HashMap::new())?.1)
+}
+
+/// The keys among the newest records, oldest first.
+fn recent_keys(
+    store: &Store,
+    topic: TopicId,
+    numbers: &Numbers,
+) -> Result<Vec<KeyMark>, LogError> {
+    let oldest_ms = store.clock.now_ms().saturating_sub(KEY_MEMORY_MS);
+    let oldest_offset = numbers.first.max((numbers.head + 1).saturating_sub(MAX_RECENT_KEYS as u64));
+    let mut keys = Vec::new();
+    if numbers.head < numbers.first {
+        return Ok(keys);
+    }
+    let first = super::scan::last_key(&store.records, topic, oldest_offset).map_err(damaged)?;
+    let from = first.map_or(oldest_offset, |key| key.base);
+    // Backwards, so that what is too old ends it.
+    for found in store.records.range(span(topic, from, numbers.head)).rev() {
+        let (key, value) = found.map_err(damaged)?;
+        let Some(header) = Header::check(&key, &value) else { continue };
+        let Some(key) = Key::parse(&key).filter(|key| key.part == 0) else { continue };
+        let time_ms = header.time_ms;
+        if time_ms < oldest_ms {
+            break;
+        }
+        let body = bytes::Bytes::from_owner(value).slice(HEADER_BYTES..);
+        let idempotencies = match header.is_part {
+            true => idempotency_of_first_part(&body).into_iter().collect(),
+            false => all_idempotencies(body, header.count),
+        };
+        let marks = (key.base..).zip(idempotencies).filter_map(|(offset, found)| match found {
+            Idempotency::Key(key) => Some(KeyMark { key, offset, time_ms }),
+            Idempotency::None | Idempotency::Sequence { .. } => None,
+        });
+        let begin = keys.len();
+        keys.extend(marks.filter(|mark| mark.offset >= oldest_offset));
+        keys[begin..].reverse();
+    }
+    keys.reverse();
+    Ok(keys)
+}
+
+fn all_idempotencies(body: bytes::Bytes, count: u16) -> Vec<Idempotency> {
+    let mut body = Body::new(body);
+    (0..count).map_while(|_| body.next_idempotency().ok()).collect()
+}
+
+/// Opening must know the tail for certain, or an offset could be given out twice.
+fn damaged(e: sled::Error) -> LogError {
+    LogError::Unreadable(format!(
+        "the topic's newest records cannot be read ({e}); other topics are not affected"
+    ))
+}

@@ -1,0 +1,397 @@
+//! The tree `meta`: what the log knows of itself and of its topics beside the records. Owns keys and forms; leaves when
+//! they are written, and in which order, to the writer.
+//!
+//! ```text
+//! c                   the commit counter: the last write of each commit
+//! d                   the directory: format, epochs
+//! h | topic id        a topic's numbers: written with every commit that touches it
+//! i                   the next topic id, and how many topics there are
+//! n | name            a topic's identity
+//! p | topic id | name a producer's newest number, as of the topic's last checkpoint
+//! ```
+//! sled recovers a prefix of its log. So whatever must not be seen without another is written after that other.
+
+use hark_protocol::{Epoch, ProducerId, TopicName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sled::IVec;
+
+use super::layout::TopicId;
+use crate::message_log::{Lineage, LogError, ProducerMark};
+
+/// The format of everything in the directory.
+pub(super) const FORMAT_VERSION: u32 = 1;
+/// How many earlier epochs are remembered, of the directory and of a topic.
+const MAX_LINEAGE: usize = 64;
+
+const COMMITS: &[u8] = b"c";
+const DIRECTORY: &[u8] = b"d";
+const IDS: &[u8] = b"i";
+const NAMES: u8 = b'n';
+
+/// The tree, with its forms.
+#[derive(Debug, Clone)]
+pub(super) struct Meta(sled::Tree);
+
+/// What is known of the directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Directory {
+    pub(super) format: u32,
+    /// The epoch of every topic that was never used.
+    epoch: u64,
+    /// How often a tail was found cut.
+    pub(super) cuts: u64,
+    /// The directory's earlier epochs, each with the number of the cut that ended it, oldest first.
+    earlier: Vec<(u64, u64)>,
+}
+
+/// Which topic ids are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ids {
+    pub(super) next: u64,
+    pub(super) topics: u64,
+}
+
+/// Which sequence a topic is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    id: u64,
+    epoch: u64,
+    /// The cuts this topic has taken notice of.
+    cuts_seen: u64,
+    lineage: Vec<(u64, u64)>,
+}
+
+/// A topic's numbers, and the witness of its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Numbers {
+    pub(super) first: u64,
+    pub(super) head: u64,
+    pub(super) last_time_ms: u64,
+    /// Bytes as stored, keys included.
+    pub(super) bytes: u64,
+    /// The producers' numbers up to this offset are in `meta`.
+    pub(super) checkpoint: u64,
+}
+
+/// A producer's newest number as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub(super) seq: u64,
+    pub(super) offset: u64,
+    pub(super) time_ms: u64,
+}
+
+impl Directory {
+    pub(super) fn new() -> Self {
+        Self { format: FORMAT_VERSION, epoch: draw(), cuts: 0, earlier: Vec::new() }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch)
+    }
+
+    /// Takes notice of a cut: everything goes on with a new epoch.
+    pub(super) fn cut(&mut self) {
+        self.cuts += 1;
+        self.earlier.push((self.cuts, self.epoch));
+        self.earlier.drain(..self.earlier.len().saturating_sub(MAX_LINEAGE));
+        self.epoch = draw();
+    }
+
+    /// What a topic that was never used shares with the directory's earlier epochs: nothing.
+    pub(super) fn lineage(&self) -> Vec<Lineage> {
+        let nothing = |&(_, epoch): &(u64, u64)| Lineage { epoch: Epoch::new(epoch), kept_up_to: 0 };
+        self.earlier.iter().map(nothing).collect()
+    }
+}
+
+impl Identity {
+    /// A topic that begins now, in the directory's epoch.
+    pub(super) fn new(id: TopicId, directory: &Directory) -> Self {
+        let lineage = directory.earlier.iter().map(|&(_, epoch)| (epoch, 0)).collect();
+        Self { id: id.0, epoch: directory.epoch, cuts_seen: directory.cuts, lineage }
+    }
+
+    pub(super) fn id(&self) -> TopicId {
+        TopicId(self.id)
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch)
+    }
+
+    pub(super) fn lineage(&self) -> Vec<Lineage> {
+        let lineage = |&(epoch, kept_up_to): &(u64, u64)| Lineage { epoch: Epoch::new(epoch), kept_up_to };
+        self.lineage.iter().map(lineage).collect()
+    }
+
+    /// Takes notice of the directory's cuts; `head` is what was found. Says whether there was one.
+    pub(super) fn see_cuts(&mut self, directory: &Directory, head: u64) -> bool {
+        if self.cuts_seen >= directory.cuts {
+            return false;
+        }
+        // The directory's epochs in between may have been given out for this topic: to whoever opened it between two
+        // cuts the second of which took the note of the first.
+        let seen = std::mem::replace(&mut self.cuts_seen, directory.cuts);
+        let between = directory.earlier.iter().filter(|(cut, _)| *cut > seen + 1);
+        let epochs: Vec<u64> =
+            between.map(|&(_, epoch)| epoch).filter(|&epoch| epoch != self.epoch).collect();
+        self.go_on_as(directory.epoch, head);
+        let newest = self.lineage.len();
+        self.lineage.splice(newest..newest, epochs.into_iter().map(|epoch| (epoch, head)));
+        self.forget_old_lineage();
+        true
+    }
+
+    /// Goes on with an epoch of its own after a part of its tail was lost; `head` is what was found.
+    pub(super) fn lose_tail(&mut self, head: u64) {
+        self.go_on_as(draw(), head);
+        self.forget_old_lineage();
+    }
+
+    fn go_on_as(&mut self, epoch: u64, head: u64) {
+        for (_, kept_up_to) in &mut self.lineage {
+            *kept_up_to = head.min(*kept_up_to);
+        }
+        self.lineage.push((std::mem::replace(&mut self.epoch, epoch), head));
+    }
+
+    fn forget_old_lineage(&mut self) {
+        self.lineage.drain(..self.lineage.len().saturating_sub(MAX_LINEAGE));
+    }
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self { first: 1, head: 0, last_time_ms: 0, bytes: 0, checkpoint: 0 }
+    }
+}
+
+impl Meta {
+    pub(super) fn new(tree: sled::Tree) -> Self {
+        Self(tree)
+    }
+
+    pub(super) fn commits(&self) -> Result<u64, MetaError> {
+        match self.0.get(COMMITS)? {
+            None => Ok(0),
+            Some(bytes) => match bytes.as_ref().try_into() {
+                Ok(bytes) => Ok(u64::from_le_bytes(bytes)),
+                Err(_) => Err(MetaError::Malformed("commit counter")),
+            },
+        }
+    }
+
+    pub(super) fn set_commits(&self, commits: u64) -> sled::Result<()> {
+        self.0.insert(COMMITS, &commits.to_le_bytes()).map(|_| ())
+    }
+
+    pub(super) fn directory(&self) -> Result<Option<Directory>, MetaError> {
+        self.get(DIRECTORY, "directory")
+    }
+
+    pub(super) fn set_directory(&self, directory: &Directory) -> Result<(), MetaError> {
+        self.set(DIRECTORY, directory)
+    }
+
+    pub(super) fn ids(&self) -> Result<Ids, MetaError> {
+        Ok(self.get(IDS, "topic ids")?.unwrap_or(Ids { next: 1, topics: 0 }))
+    }
+
+    pub(super) fn set_ids(&self, ids: Ids) -> Result<(), MetaError> {
+        self.set(IDS, &ids)
+    }
+
+    pub(super) fn identity(&self, topic: &TopicName) -> Result<Option<Identity>, MetaError> {
+        self.get(&name_key(topic), "identity of a topic")
+    }
+
+    pub(super) fn set_identity(
+        &self,
+        topic: &TopicName,
+        identity: &Identity,
+    ) -> Result<(), MetaError> {
+        self.set(&name_key(topic), identity)
+    }
+
+    /// The topics after `after` in the order of their names.
+    pub(super) fn identities(
+        &self,
+        after: Option<&TopicName>,
+    ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> {
+        // No name continues with a zero byte, so this is the first key after the name.
+        let from = match after {
+            Some(topic) => [name_key(topic), vec![0]].concat(),
+            None => vec![NAMES],
+        };
+        self.0.range(from..vec![NAMES + 1]).map(|found| {
+            let (key, value) = found?;
+            let name = key.get(1..).and_then(|name| std::str::from_utf8(name).ok());
+            let topic = name.and_then(|name| TopicName::parse(name).ok());
+            let topic = topic.ok_or(MetaError::Malformed("name of a topic"))?;
+            Ok((topic, decode(&value, "identity of a topic")?))
+        })
+    }
+
+    pub(super) fn numbers(&self, topic: TopicId) -> Result<Numbers, MetaError> {
+        Ok(self.get(&numbers_key(topic), "numbers of a topic")?.unwrap_or_default())
+    }
+
+    pub(super) fn set_numbers(&self, topic: TopicId, numbers: &Numbers) -> Result<(), MetaError> {
+        // Written with every commit, hence without a buffer of its own.
+        let mut bytes = [0; 64];
+        let len = bincode::serde::encode_into_slice(numbers, &mut bytes, config())
+            .map_err(|_| MetaError::Malformed("numbers of a topic"))?;
+        self.0.insert(numbers_key(topic), &bytes[..len])?;
+        Ok(())
+    }
+
+    pub(super) fn set_mark(
+        &self,
+        topic: TopicId,
+        producer: &ProducerId,
+        mark: &Mark,
+    ) -> Result<(), MetaError> {
+        self.set(&mark_key(topic, producer), mark)
+    }
+
+    /// Every producer's number as of the last checkpoint.
+    pub(super) fn marks(
+        &self,
+        topic: TopicId,
+    ) -> impl Iterator<Item = Result<ProducerMark, MetaError>> {
+        self.0.scan_prefix(marks_prefix(topic)).map(|found| {
+            let (key, value) = found?;
+            let producer = key.get(9..).and_then(|name| std::str::from_utf8(name).ok());
+            let producer = producer.and_then(|name| ProducerId::parse(name).ok());
+            let producer = producer.ok_or(MetaError::Malformed("name of a producer"))?;
+            let Mark { seq, offset, time_ms } = decode(&value, "number of a producer")?;
+            Ok(ProducerMark { producer, seq, offset, time_ms })
+        })
+    }
+
+    /// Forgets a producer, unless it has published since `seen`.
+    pub(super) fn forget_mark(
+        &self,
+        topic: TopicId,
+        seen: &ProducerMark,
+    ) -> Result<(), MetaError> {
+        let key = mark_key(topic, &seen.producer);
+        let found: Option<Mark> = self.get(&key, "number of a producer")?;
+        if found.is_some_and(|mark| mark.offset <= seen.offset) {
+            self.0.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn get<T: DeserializeOwned>(
+        &self,
+        key: &[u8],
+        what: &'static str,
+    ) -> Result<Option<T>, MetaError> {
+        self.0.get(key)?.map(|value| decode(&value, what)).transpose()
+    }
+
+    fn set<T: Serialize>(&self, key: &[u8], value: &T) -> Result<(), MetaError> {
+        let bytes = bincode::serde::encode_to_vec(value, config())
+            .map_err(|_| MetaError::Malformed("value to be written"))?;
+        self.0.insert(key, bytes)?;
+        Ok(())
+    }
+}
+
+/// Why `meta` could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MetaError {
+    #[error(transparent)]
+    Sled(#[from] sled::Error),
+    #[error("the {0} in the tree `meta` is damaged")]
+    Malformed(&'static str),
+}
+
+impl From<MetaError> for LogError {
+    fn from(e: MetaError) -> Self {
+        Self::Unreadable(e.to_string())
+    }
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<{ 64 * 1024 }>()
+}
+
+fn decode<T: DeserializeOwned>(value: &IVec, what: &'static str) -> Result<T, MetaError> {
+    match bincode::serde::decode_from_slice(value, config()) {
+        Ok((decoded, used)) if used == value.len() => Ok(decoded),
+        _ => Err(MetaError::Malformed(what)),
+    }
+}
+
+fn draw() -> u64 {
+    // 36^11 is below 2^63: at most twelve characters in a cursor.
+    Epoch::new(rand::random::<u64>() >> 4).get()
+}
+
+fn name_key(topic: &TopicName) -> Vec<u8> {
+    [&[NAMES], topic.as_str().as_bytes()].concat()
+}
+
+fn numbers_key(topic: TopicId) -> [u8; 9] {
+    prefixed(b'h', topic)
+}
+
+fn marks_prefix(topic: TopicId) -> [u8; 9] {
+    prefixed(b'p', topic)
+}
+
+fn mark_key(topic: TopicId, producer: &ProducerId) -> Vec<u8> {
+    [&marks_prefix(topic), producer.as_str().as_bytes()].concat()
+}
+
+fn prefixed(tag: u8, topic: TopicId) -> [u8; 9] {
+    let mut key = [tag; 9];
+    key[1..].copy_from_slice(&topic.0.to_be_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cut_gives_a_new_epoch_and_shortens_what_older_ones_share() {
+        let mut directory = Directory::new();
+        let mut topic = Identity::new(TopicId(1), &directory);
+        let original = topic.epoch();
+        assert!(!topic.see_cuts(&directory, 10));
+
+        directory.cut();
+        assert!(topic.see_cuts(&directory, 10));
+        let second = topic.epoch();
+        topic.lose_tail(7);
+
+        assert_ne!(second, original);
+        assert_eq!(second, directory.epoch());
+        let lineage = |epoch, kept_up_to| Lineage { epoch, kept_up_to };
+        assert_eq!(topic.lineage(), [lineage(original, 7), lineage(second, 7)]);
+        assert_ne!(topic.epoch(), second);
+    }
+
+    #[test]
+    fn a_topic_that_slept_through_two_cuts_knows_the_epoch_between() {
+        let mut directory = Directory::new();
+        let mut topic = Identity::new(TopicId(1), &directory);
+        let original = topic.epoch();
+        directory.cut();
+        let between = directory.epoch();
+        directory.cut();
+
+        assert!(topic.see_cuts(&directory, 5));
+
+        let lineage = |epoch, kept_up_to| Lineage { epoch, kept_up_to };
+        assert_eq!(topic.lineage(), [lineage(original, 5), lineage(between, 5)]);
+        let unused = directory.lineage();
+        assert_eq!(unused, [lineage(original, 0), lineage(between, 0)]);
+        assert_eq!(Identity::new(TopicId(2), &directory).lineage(), unused);
+    }
+}

@@ -1,0 +1,351 @@
+//! Opens a directory: finds out whether it is ours, alone, and whole, before sled comes near it; then opens sled, guarded,
+//! and compares what it found with the witness. Owns the lock file and the format mark.
+//!
+//! ```text
+//! FORMAT     what this directory is, as text      witness    how many commits were answered
+//! lock       held while a broker runs             db conf snap.* blobs/    sled's own
+//! ```
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::layout::Key;
+use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
+use super::witness::{self, Witness};
+
+const FORMAT_FILE: &str = "FORMAT";
+const NEW_FORMAT_FILE: &str = "FORMAT.new";
+const LOCK_FILE: &str = "lock";
+/// What a directory may hold that was not ours before: what the first steps leave behind, and an empty volume's own folder.
+const BEFORE_FORMAT: [&str; 3] = [NEW_FORMAT_FILE, LOCK_FILE, "lost+found"];
+/// How long sled's lock may outlive the log that held it: threads of its own, in the same process, let go of it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// sled syncs and gives space back this often; without it the file would only grow.
+const FLUSH_EVERY_MS: u64 = 500;
+
+/// Why a directory could not be opened. Nothing in it has been changed; but what sled finds damaged only once it reads its
+/// file, it may have begun to repair.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the data directory {dir} is in use by another broker{by}; stop that one first, or use another --data-dir",
+        dir = dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Who, as far as it said.
+        by: String,
+    },
+    /// It cannot be created, listed or written.
+    #[error("the data directory {dir} cannot be used: {source}; check that it is a directory the broker may write to",
+        dir = dir.display())]
+    NotWritable {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is something in it, and it is not Hark's.
+    #[error("the directory {dir} holds files that are not Hark's ({found}, …); use an empty or new one as --data-dir",
+        dir = dir.display())]
+    NotHarks {
+        /// The directory.
+        dir: PathBuf,
+        /// One of the files.
+        found: String,
+    },
+    /// It was written by another version.
+    #[error("the data directory {dir} has the format {found:?}, and this Hark reads {ours:?}; use the version that wrote it",
+        dir = dir.display(), ours = format_text())]
+    OtherFormat {
+        /// The directory.
+        dir: PathBuf,
+        /// The format it has.
+        found: String,
+    },
+    /// It is ours, but cannot be read.
+    #[error("the data directory {dir} is damaged ({what}); restore it from a copy, or start with another --data-dir",
+        dir = dir.display())]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+}
+
+/// An open directory.
+pub(super) struct OpenDirectory {
+    pub(super) db: sled::Db,
+    pub(super) records: sled::Tree,
+    pub(super) meta: Meta,
+    pub(super) directory: Directory,
+    pub(super) ids: Ids,
+    pub(super) commits: u64,
+    /// For syncs.
+    pub(super) data: File,
+    pub(super) witness: Witness,
+    /// Held while the log is open.
+    pub(super) lock: File,
+}
+
+/// Opens `dir`, and creates it if need be.
+pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenError> {
+    let unusable = |source| OpenError::NotWritable { dir: dir.to_owned(), source };
+    let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
+
+    fs::create_dir_all(dir).map_err(unusable)?;
+    check_format(dir)?;
+    let lock = take_lock(dir)?;
+    // Again: it may have been another's until a moment ago.
+    if !check_format(dir)? {
+        write_format(dir).map_err(unusable)?;
+    }
+    let answered = witness::read(dir).map_err(unusable)?;
+    check_sleds_files(dir, answered).map_err(|e| match e {
+        FileError::Unreadable(e) => unusable(e),
+        FileError::Damaged(what) => damaged(what),
+    })?;
+
+    remove_unfinished_snapshots(dir).map_err(unusable)?;
+    let (db, records, meta) = open_sled(dir, cache_bytes).map_err(damaged)?;
+    let data = File::open(dir.join("db")).map_err(unusable)?;
+    let found = quietly(|| look(&records, &meta)).and_then(|found| found.map_err(|e| e.to_string()));
+    let (directory, mut commits, ids) = found.map_err(damaged)?;
+
+    let directory = match directory {
+        Some(directory) if directory.format != FORMAT_VERSION => {
+            let found = directory.format.to_string();
+            return Err(OpenError::OtherFormat { dir: dir.to_owned(), found });
+        }
+        Some(mut directory) => {
+            if commits < answered {
+                tracing::error!(
+                    dir = %dir.display(), found = commits, answered,
+                    "the log has lost its tail: commits that were answered are gone; every topic goes on with a new epoch"
+                );
+                directory.cut();
+                commits = answered;
+            }
+            directory
+        }
+        None if answered > 0 => {
+            return Err(damaged(format!("nothing is left of {answered} commits")));
+        }
+        None => Directory::new(),
+    };
+    // The counter comes last: without it the cut is noticed again.
+    let write = || -> Result<(), MetaError> {
+        meta.set_directory(&directory)?;
+        meta.set_commits(commits)?;
+        db.flush()?;
+        Ok(())
+    };
+    quietly(write).and_then(|done| done.map_err(|e| e.to_string())).map_err(damaged)?;
+    // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
+    data.sync_all().and_then(|()| sync_directory(dir)).map_err(unusable)?;
+    let mut witness = Witness::open(dir).map_err(unusable)?;
+    witness.write(commits).and_then(|()| witness.sync()).map_err(unusable)?;
+    sync_directory(dir).map_err(unusable)?;
+    Ok(OpenDirectory { db, records, meta, directory, ids, commits, data, witness, lock })
+}
+
+fn format_text() -> String {
+    format!("hark message log {FORMAT_VERSION}")
+}
+
+/// Whether the format mark is there. Refuses what is not ours.
+fn check_format(dir: &Path) -> Result<bool, OpenError> {
+    let unusable = |source| OpenError::NotWritable { dir: dir.to_owned(), source };
+    match fs::read(dir.join(FORMAT_FILE)) {
+        Ok(found) if found.trim_ascii() == format_text().as_bytes() => Ok(true),
+        Ok(found) => {
+            let found = String::from_utf8_lossy(&found[..found.len().min(64)]).trim().to_owned();
+            Err(OpenError::OtherFormat { dir: dir.to_owned(), found })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            for entry in fs::read_dir(dir).map_err(unusable)? {
+                let found = entry.map_err(unusable)?.file_name();
+                if !BEFORE_FORMAT.iter().any(|ours| OsStr::new(ours) == found) {
+                    let found = found.to_string_lossy().into_owned();
+                    return Err(OpenError::NotHarks { dir: dir.to_owned(), found });
+                }
+            }
+            Ok(false)
+        }
+        Err(e) => Err(unusable(e)),
+    }
+}
+
+fn write_format(dir: &Path) -> io::Result<()> {
+    let new = dir.join(NEW_FORMAT_FILE);
+    let mut file = File::create(&new)?;
+    writeln!(file, "{}", format_text())?;
+    file.sync_all()?;
+    fs::rename(new, dir.join(FORMAT_FILE))?;
+    sync_directory(dir)?;
+    // The directory itself may be new.
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
+fn take_lock(dir: &Path) -> Result<File, OpenError> {
+    let unusable = |source| OpenError::NotWritable { dir: dir.to_owned(), source };
+    let path = dir.join(LOCK_FILE);
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let mut lock = options.open(&path).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(path).unwrap_or_default();
+            let by = match holder.trim() {
+                "" => String::new(),
+                process => format!(" (process {process})"),
+            };
+            return Err(OpenError::InUse { dir: dir.to_owned(), by });
+        }
+        Err(TryLockError::Error(e)) => return Err(unusable(e)),
+    }
+    let say_who = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    say_who.map_err(unusable)?;
+    Ok(lock)
+}
+
+enum FileError {
+    Unreadable(io::Error),
+    Damaged(String),
+}
+
+/// Checks what can be checked of sled's files without sled, which would begin to repair them.
+fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), FileError> {
+    let damaged = |what: &str| Err(FileError::Damaged(what.to_owned()));
+    match fs::metadata(dir.join("db")) {
+        Ok(db) if db.len() == 0 && answered > 0 => return damaged("the file `db` is empty"),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound && answered > 0 => {
+            return damaged("the file `db` is missing");
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(FileError::Unreadable(e)),
+    }
+    match fs::read(dir.join("conf")) {
+        Ok(conf) if conf.len() > 8 && !ends_with_checksum(&conf, &conf[..conf.len() - 4]) => {
+            return damaged("the file `conf` does not match its checksum");
+        }
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(FileError::Unreadable(e)),
+    }
+    // sled reads the newest snapshot. Its last 12 bytes are a length and a checksum, which does not cover the length.
+    let mut snapshots = snapshots(dir).map_err(FileError::Unreadable)?;
+    snapshots.retain(|path| path.extension() != Some(OsStr::new("generating")));
+    if let Some(newest) = snapshots.into_iter().max() {
+        let bytes = fs::read(&newest).map_err(FileError::Unreadable)?;
+        if bytes.len() <= 12 || !ends_with_checksum(&bytes, &bytes[..bytes.len() - 12]) {
+            return damaged("sled's snapshot does not match its checksum");
+        }
+    }
+    Ok(())
+}
+
+fn ends_with_checksum(bytes: &[u8], covered: &[u8]) -> bool {
+    bytes.last_chunk() == Some(&crc32fast::hash(covered).to_le_bytes())
+}
+
+/// `snap.LSN`, and `snap.LSN.generating` while it is written: that is a name without an extension, or with two.
+fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// A crash while sled wrote a snapshot leaves a file behind that sled would take for the newest, and fail.
+fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    for path in snapshots(dir)? {
+        if path.extension() == Some(OsStr::new("generating")) {
+            tracing::warn!(path = %path.display(), "removing a snapshot that was not finished");
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree, Meta), String> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let opened = quietly(|| {
+            let config = sled::Config::new()
+                .path(dir)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(Some(FLUSH_EVERY_MS));
+            let db = config.open()?;
+            let (records, meta) = (db.open_tree("records")?, db.open_tree("meta")?);
+            Ok::<_, sled::Error>((db, records, Meta::new(meta)))
+        })?;
+        match opened {
+            Ok(opened) => return Ok(opened),
+            // The lock file is ours, so this is what is left of a log that this process had open.
+            Err(e) if e.to_string().contains("could not acquire lock") && Instant::now() < deadline => {
+                thread::park_timeout(Duration::from_millis(10));
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+type Look = (Option<Directory>, u64, Ids);
+
+fn look(records: &sled::Tree, meta: &Meta) -> Result<Look, MetaError> {
+    let mut ids = meta.ids()?;
+    // Were the counter ever behind the records, a new topic would find another's.
+    if let Some((key, _)) = records.last()?
+        && let Some(key) = Key::parse(&key)
+    {
+        ids.next = ids.next.max(key.topic.0 + 1);
+    }
+    Ok((meta.directory()?, meta.commits()?, ids))
+}
+
+fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may panic on damaged files, and gives the panic's message as the error, instead of printing it.
+fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                others(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(false);
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("the storage engine gave up: {}", text.unwrap_or("no reason given"))
+    })
+}

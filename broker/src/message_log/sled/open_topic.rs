@@ -1,0 +1,160 @@
+//! Opens and closes topics: draws a generation, has a reader look at the topic, and puts right what it found.
+
+use hark_protocol::TopicName;
+
+use super::load::Loaded;
+use super::reader::Job;
+use super::retention::Oldest;
+use super::writer::{Answer, OpenTopic, Opening, Slot, Writer};
+use crate::message_log::{Done, LogError, NewsSink, OpenedTopic};
+
+/// How many topics the readers look at for the writer at most; beyond it an open is answered with `Busy`.
+const MAX_OPENING: usize = 16 * 1024;
+
+impl Writer {
+    pub(super) fn open(&mut self, name: TopicName, news: NewsSink, done: Done<OpenedTopic>) {
+        if self.state.opening >= MAX_OPENING {
+            return done(Err(LogError::Busy));
+        }
+        self.state.generation += 1;
+        let generation = self.state.generation;
+        // From here on nothing is written to the topic until `loaded`, and what was written the reader sees.
+        self.leave(&name);
+        let load = Job::Load { topic: name.clone(), generation };
+        if self.jobs.push_anyway(load).is_err() {
+            return done(Err(LogError::Closed("it is being shut down".into())));
+        }
+        self.state.opening += 1;
+        self.state.topics.insert(name, Slot::Opening(Opening { generation, news, done }));
+    }
+
+    /// A reader has looked at the topic.
+    pub(super) fn loaded(
+        &mut self,
+        name: TopicName,
+        generation: u64,
+        found: Result<Box<Loaded>, LogError>,
+    ) {
+        self.state.opening -= 1;
+        let is_awaited = |slot: &Slot| matches!(slot, Slot::Opening(o) if o.generation == generation);
+        if !self.state.topics.get(&name).is_some_and(is_awaited) {
+            return;
+        }
+        let Some(Slot::Opening(Opening { news, done, .. })) = self.state.topics.remove(&name) else {
+            return;
+        };
+        let mut loaded = match found {
+            Ok(loaded) => *loaded,
+            Err(e) => return done(Err(e)),
+        };
+        let wrote = match self.put_right(&name, &mut loaded) {
+            Ok(wrote) => wrote,
+            Err(e) => return done(Err(e)),
+        };
+        let directory = &self.store.directory;
+        let opened = OpenedTopic {
+            generation,
+            epoch: loaded.identity.as_ref().map_or(directory.epoch(), |found| found.epoch()),
+            lineage: match &loaded.identity {
+                Some(found) => found.lineage(),
+                None => directory.lineage(),
+            },
+            first: loaded.numbers.first,
+            head: loaded.numbers.head,
+            producers: loaded.producers,
+            keys: loaded.keys,
+        };
+        let topic = OpenTopic {
+            generation,
+            id: loaded.identity.as_ref().map(|found| found.id()),
+            numbers: loaded.numbers,
+            news,
+            retention: (self.retention)(&name),
+            since_checkpoint: loaded.since_checkpoint,
+            bytes_since_checkpoint: 0,
+            marks_written: 0,
+            touched: false,
+            over_bound: false,
+            oldest: Oldest::NotLookedAt,
+        };
+        if let Some(id) = topic.id {
+            self.start_forgetting(id, loaded.forgotten);
+        }
+        self.state.topics.insert(name, Slot::Open(Box::new(topic)));
+        self.state.commit.answers.push(Answer::Opened { done, opened, wrote });
+    }
+
+    /// Writes what differs from what is stored. Says whether anything did.
+    fn put_right(&mut self, name: &TopicName, loaded: &mut Loaded) -> Result<bool, LogError> {
+        let Some(identity) = &loaded.identity else { return Ok(false) };
+        if let Some(reason) = self.store.closed() {
+            if loaded.identity_changed {
+                return Err(LogError::Closed(reason.to_owned()));
+            }
+            // What the failed commit left behind is not committed, whatever lies there.
+            let head = self.store.committed_head(identity.id(), loaded.numbers.head);
+            loaded.numbers.head = head;
+            loaded.producers.retain(|mark| mark.offset <= head);
+            loaded.keys.retain(|mark| mark.offset <= head);
+            return Ok(false);
+        }
+        let differs =
+            loaded.identity_changed || loaded.numbers_changed || !loaded.leftovers.is_empty();
+        if !differs {
+            return Ok(false);
+        }
+        let store = &self.store;
+        let write = || -> Result<(), super::meta::MetaError> {
+            for key in &loaded.leftovers {
+                store.records.remove(key.to_bytes())?;
+            }
+            if loaded.identity_changed {
+                store.meta.set_identity(name, identity)?;
+            }
+            store.meta.set_numbers(identity.id(), &loaded.numbers)
+        };
+        if let Err(e) = write() {
+            let reason = format!("a write failed: {e}");
+            self.store.close(reason.clone());
+            return Err(LogError::Closed(reason));
+        }
+        self.state.commit.wrote = true;
+        Ok(true)
+    }
+
+    pub(super) fn close(&mut self, name: &TopicName, generation: u64) {
+        let is_meant = |slot: &Slot| match slot {
+            Slot::Opening(opening) => opening.generation == generation,
+            Slot::Open(topic) => topic.generation == generation,
+        };
+        if self.state.topics.get(name).is_some_and(is_meant) {
+            self.leave(name);
+        }
+    }
+
+    /// Closes every topic: the log ends.
+    pub(super) fn close_all(&mut self) {
+        let names: Vec<TopicName> = self.state.topics.keys().cloned().collect();
+        for name in names {
+            self.leave(&name);
+        }
+        self.state.commit.wrote = true;
+    }
+
+    /// Takes the topic out of its slot, and writes what only the slot knows.
+    fn leave(&mut self, name: &TopicName) {
+        match self.state.topics.remove(name) {
+            None => {}
+            Some(Slot::Opening(opening)) => (opening.done)(Err(LogError::StaleGeneration)),
+            Some(Slot::Open(mut topic)) => {
+                // Otherwise the producers are found in the records after the checkpoint: slower, and no worse.
+                let is_dirty = topic.touched || !topic.since_checkpoint.is_empty();
+                if is_dirty && self.store.closed().is_none() {
+                    topic.make_checkpoint_due();
+                    let written = Self::write_numbers_of(&self.store, &mut topic);
+                    self.check(written);
+                }
+            }
+        }
+    }
+}

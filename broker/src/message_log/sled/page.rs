@@ -1,0 +1,208 @@
+//! Reads: pages of a topic, the place of a point in time, and the list of topics. Runs on the reader pool.
+
+use hark_protocol::{GapReason, Record, TopicName};
+
+use super::layout::{Header, Key, TopicId};
+use super::scan::{Scan, Value, is_damage, last_key};
+use super::store::Store;
+use super::stored::Body;
+use crate::message_log::{LogError, Page, PageItem, Read, TopicInfo};
+
+/// Reads a page.
+pub(super) fn read_page(store: &Store, read: &Read) -> Result<Page, LogError> {
+    let nothing = Page { items: Vec::new(), reached: read.after };
+    let Some(identity) = store.meta.identity(&read.topic)? else { return Ok(nothing) };
+    let topic = identity.id();
+    let numbers = store.meta.numbers(topic)?;
+    let up_to = read.up_to.min(numbers.head);
+    if read.after >= up_to {
+        return Ok(nothing);
+    }
+
+    let mut page = PageInWork::new(read, up_to);
+    if page.next() < numbers.first {
+        page.miss_until(numbers.first.min(up_to + 1));
+    }
+    let mut scan = Scan::new(&store.records, topic, page.next(), up_to).map_err(unreadable)?;
+    while page.next() <= up_to && !page.full {
+        match scan.next_value().map_err(unreadable)? {
+            Some(value) => page.add_value(&value),
+            None => page.miss_until(up_to + 1),
+        }
+    }
+    // Read again after the scan: what retention took meanwhile is expired, not lost.
+    let first = store.meta.numbers(topic)?.first;
+    Ok(page.done(first))
+}
+
+/// A page that is being filled, with what is missing not yet explained.
+struct PageInWork {
+    items: Vec<Item>,
+    reached: u64,
+    up_to: u64,
+    bytes: usize,
+    records: usize,
+    max_bytes: usize,
+    max_records: usize,
+    full: bool,
+}
+
+enum Item {
+    Record(Record),
+    Missing { from: u64, to: u64 },
+}
+
+impl PageInWork {
+    fn new(read: &Read, up_to: u64) -> Self {
+        Self {
+            items: Vec::new(),
+            reached: read.after,
+            up_to,
+            bytes: 0,
+            records: 0,
+            max_bytes: read.max_bytes,
+            max_records: read.max_records.max(1),
+            full: false,
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.reached + 1
+    }
+
+    /// Nothing is known of the offsets before `next`.
+    fn miss_until(&mut self, next: u64) {
+        let from = self.next();
+        if from < next {
+            self.reached = next - 1;
+            match self.items.last_mut() {
+                Some(Item::Missing { to, .. }) => *to = next - 1,
+                _ => self.items.push(Item::Missing { from, to: next - 1 }),
+            }
+        }
+    }
+
+    fn add_value(&mut self, value: &Value) {
+        if value.end < self.next() {
+            return;
+        }
+        self.miss_until(value.base.min(self.up_to + 1));
+        let mut body = Body::new(value.body.clone());
+        for offset in value.base..=value.end.min(self.up_to) {
+            if offset < self.next() {
+                // What cannot be passed over is found to be missing below.
+                let _passed = body.skip();
+                continue;
+            }
+            let Ok(message) = body.next_message() else {
+                self.miss_until(value.end.min(self.up_to) + 1);
+                return;
+            };
+            let bytes = self.bytes + message.payload.len();
+            if self.records > 0 && bytes > self.max_bytes {
+                self.full = true;
+                return;
+            }
+            let record = Record { offset, prev: None, time_ms: value.time_ms, message };
+            self.items.push(Item::Record(record));
+            self.reached = offset;
+            self.bytes = bytes;
+            self.records += 1;
+            if self.records >= self.max_records || self.bytes >= self.max_bytes {
+                self.full = true;
+                return;
+            }
+        }
+    }
+
+    fn done(self, first: u64) -> Page {
+        let mut items = Vec::with_capacity(self.items.len() + 1);
+        for item in self.items {
+            match item {
+                Item::Record(record) => items.push(PageItem::Record(record)),
+                Item::Missing { from, to } => explain(from, to, first, &mut items),
+            }
+        }
+        Page { items, reached: self.reached }
+    }
+}
+
+/// What is missing before `first` has expired; what is missing after is lost.
+fn explain(from: u64, to: u64, first: u64, items: &mut Vec<PageItem>) {
+    let expired = to.min(first - 1);
+    if from <= expired {
+        items.push(PageItem::Gap { reason: GapReason::Expired, from, to: expired });
+    }
+    let lost = from.max(first);
+    if lost <= to {
+        items.push(PageItem::Gap { reason: GapReason::Lost, from: lost, to });
+    }
+}
+
+/// Finds the offset before the first record that is not older than `since_ms`, by halving: time does not go back.
+pub(super) fn find_time(
+    store: &Store,
+    topic: &TopicName,
+    since_ms: u64,
+    up_to: u64,
+) -> Result<u64, LogError> {
+    let Some(identity) = store.meta.identity(topic)? else { return Ok(0) };
+    let numbers = store.meta.numbers(identity.id())?;
+    let up_to = up_to.min(numbers.head);
+    // All before `low` are older; none from `high` on is.
+    let (mut low, mut high) = (numbers.first, up_to + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match value_at(store, identity.id(), middle)? {
+            // A value's records have one time.
+            Some((_, end, time_ms)) if time_ms < since_ms => low = end + 1,
+            Some((base, _, _)) => high = base.clamp(low, middle),
+            // Damaged: as if it were as old as its neighbour. A reader that begins too early misses nothing.
+            None => high = middle,
+        }
+    }
+    Ok((low.min(up_to + 1)).saturating_sub(1))
+}
+
+/// Base, end and time of the value that holds `offset`, if it is whole.
+fn value_at(
+    store: &Store,
+    topic: TopicId,
+    offset: u64,
+) -> Result<Option<(u64, u64, u64)>, LogError> {
+    let whole = || {
+        let Some(Key { base, .. }) = last_key(&store.records, topic, offset)? else { return Ok(None) };
+        let key = Key::new(topic, base, 0).to_bytes();
+        Ok(store.records.get(key)?.map(|value| (base, key, value)))
+    };
+    let (base, key, value) = match whole() {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(e) if is_damage(&e) => return Ok(None),
+        Err(e) => return Err(unreadable(e)),
+    };
+    let Some(header) = Header::check(&key, &value) else { return Ok(None) };
+    let records = if header.is_part { 1 } else { u64::from(header.count) };
+    let end = base.saturating_add(records - 1);
+    Ok((end >= offset).then_some((base, end, header.time_ms)))
+}
+
+/// Lists topics.
+pub(super) fn list(
+    store: &Store,
+    after: Option<&TopicName>,
+    limit: usize,
+) -> Result<Vec<TopicInfo>, LogError> {
+    let describe = |found: Result<_, super::meta::MetaError>| {
+        let (topic, mut identity): (_, super::meta::Identity) = found?;
+        let numbers = store.meta.numbers(identity.id())?;
+        let head = store.committed_head(identity.id(), numbers.head);
+        identity.see_cuts(&store.directory, head);
+        Ok(TopicInfo { topic, epoch: identity.epoch(), first: numbers.first, head })
+    };
+    store.meta.identities(after).take(limit).map(describe).collect()
+}
+
+pub(super) fn unreadable(e: sled::Error) -> LogError {
+    LogError::Unreadable(e.to_string())
+}

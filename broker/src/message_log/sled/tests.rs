@@ -1,0 +1,1 @@
+//! What the sled engine promises beyond the contract.

@@ -1,0 +1,301 @@
+//! The writer: one thread that commits for all topics. Owns the order of everything that is written, and who is told what
+//! and when. What a command does is in the file named after it.
+//!
+//! ```text
+//! commands ─► drain ─► write ─► flush ─► fdatasync ─► witness ─► answers and news ─► …
+//! ```
+//! Batches form by themselves: what arrives while a commit is under way is the next one. Nothing is answered before the
+//! sync; after a failed one nothing is written any more.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hark_protocol::{ProducerId, Record, TopicName};
+
+use super::faults::Faults;
+use super::layout::TopicId;
+use super::load::Loaded;
+use super::meta::{Ids, Mark, MetaError, Numbers};
+use super::queue::Queue;
+use super::reader::Job;
+use super::retention::Oldest;
+use super::store::Store;
+use super::stored::Packer;
+use super::witness::Witness;
+use crate::message_log::{
+    Append, Appended, Done, LogError, LogNews, NewsSink, OpenedTopic, ProducerMark, Retention,
+    RetentionFor,
+};
+
+/// How many commands wait for the writer at most; beyond it an append or open is answered with `Busy`.
+pub(super) const MAX_COMMANDS: usize = 16 * 1024;
+/// How many bytes of payload wait for the writer at most; beyond it an append is answered with `Busy`.
+pub(super) const MAX_COMMAND_BYTES: usize = 64 * 1024 * 1024;
+/// A commit takes commands until they have so many bytes: what comes later waits for the next one, so that a large
+/// message delays others by one commit at most.
+const COMMIT_BYTES: usize = 4 * 1024 * 1024;
+/// How many producers are forgotten between two commits at most.
+const FORGET_STEP: usize = 64;
+
+/// What the writer takes.
+pub(super) enum Command {
+    Open { topic: TopicName, news: NewsSink, done: Done<OpenedTopic> },
+    Append(Append),
+    Close { topic: TopicName, generation: u64 },
+    /// What a reader found of a topic that is being opened.
+    Loaded { topic: TopicName, generation: u64, found: Result<Box<Loaded>, LogError> },
+    /// What a reader found to be forgotten.
+    Forget { topic: TopicId, producers: Vec<ProducerMark> },
+}
+
+impl Command {
+    /// Answers a command that was not taken.
+    pub(super) fn refuse(self, why: LogError) {
+        match self {
+            Self::Open { done, .. } => done(Err(why)),
+            Self::Append(append) => (append.done)(Err(why)),
+            Self::Close { .. } | Self::Loaded { .. } | Self::Forget { .. } => {}
+        }
+    }
+}
+
+pub(super) struct Writer {
+    pub(super) store: Arc<Store>,
+    pub(super) db: sled::Db,
+    /// sled's `flush` does not sync: this handle does. Held for life, so that no write error between two syncs is missed.
+    pub(super) data: File,
+    pub(super) witness: Witness,
+    pub(super) commands: Arc<Queue<Command>>,
+    pub(super) jobs: Arc<Queue<Job>>,
+    pub(super) retention: RetentionFor,
+    pub(super) max_topics: u64,
+    /// How often topics are looked at whose records may have become too old.
+    pub(super) tick: Duration,
+    pub(super) faults: Faults,
+    pub(super) ids: Ids,
+    pub(super) commits: u64,
+    pub(super) state: State,
+}
+
+/// What the writer knows while it runs.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) generation: u64,
+    pub(super) topics: HashMap<TopicName, Slot>,
+    /// How many topics the readers look at for the writer.
+    pub(super) opening: usize,
+    pub(super) packer: Packer,
+    pub(super) commit: Commit,
+    /// Topics that retention has to look at, in turn.
+    pub(super) over_bound: VecDeque<TopicName>,
+    forgetting: VecDeque<(TopicId, ProducerMark)>,
+}
+
+/// A topic that somebody opened.
+pub(super) enum Slot {
+    /// A reader looks at it. Appends are refused.
+    Opening(Opening),
+    Open(Box<OpenTopic>),
+}
+
+pub(super) struct Opening {
+    pub(super) generation: u64,
+    pub(super) news: NewsSink,
+    pub(super) done: Done<OpenedTopic>,
+}
+
+/// An open topic. There are many: what is large lives in `meta`.
+pub(super) struct OpenTopic {
+    pub(super) generation: u64,
+    /// `None` until the first append.
+    pub(super) id: Option<TopicId>,
+    pub(super) numbers: Numbers,
+    pub(super) news: NewsSink,
+    pub(super) retention: Retention,
+    /// The producers' numbers since the last checkpoint.
+    pub(super) since_checkpoint: HashMap<ProducerId, Mark>,
+    pub(super) bytes_since_checkpoint: u64,
+    /// How many producers' numbers were written since those to be forgotten were last looked up.
+    pub(super) marks_written: usize,
+    /// Its numbers have changed in this commit.
+    pub(super) touched: bool,
+    /// It waits in `over_bound`.
+    pub(super) over_bound: bool,
+    pub(super) oldest: Oldest,
+}
+
+/// The commit in work.
+#[derive(Default)]
+pub(super) struct Commit {
+    /// Something was written that somebody waits for.
+    pub(super) wrote: bool,
+    /// How many keys were written.
+    pub(super) keys: usize,
+    pub(super) touched: Vec<TopicName>,
+    pub(super) answers: Vec<Answer>,
+}
+
+/// What is said after the sync, in order.
+pub(super) enum Answer {
+    Appended { done: Done<Appended>, records: Vec<Record> },
+    Opened { done: Done<OpenedTopic>, opened: OpenedTopic, wrote: bool },
+    News { sink: NewsSink, news: LogNews },
+}
+
+/// Starts the thread.
+pub(super) fn start(writer: Writer) -> std::io::Result<JoinHandle<()>> {
+    let run = move || {
+        if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+            // What it was about to write nobody can know, and nobody would be answered any more.
+            tracing::error!("the log's writer panicked: the process ends");
+            std::process::abort();
+        }
+    };
+    std::thread::Builder::new().name("log writer".into()).spawn(run)
+}
+
+impl Writer {
+    /// Runs until the queue has ended and is empty.
+    pub(super) fn run(mut self) {
+        let mut ticked = Instant::now();
+        loop {
+            let patience = if self.has_work() { Duration::ZERO } else { self.tick };
+            let drained = self.commands.drain(COMMIT_BYTES, patience);
+            for command in drained.items {
+                self.take(command);
+            }
+            if drained.ended {
+                self.close_all();
+            }
+            self.write_numbers();
+            if ticked.elapsed() >= self.tick {
+                ticked = Instant::now();
+                self.find_old();
+            }
+            self.trim();
+            self.forget();
+            self.commit();
+            if drained.ended {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Open { topic, news, done } => self.open(topic, news, done),
+            Command::Loaded { topic, generation, found } => self.loaded(topic, generation, found),
+            Command::Append(append) => self.append(append),
+            Command::Close { topic, generation } => self.close(&topic, generation),
+            Command::Forget { topic, producers } => self.start_forgetting(topic, producers),
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.store.closed().is_none()
+            && !(self.state.over_bound.is_empty() && self.state.forgetting.is_empty())
+    }
+
+    /// Notes that a topic's numbers change in this commit.
+    pub(super) fn touch(store: &Store, commit: &mut Commit, name: &TopicName, topic: &mut OpenTopic) {
+        if let (Some(id), false) = (topic.id, topic.touched) {
+            store.begin_commit(std::iter::once((id, topic.numbers.head)));
+            topic.touched = true;
+            commit.touched.push(name.clone());
+        }
+    }
+
+    /// Writes the numbers of the topics that this commit has touched.
+    fn write_numbers(&mut self) {
+        let touched = std::mem::take(&mut self.state.commit.touched);
+        for name in touched {
+            if let Some(Slot::Open(topic)) = self.state.topics.get_mut(&name) {
+                let written = Self::write_numbers_of(&self.store, topic);
+                let looked_up = topic.marks_written;
+                self.check(written);
+                self.look_up_forgotten(&name, looked_up);
+                self.look_at_retention(&name);
+            }
+        }
+    }
+
+    /// Writes a topic's numbers, and its producers' if it is time. Called once no commit touches it any more.
+    pub(super) fn write_numbers_of(store: &Store, topic: &mut OpenTopic) -> Result<(), MetaError> {
+        topic.touched = false;
+        let Some(id) = topic.id.filter(|_| store.closed().is_none()) else { return Ok(()) };
+        if topic.is_checkpoint_due() {
+            topic.checkpoint(&store.meta)?;
+        }
+        store.meta.set_numbers(id, &topic.numbers)
+    }
+
+    /// Has producers forgotten, bit by bit.
+    pub(super) fn start_forgetting(&mut self, topic: TopicId, producers: Vec<ProducerMark>) {
+        self.state.forgetting.extend(producers.into_iter().map(|producer| (topic, producer)));
+    }
+
+    fn forget(&mut self) {
+        if self.store.closed().is_some() {
+            return;
+        }
+        for _ in 0..FORGET_STEP {
+            let Some((topic, producer)) = self.state.forgetting.pop_front() else { return };
+            let forgotten = self.store.meta.forget_mark(topic, &producer);
+            self.check(forgotten);
+        }
+    }
+
+    /// Syncs what was written, and then says so.
+    fn commit(&mut self) {
+        let commit = std::mem::take(&mut self.state.commit);
+        if commit.wrote && self.store.closed().is_none() {
+            match self.sync() {
+                Ok(()) => self.store.end_commit(),
+                Err(reason) => self.store.close(reason),
+            }
+        }
+        let closed = || self.store.closed().map(|reason| LogError::Closed(reason.to_owned()));
+        for answer in commit.answers {
+            match answer {
+                Answer::Appended { done, records } => match closed() {
+                    None => done(Ok(Appended { records })),
+                    Some(closed) => done(Err(closed)),
+                },
+                Answer::Opened { done, opened, wrote } => match closed().filter(|_| wrote) {
+                    None => done(Ok(opened)),
+                    Some(closed) => done(Err(closed)),
+                },
+                Answer::News { sink, news } => {
+                    if closed().is_none() {
+                        sink(news);
+                    }
+                }
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), String> {
+        let commits = self.commits + 1;
+        let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what} failed: {e}");
+        self.store.meta.set_commits(commits).map_err(|e| failed("a write", &e))?;
+        self.db.flush().map_err(|e| failed("a write", &e))?;
+        if self.faults.sync_fails_now() {
+            return Err(failed("a sync", &"a fault that a test ordered"));
+        }
+        self.data.sync_data().map_err(|e| failed("a sync", &e))?;
+        self.witness.write(commits).map_err(|e| failed("writing the witness", &e))?;
+        self.commits = commits;
+        Ok(())
+    }
+
+    /// After an error of writing the log is closed: what of it was written cannot be known.
+    pub(super) fn check<E: std::fmt::Display>(&self, written: Result<(), E>) {
+        if let Err(e) = written {
+            self.store.close(format!("a write failed: {e}"));
+        }
+    }
+}
