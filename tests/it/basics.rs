@@ -9,19 +9,34 @@ async fn a_message_goes_from_one_client_to_another() {
     let broker = Broker::start();
     let mut ana = Ws::connect(&broker).await;
     let subscribed = ana.subscribe("orders.eu", json!("now")).await;
-    assert_eq!(ana.expect("caught_up").await["cursor"], subscribed["cursor"]);
+    assert_eq!(
+        ana.expect("caught_up").await["cursor"],
+        subscribed["cursor"]
+    );
     let mut ben = Ws::connect(&broker).await;
 
-    let receipt = ben.publish("orders.eu", json!({"any": ["json", 1, null, "ü\n"]})).await;
+    let receipt = ben
+        .publish("orders.eu", json!({"any": ["json", 1, null, "ü\n"]}))
+        .await;
 
     let message = ana.message().await;
     assert_eq!(message["topic"], "orders.eu");
     assert_eq!(message["offset"], 1);
     assert_eq!(message["data"], json!({"any": ["json", 1, null, "ü\n"]}));
-    assert!(message["time"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "milliseconds since 1970: {message}");
+    assert!(
+        message["time"]
+            .as_u64()
+            .is_some_and(|ms| ms > 1_700_000_000_000),
+        "milliseconds since 1970: {message}"
+    );
     assert_eq!(receipt["topic"], "orders.eu");
     assert_eq!(receipt["duplicate"], false);
-    let epoch = subscribed["cursor"].as_str().unwrap().split(':').next().unwrap();
+    let epoch = subscribed["cursor"]
+        .as_str()
+        .unwrap()
+        .split(':')
+        .next()
+        .unwrap();
     assert_eq!(receipt["cursor"], format!("{epoch}:1"));
     ana.expect_quiet().await;
     ben.expect_quiet().await;
@@ -31,7 +46,15 @@ async fn a_message_goes_from_one_client_to_another() {
 async fn frames_have_the_fields_of_the_wire_and_no_others() {
     let broker = Broker::start();
     let mut ws = Ws::connect(&broker).await;
-    let fields = |frame: &Value| frame.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    let fields = |frame: &Value| {
+        frame
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let sorted = |text: &str| {
         let mut names: Vec<_> = text.split(' ').collect();
         names.sort_unstable();
@@ -44,8 +67,14 @@ async fn frames_have_the_fields_of_the_wire_and_no_others() {
     let message = ws.message().await;
     let unsubscribed = ws.unsubscribe("a").await;
 
-    assert_eq!(fields(&ws.welcome), sorted("type session version heartbeat_ms max_message_bytes max_inflight"));
-    assert_eq!(fields(&subscribed), sorted("type id topic cursor head resumed"));
+    assert_eq!(
+        fields(&ws.welcome),
+        sorted("type session version heartbeat_ms max_message_bytes max_inflight")
+    );
+    assert_eq!(
+        fields(&subscribed),
+        sorted("type id topic cursor head resumed")
+    );
     assert_eq!(fields(&caught_up), sorted("type topic cursor"));
     assert_eq!(fields(&receipt), sorted("type id topic cursor duplicate"));
     assert_eq!(fields(&message), sorted("type topic offset time data"));
@@ -73,7 +102,11 @@ async fn both_subprotocols_see_each_others_messages() {
     for (at, content) in contents.iter().enumerate() {
         let mut frame = content.clone();
         frame["topic"] = json!("a");
-        let from = if at % 2 == 0 { &mut json_client } else { &mut binary_client };
+        let from = if at % 2 == 0 {
+            &mut json_client
+        } else {
+            &mut binary_client
+        };
         from.publish_frame(frame).await;
     }
 
@@ -82,7 +115,11 @@ async fn both_subprotocols_see_each_others_messages() {
             let mut message = ws.message().await;
             assert_eq!(message["offset"], offset);
             for field in ["type", "topic", "offset", "time"] {
-                message.as_object_mut().unwrap().remove(field).expect("a message has it");
+                message
+                    .as_object_mut()
+                    .unwrap()
+                    .remove(field)
+                    .expect("a message has it");
             }
             assert_eq!(&message, content);
         }
@@ -116,7 +153,10 @@ async fn one_session_has_many_topics() {
         ws.publish(topic, json!(topic)).await;
         if topic != "unheard" {
             let message = ws.message().await;
-            assert_eq!((&message["topic"], &message["data"]), (&json!(topic), &json!(topic)));
+            assert_eq!(
+                (&message["topic"], &message["data"]),
+                (&json!(topic), &json!(topic))
+            );
             assert_eq!(message["offset"], 1, "each topic counts for itself");
         }
     }
@@ -145,7 +185,8 @@ async fn a_publish_without_id_wants_no_receipt() {
     ws.subscribe("a", json!("now")).await;
     ws.expect("caught_up").await;
 
-    ws.send(&json!({"type": "publish", "topic": "a", "data": 1})).await;
+    ws.send(&json!({"type": "publish", "topic": "a", "data": 1}))
+        .await;
     let second = ws.publish("a", json!(2)).await;
 
     assert_eq!(ws.message().await["data"], 1);
@@ -160,14 +201,28 @@ async fn receipts_come_in_order_with_many_in_flight() {
     let mut ws = Ws::connect(&broker).await;
 
     // More than `max_inflight` are sent before the first answer is looked for.
-    let receipts = ws.publish_all((0..3000).map(|n| json!({"topic": "a", "data": n})), 3000).await;
+    let receipts = ws
+        .publish_all((0..3000).map(|n| json!({"topic": "a", "data": n})), 3000)
+        .await;
 
     for (offset, receipt) in (1..).zip(&receipts) {
         assert_eq!(receipt["type"], "published", "{receipt}");
-        assert!(receipt["cursor"].as_str().unwrap().ends_with(&format!(":{offset}")), "{receipt}");
+        assert!(
+            receipt["cursor"]
+                .as_str()
+                .unwrap()
+                .ends_with(&format!(":{offset}")),
+            "{receipt}"
+        );
     }
-    let history = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
-    assert_eq!(history.data(), (0..3000).map(|n| n.to_string()).collect::<Vec<_>>());
+    let history = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
+    assert_eq!(
+        history.data(),
+        (0..3000).map(|n| n.to_string()).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
@@ -182,7 +237,10 @@ async fn json_is_passed_on_as_it_was_written() {
     // Large numbers, exponents, escapes, key order and doubled keys are the publisher's business; a line break is not.
     let data = r#"{"z":1e400,"a":123456789012345678901234567890,"z":"\u00fc\/",  "k":[ ]}"#;
     let broken = data.replace("  ", "\r\n \n");
-    ws.send_text(&format!(r#"{{"type":"publish","topic":"a","data":{broken}}}"#)).await;
+    ws.send_text(&format!(
+        r#"{{"type":"publish","topic":"a","data":{broken}}}"#
+    ))
+    .await;
 
     let (op, payload) = raw.read_frame();
     assert_eq!(op, Op::TEXT);
@@ -235,7 +293,12 @@ async fn hark_pings_and_ends_who_does_not_answer() {
 async fn a_close_is_answered() {
     let broker = Broker::start();
 
-    for payload in [&1000_u16.to_be_bytes()[..], &1001_u16.to_be_bytes(), b"\x03\xe8bye", b""] {
+    for payload in [
+        &1000_u16.to_be_bytes()[..],
+        &1001_u16.to_be_bytes(),
+        b"\x03\xe8bye",
+        b"",
+    ] {
         let mut raw = RawWs::connect(&broker);
         raw.send(Op::CLOSE, payload);
         assert_eq!(raw.read_frame().0, Op::CLOSE, "{payload:?}");

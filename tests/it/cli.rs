@@ -5,8 +5,13 @@ use serde_json::{Value, json};
 
 /// The messages among the lines that `hark sub` printed.
 fn messages(lines: impl IntoIterator<Item = String>) -> Vec<Value> {
-    let read = |line: String| serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"));
-    lines.into_iter().map(read).filter(|line: &Value| line.get("offset").is_some()).collect()
+    let read =
+        |line: String| serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"));
+    lines
+        .into_iter()
+        .map(read)
+        .filter(|line: &Value| line.get("offset").is_some())
+        .collect()
 }
 
 /// Reads lines until so many messages have come.
@@ -24,7 +29,11 @@ fn done(exit: &Exit) {
 }
 
 async fn data_of(broker: &Broker, topic: &str) -> Vec<Value> {
-    let page = broker.http().history(topic, "from=earliest&limit=1000").ok().json();
+    let page = broker
+        .http()
+        .history(topic, "from=earliest&limit=1000")
+        .ok()
+        .json();
     page["messages"].as_array().unwrap().clone()
 }
 
@@ -38,7 +47,11 @@ async fn pub_publishes_what_it_is_given() {
     let kept = data_of(&broker, "a").await;
     assert_eq!(kept.len(), 2);
     assert_eq!(kept[0]["data"], json!({"n": 1}));
-    assert!(kept[1]["data"] == "hello" || kept[1]["data_base64"] == "aGVsbG8=", "{}", kept[1]);
+    assert!(
+        kept[1]["data"] == "hello" || kept[1]["data_base64"] == "aGVsbG8=",
+        "{}",
+        kept[1]
+    );
 }
 
 #[tokio::test]
@@ -50,9 +63,16 @@ async fn pub_reads_lines_from_stdin() {
     publisher.write(input.as_bytes());
     done(&publisher.wait());
 
-    let seen = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let seen = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     seen.expect(1..=20_000);
-    assert!(seen.data().into_iter().eq((1..=20_000).map(|n| format!("{{\"n\":{n}}}"))));
+    assert!(
+        seen.data()
+            .into_iter()
+            .eq((1..=20_000).map(|n| format!("{{\"n\":{n}}}")))
+    );
 }
 
 #[tokio::test]
@@ -64,7 +84,10 @@ async fn the_last_line_needs_no_line_break_and_an_empty_input_is_fine() {
     publisher.write(b"1\n2");
     done(&publisher.wait());
 
-    let seen = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let seen = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     assert_eq!(seen.data(), ["1", "2"]);
 }
 
@@ -91,13 +114,20 @@ async fn sub_prints_one_json_line_a_message() {
     for n in 1..=3 {
         ws.publish("a", json!({"n": n})).await;
     }
-    ws.publish_frame(json!({"topic": "a", "data_base64": "AAECGw=="})).await;
+    ws.publish_frame(json!({"topic": "a", "data_base64": "AAECGw=="}))
+        .await;
     ws.publish("a", json!("\u{1b}[31mred\r\n")).await;
 
-    for args in [&["sub", "a", "--from", "earliest", "--json"][..], &["sub", "a", "--from", "earliest"]] {
+    for args in [
+        &["sub", "a", "--from", "earliest", "--json"][..],
+        &["sub", "a", "--from", "earliest"],
+    ] {
         let mut sub = Cli::hark(&broker, args);
         let lines = take(&mut sub, 5);
-        let offsets: Vec<_> = lines.iter().map(|line| line["offset"].as_u64().unwrap()).collect();
+        let offsets: Vec<_> = lines
+            .iter()
+            .map(|line| line["offset"].as_u64().unwrap())
+            .collect();
         assert_eq!(offsets, [1, 2, 3, 4, 5], "{args:?}");
         assert_eq!(lines[2]["data"], json!({"n": 3}));
         assert_eq!(lines[3]["data_base64"], "AAECGw==");
@@ -111,10 +141,20 @@ async fn sub_starts_where_it_is_told_to() {
     let mut ws = Ws::connect(&broker).await;
     let mut cursors = Vec::new();
     for n in 1..=10 {
-        cursors.push(ws.publish("a", json!(n)).await["cursor"].as_str().unwrap().to_owned());
+        cursors.push(
+            ws.publish("a", json!(n)).await["cursor"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
     }
 
-    for (from, first) in [("earliest", 1), ("last:3", 8), (&*cursors[5], 7), ("since:1h", 1)] {
+    for (from, first) in [
+        ("earliest", 1),
+        ("last:3", 8),
+        (&*cursors[5], 7),
+        ("since:1h", 1),
+    ] {
         let mut sub = Cli::hark(&broker, &["sub", "a", "--from", from, "--json"]);
         assert_eq!(take(&mut sub, 1)[0]["offset"], first, "{from}");
     }
@@ -128,7 +168,10 @@ async fn sub_goes_on_by_itself_when_the_broker_comes_back() {
     ws.publish("a", json!(1)).await;
     assert_eq!(take(&mut sub, 1)[0]["offset"], 1);
 
-    for (round, how) in [Broker::kill9, Broker::stop, Broker::kill9].into_iter().enumerate() {
+    for (round, how) in [Broker::kill9, Broker::stop, Broker::kill9]
+        .into_iter()
+        .enumerate()
+    {
         how(&mut broker);
         assert!(sub.is_running(), "it gave up: {}", sub.said());
         broker.start_again();
@@ -137,7 +180,10 @@ async fn sub_goes_on_by_itself_when_the_broker_comes_back() {
             ws.publish("a", json!(n)).await;
         }
         let first = 2 + round as u64 * 100;
-        let offsets: Vec<_> = take(&mut sub, 100).iter().map(|line| line["offset"].as_u64().unwrap()).collect();
+        let offsets: Vec<_> = take(&mut sub, 100)
+            .iter()
+            .map(|line| line["offset"].as_u64().unwrap())
+            .collect();
         assert_eq!(offsets, (first..first + 100).collect::<Vec<_>>());
     }
 }
@@ -156,16 +202,26 @@ async fn pub_sends_again_what_a_killed_broker_did_not_answer() {
     });
 
     for kill in 1..=3 {
-        hark_tests::subscribe_surely(broker.addr(), "a", None, |seen| seen.position >= kill * LINES / 5).await;
+        hark_tests::subscribe_surely(broker.addr(), "a", None, |seen| {
+            seen.position >= kill * LINES / 5
+        })
+        .await;
         broker.kill9();
         broker.start_again();
     }
     writing.join().unwrap();
     done(&publisher.wait());
 
-    let seen = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let seen = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     seen.expect(1..=LINES);
-    assert!(seen.data().into_iter().eq((1..=LINES).map(|n| n.to_string())));
+    assert!(
+        seen.data()
+            .into_iter()
+            .eq((1..=LINES).map(|n| n.to_string()))
+    );
 }
 
 #[tokio::test]
@@ -179,16 +235,26 @@ async fn topics_lists_the_topics() {
     let exit = Cli::run(&broker, &["topics"]);
 
     done(&exit);
-    assert!(exit.stdout.contains("orders.eu") && exit.stdout.contains("orders.us"), "{exit:#?}");
+    assert!(
+        exit.stdout.contains("orders.eu") && exit.stdout.contains("orders.us"),
+        "{exit:#?}"
+    );
 }
 
 #[tokio::test]
 async fn what_fails_says_why_and_ends_with_1() {
     let mut broker = Setup::new().restarts().start();
-    for args in [&["pub", "$sys", "1"][..], &["sub", "a..b"], &["pub", "a b", "1"]] {
+    for args in [
+        &["pub", "$sys", "1"][..],
+        &["sub", "a..b"],
+        &["pub", "a b", "1"],
+    ] {
         let exit = Cli::run(&broker, args);
         assert!(matches!(exit.code, Some(1 | 2)), "{args:?}: {exit:#?}");
-        assert!(!exit.stderr.is_empty() && !exit.stderr.contains("panicked"), "{args:?}: {exit:#?}");
+        assert!(
+            !exit.stderr.is_empty() && !exit.stderr.contains("panicked"),
+            "{args:?}: {exit:#?}"
+        );
     }
     let exit = Cli::run(&broker, &["sub", "a", "--from", "soon"]);
     assert_eq!(exit.code, Some(2), "{exit:#?}");
@@ -196,5 +262,8 @@ async fn what_fails_says_why_and_ends_with_1() {
     broker.kill9();
     let exit = Cli::run(&broker, &["topics"]);
     assert_eq!(exit.code, Some(1), "nobody there: {exit:#?}");
-    assert!(exit.stderr.contains(&broker.addr().to_string()), "{exit:#?}");
+    assert!(
+        exit.stderr.contains(&broker.addr().to_string()),
+        "{exit:#?}"
+    );
 }

@@ -27,7 +27,10 @@ async fn without_being_told_to_a_room_does_not_break() {
     ws.publish_frame(breaking(ON_RECEIPT, json!(1))).await;
     ws.publish_frame(breaking(AFTER_COMMIT, json!(2))).await;
 
-    let history = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let history = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
 
     assert_eq!(history.data(), ["1", "2"]);
 }
@@ -43,11 +46,17 @@ async fn a_room_that_breaks_on_receipt_is_there_again_at_once() {
         ws.publish("a", json!("before")).await;
 
         let answer = ws.ask(breaking(ON_RECEIPT, json!("boom"))).await;
-        assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("busy")), "{answer}");
+        assert_eq!(
+            (&answer["type"], &answer["code"]),
+            (&json!("error"), &json!("busy")),
+            "{answer}"
+        );
         publish_until_taken(&mut ws, json!("after")).await;
 
         // The session has subscribed again by itself, from where it was: the client notices nothing.
-        reader.follow(&mut seen, |seen| seen.position == start + 2).await;
+        reader
+            .follow(&mut seen, |seen| seen.position == start + 2)
+            .await;
         assert_eq!(seen.data(), [r#""before""#, r#""after""#]);
         assert_eq!(seen.gaps, Vec::<Value>::new());
         reader.expect_quiet().await;
@@ -57,7 +66,9 @@ async fn a_room_that_breaks_on_receipt_is_there_again_at_once() {
 /// Publishes, and again while the answer is `busy`.
 async fn publish_until_taken(ws: &mut Ws, data: Value) -> Value {
     loop {
-        let answer = ws.ask(json!({"type": "publish", "topic": "a", "data": data})).await;
+        let answer = ws
+            .ask(json!({"type": "publish", "topic": "a", "data": data}))
+            .await;
         if answer["type"] == "published" {
             return answer;
         }
@@ -80,7 +91,11 @@ async fn what_was_kept_when_the_room_broke_is_a_duplicate_when_it_is_sent_again(
     ws.publish_frame(plain(1)).await;
 
     let answer = ws.ask(numbered(breaking(AFTER_COMMIT, json!(2)), 2)).await;
-    assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("busy")), "{answer}");
+    assert_eq!(
+        (&answer["type"], &answer["code"]),
+        (&json!("error"), &json!("busy")),
+        "{answer}"
+    );
     let again = loop {
         let answer = ws.ask(plain(2)).await;
         if answer["code"] != "busy" {
@@ -89,7 +104,11 @@ async fn what_was_kept_when_the_room_broke_is_a_duplicate_when_it_is_sent_again(
     };
     ws.publish_frame(plain(3)).await;
 
-    assert_eq!((&again["type"], &again["duplicate"]), (&json!("published"), &json!(true)), "{again}");
+    assert_eq!(
+        (&again["type"], &again["duplicate"]),
+        (&json!("published"), &json!(true)),
+        "{again}"
+    );
     reader.follow(&mut seen, |seen| seen.position == 3).await;
     assert_eq!(seen.data(), ["1", "2", "3"]);
     reader.expect_quiet().await;
@@ -142,14 +161,16 @@ async fn a_room_broken_under_load_loses_and_doubles_nothing() {
     let broker = Setup::new().faults().start();
     let addr = broker.addr();
     let over = Arc::new(AtomicBool::new(false));
-    let publishers: Vec<_> =
-        (0..PUBLISHERS).map(|p| tokio::spawn(async move { publish_surely(addr, "a", p, EACH).await })).collect();
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|p| tokio::spawn(async move { publish_surely(addr, "a", p, EACH).await }))
+        .collect();
     let last = json!({"last": true});
     let subscribers: Vec<_> = [None, Some(Subprotocol::Bincode), None]
         .into_iter()
         .map(|subprotocol| {
             let last = last.to_string();
-            let all = move |seen: &Seen| seen.messages.last().is_some_and(|(_, data)| *data == last);
+            let all =
+                move |seen: &Seen| seen.messages.last().is_some_and(|(_, data)| *data == last);
             tokio::spawn(async move { subscribe_surely(addr, "a", subprotocol, all).await })
         })
         .collect();
@@ -158,7 +179,11 @@ async fn a_room_broken_under_load_loses_and_doubles_nothing() {
         async move {
             let mut broken = 0;
             while !over.load(Ordering::Relaxed) {
-                let how = if broken % 2 == 0 { ON_RECEIPT } else { AFTER_COMMIT };
+                let how = if broken % 2 == 0 {
+                    ON_RECEIPT
+                } else {
+                    AFTER_COMMIT
+                };
                 let answer = ws.ask(breaking(how, json!({"broken": broken}))).await;
                 assert_eq!(answer["code"], "busy", "{answer}");
                 broken += 1;

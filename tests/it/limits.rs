@@ -14,13 +14,18 @@ async fn at_and_over(at: Value, over: Value, code: &str) {
     over["type"] = json!("publish");
     let error = ws.ask(over).await;
 
-    assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{error}");
+    assert_eq!(
+        (&error["type"], &error["code"]),
+        (&json!("error"), &json!(code)),
+        "{error}"
+    );
     ws.expect_quiet().await;
 }
 
 fn with_headers(pairs: usize, value_bytes: usize) -> Value {
-    let headers: Map<String, Value> =
-        (0..pairs).map(|n| (format!("{n:04}"), json!("v".repeat(value_bytes)))).collect();
+    let headers: Map<String, Value> = (0..pairs)
+        .map(|n| (format!("{n:04}"), json!("v".repeat(value_bytes))))
+        .collect();
     json!({"topic": "a", "data": 1, "headers": headers})
 }
 
@@ -61,7 +66,9 @@ async fn a_session_has_1000_subscriptions() {
             ws.subscribe(&format!("t.{n}"), json!("now")).await;
         }
 
-        let error = ws.ask(json!({"type": "subscribe", "topic": "t.1000", "from": "now"})).await;
+        let error = ws
+            .ask(json!({"type": "subscribe", "topic": "t.1000", "from": "now"}))
+            .await;
         assert_eq!(error["code"], "too_many_subscriptions", "{error}");
 
         // One given up makes room for one.
@@ -98,12 +105,19 @@ async fn a_publisher_that_does_not_read_its_receipts_is_held_up() {
     }
     for id in 1..=MESSAGES {
         let receipt = raw.read_json();
-        assert_eq!((&receipt["type"], &receipt["id"]), (&json!("published"), &json!(id)), "{receipt}");
+        assert_eq!(
+            (&receipt["type"], &receipt["id"]),
+            (&json!("published"), &json!(id)),
+            "{receipt}"
+        );
     }
     writing.join().unwrap();
 
     let grown = most - before;
-    assert!(grown < 64 << 20, "the broker grew by {grown} bytes for one session");
+    assert!(
+        grown < 64 << 20,
+        "the broker grew by {grown} bytes for one session"
+    );
 }
 
 #[tokio::test]
@@ -120,7 +134,10 @@ async fn the_largest_message_arrives_live_and_from_the_log() {
     let body = vec![0xa5; 1024 * 1024];
     for _ in 0..4 {
         let type_of_bytes = [("content-type", "application/octet-stream")];
-        broker.http().post("/v1/topics/a/messages", &type_of_bytes, &body).ok();
+        broker
+            .http()
+            .post("/v1/topics/a/messages", &type_of_bytes, &body)
+            .ok();
     }
 
     for ws in &mut live {
@@ -129,10 +146,16 @@ async fn the_largest_message_arrives_live_and_from_the_log() {
             assert_eq!(message["offset"], offset);
             // Base64 of 0xa5 repeated is "paWl" repeated, and the last of 1024 * 1024 = 3 n + 1 bytes is "pQ==".
             let base64 = format!("{}pQ==", "paWl".repeat(1024 * 1024 / 3));
-            assert!(message["data_base64"] == base64, "other bytes than those published");
+            assert!(
+                message["data_base64"] == base64,
+                "other bytes than those published"
+            );
         }
         ws.expect_quiet().await;
     }
-    let history = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let history = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     assert_eq!(history.offsets(), [1, 2, 3, 4]);
 }

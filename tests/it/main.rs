@@ -1,10 +1,16 @@
 //! All tests against the real binary, one module per theme, in one test binary so that it is linked once.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failing helper is a failing test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failing helper is a failing test"
+)]
 
 mod bad_input;
 mod basics;
 mod cli;
 mod faults;
+#[cfg(feature = "peers")]
+mod flights;
 mod handshake;
 mod http;
 mod limits;
@@ -14,5 +20,6 @@ mod producers;
 mod races;
 mod restart;
 mod resume;
+mod sdk;
 mod slow_client;
 mod tidy;

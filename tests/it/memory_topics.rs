@@ -19,7 +19,9 @@ async fn a_memory_topic_resumes_while_the_broker_runs() {
 
     for position in [0, 1, 30, 50] {
         let mut reader = Ws::connect(&broker).await;
-        let seen = reader.watch_to_caught_up("mem.a", json!({"after": acked.cursor(position)})).await;
+        let seen = reader
+            .watch_to_caught_up("mem.a", json!({"after": acked.cursor(position)}))
+            .await;
         seen.expect(position + 1..=50);
         acked.check(&seen);
         reader.expect_quiet().await;
@@ -46,15 +48,30 @@ async fn a_memory_topic_begins_a_new_epoch_at_every_start() {
     for (topic, before) in [("mem.a", &memory), ("mem.idle", &idle)] {
         let subscribed = ws.subscribe(topic, before.after()).await;
         let gap = ws.expect("gap").await;
-        assert_eq!((&subscribed["cursor"], &subscribed["resumed"]), (&json!(before.cursor()), &json!(false)));
-        assert_eq!((&gap["reason"], &gap["from"], &gap["to"]), (&json!("other_epoch"), &Value::Null, &Value::Null));
+        assert_eq!(
+            (&subscribed["cursor"], &subscribed["resumed"]),
+            (&json!(before.cursor()), &json!(false))
+        );
+        assert_eq!(
+            (&gap["reason"], &gap["from"], &gap["to"]),
+            (&json!("other_epoch"), &Value::Null, &Value::Null)
+        );
         assert_eq!(ws.expect("caught_up").await["cursor"], gap["cursor"]);
         let receipt = ws.publish(topic, json!("new")).await;
         assert_eq!(ws.message().await["offset"], 1);
-        assert!(!receipt["cursor"].as_str().unwrap().starts_with(&format!("{}:", before.epoch)), "{receipt}");
+        assert!(
+            !receipt["cursor"]
+                .as_str()
+                .unwrap()
+                .starts_with(&format!("{}:", before.epoch)),
+            "{receipt}"
+        );
     }
     let subscribed = ws.subscribe("disk.a", disk.after()).await;
-    assert_eq!(subscribed["resumed"], true, "only memory topics forget: {subscribed}");
+    assert_eq!(
+        subscribed["resumed"], true,
+        "only memory topics forget: {subscribed}"
+    );
 }
 
 #[tokio::test]
@@ -71,8 +88,13 @@ async fn an_idle_memory_topic_keeps_its_history_or_says_that_it_is_gone() {
     for pause_ms in [0, 10, 20, 30, 50, 200] {
         tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
         let mut reader = Ws::connect(&broker).await;
-        let seen: Seen = reader.watch_to_caught_up("mem.a", json!({"after": middle})).await;
-        assert!(!seen.gaps.is_empty() || seen.offsets() == [8, 9, 10], "a silent skip: {seen:?}");
+        let seen: Seen = reader
+            .watch_to_caught_up("mem.a", json!({"after": middle}))
+            .await;
+        assert!(
+            !seen.gaps.is_empty() || seen.offsets() == [8, 9, 10],
+            "a silent skip: {seen:?}"
+        );
     }
 }
 
@@ -97,7 +119,11 @@ fn on_disk(broker: &hark_tests::Broker, text: &str) -> bool {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if std::fs::read(&path).unwrap().windows(text.len()).any(|bytes| bytes == text.as_bytes()) {
+            } else if std::fs::read(&path)
+                .unwrap()
+                .windows(text.len())
+                .any(|bytes| bytes == text.as_bytes())
+            {
                 return true;
             }
         }

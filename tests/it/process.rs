@@ -11,9 +11,18 @@ use serde_json::json;
 #[track_caller]
 fn expect_sentence(exit: &Exit, code: i32, hint: &str) {
     assert_eq!(exit.code, Some(code), "{exit:#?}");
-    assert!(!exit.stderr.contains("panicked"), "a crash is no sentence: {exit:#?}");
-    assert!(exit.stderr.contains(hint), "the sentence does not name {hint:?}: {exit:#?}");
-    assert_eq!(exit.stdout, "", "stdout says what is served, and nothing is");
+    assert!(
+        !exit.stderr.contains("panicked"),
+        "a crash is no sentence: {exit:#?}"
+    );
+    assert!(
+        exit.stderr.contains(hint),
+        "the sentence does not name {hint:?}: {exit:#?}"
+    );
+    assert_eq!(
+        exit.stdout, "",
+        "stdout says what is served, and nothing is"
+    );
 }
 
 /// Every file below a folder, with its content.
@@ -43,10 +52,16 @@ fn one_line_says_where_and_how() {
 
     let line = broker.greeting();
 
-    for part in [format!("http://127.0.0.1:{port}"), format!("ws://127.0.0.1:{port}/ws")] {
+    for part in [
+        format!("http://127.0.0.1:{port}"),
+        format!("ws://127.0.0.1:{port}/ws"),
+    ] {
         assert!(line.contains(&part), "{part} is not in {line:?}");
     }
-    assert!(line.contains(&*broker.data_dir().to_string_lossy()), "where the data is: {line:?}");
+    assert!(
+        line.contains(&*broker.data_dir().to_string_lossy()),
+        "where the data is: {line:?}"
+    );
 }
 
 #[tokio::test]
@@ -55,11 +70,17 @@ async fn a_data_directory_in_use_is_refused() {
     let mut ws = Ws::connect(&broker).await;
     ws.publish("a", json!(1)).await;
 
-    let exit = Setup::new().data_dir(broker.data_dir()).try_start().unwrap_err();
+    let exit = Setup::new()
+        .data_dir(broker.data_dir())
+        .try_start()
+        .unwrap_err();
 
     expect_sentence(&exit, 1, &broker.data_dir().to_string_lossy());
     ws.publish("a", json!(2)).await;
-    let seen = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let seen = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     seen.expect([1, 2]);
 }
 
@@ -71,7 +92,10 @@ async fn a_killed_brokers_directory_is_not_in_use() {
 
     let second = Setup::new().data_dir(first.data_dir()).start();
 
-    let seen = Ws::connect(&second).await.watch_to_caught_up("a", json!("earliest")).await;
+    let seen = Ws::connect(&second)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     seen.expect([1]);
 }
 
@@ -83,7 +107,11 @@ fn a_data_directory_that_cannot_be_written_is_refused() {
     let before = snapshot(dir.path());
 
     // Places that even the superuser cannot write to: a file, below a file, and /proc.
-    for place in [file.clone(), file.join("below"), PathBuf::from("/proc/hark-data")] {
+    for place in [
+        file.clone(),
+        file.join("below"),
+        PathBuf::from("/proc/hark-data"),
+    ] {
         let exit = Setup::new().data_dir(&place).try_start().unwrap_err();
         expect_sentence(&exit, 1, &place.to_string_lossy());
     }
@@ -94,8 +122,13 @@ fn a_data_directory_that_cannot_be_written_is_refused() {
 #[tokio::test]
 async fn a_directory_of_another_format_is_refused_and_not_touched() {
     for (name, change) in [
-        ("another program's db", (|db: &Path| std::fs::write(db, vec![0x5a; 300_000])) as fn(&Path) -> _),
-        ("an empty conf", |db: &Path| std::fs::write(db.with_file_name("conf"), "")),
+        (
+            "another program's db",
+            (|db: &Path| std::fs::write(db, vec![0x5a; 300_000])) as fn(&Path) -> _,
+        ),
+        ("an empty conf", |db: &Path| {
+            std::fs::write(db.with_file_name("conf"), "")
+        }),
         ("a conf of another version", |db: &Path| {
             let conf = db.with_file_name("conf");
             let text = String::from_utf8_lossy(&std::fs::read(&conf)?).replace("0.34", "0.31");
@@ -106,7 +139,10 @@ async fn a_directory_of_another_format_is_refused_and_not_touched() {
         Ws::connect(&broker).await.publish("a", json!(1)).await;
         broker.stop();
         let dir = broker.data_dir().to_owned();
-        let db = snapshot(&dir).into_keys().find(|path| path.ends_with("db")).expect("the log's db");
+        let db = snapshot(&dir)
+            .into_keys()
+            .find(|path| path.ends_with("db"))
+            .expect("the log's db");
         change(&db).unwrap();
         let before = snapshot(&dir);
 
@@ -114,10 +150,16 @@ async fn a_directory_of_another_format_is_refused_and_not_touched() {
 
         expect_sentence(&exit, 1, &dir.to_string_lossy());
         let after = snapshot(&dir);
-        let changed: Vec<_> = before.iter().filter(|(path, content)| after.get(*path) != Some(content)).collect();
+        let changed: Vec<_> = before
+            .iter()
+            .filter(|(path, content)| after.get(*path) != Some(content))
+            .collect();
         let names: Vec<_> = changed.iter().map(|(path, _)| path).collect();
         assert!(names.is_empty(), "{name}: {names:?} changed");
-        let new: Vec<_> = after.keys().filter(|path| !before.contains_key(*path)).collect();
+        let new: Vec<_> = after
+            .keys()
+            .filter(|path| !before.contains_key(*path))
+            .collect();
         assert!(new.is_empty(), "{name}: {new:?} came");
     }
 }
@@ -128,7 +170,11 @@ fn a_port_in_use_is_refused() {
     let addr = taken.local_addr().unwrap().to_string();
     let dir = tempfile::tempdir().unwrap();
 
-    let output = hark().args(["serve", "--listen", &addr, "--data-dir"]).arg(dir.path().join("d")).output().unwrap();
+    let output = hark()
+        .args(["serve", "--listen", &addr, "--data-dir"])
+        .arg(dir.path().join("d"))
+        .output()
+        .unwrap();
 
     let exit = Exit {
         code: output.status.code(),
@@ -152,7 +198,10 @@ fn wrong_usage_ends_with_2() {
         let output = hark().args(args).current_dir(dir.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
         assert!(!output.stderr.is_empty(), "{args:?} is not explained");
-        assert!(snapshot(dir.path()).is_empty(), "{args:?} left something behind");
+        assert!(
+            snapshot(dir.path()).is_empty(),
+            "{args:?} left something behind"
+        );
     }
 }
 
@@ -163,7 +212,10 @@ fn another_address_than_loopback_is_refused() {
     let serve = ["serve", "--listen", "0.0.0.0:0", "--data-dir", "d"];
     let output = hark().args(serve).current_dir(dir.path()).output().unwrap();
     assert!(matches!(output.status.code(), Some(1 | 2)), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("0.0.0.0"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("0.0.0.0"),
+        "{output:?}"
+    );
     assert!(snapshot(dir.path()).is_empty(), "nothing is touched");
 }
 
@@ -241,7 +293,13 @@ async fn while_it_ends_nobody_new_gets_in() {
 
 #[test]
 fn help_and_version_are_there() {
-    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["pub", "--help"], &["sub", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["serve", "--help"],
+        &["pub", "--help"],
+        &["sub", "--help"],
+    ] {
         let output = hark().args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
         assert!(!output.stdout.is_empty(), "{args:?}");

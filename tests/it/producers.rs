@@ -13,7 +13,10 @@ fn keyed(key: &str, data: Value) -> Value {
 }
 
 async fn data_of(broker: &Broker) -> Vec<String> {
-    let seen = Ws::connect(broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let seen = Ws::connect(broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     seen.messages.into_iter().map(|(_, data)| data).collect()
 }
 
@@ -32,8 +35,18 @@ async fn a_number_that_was_taken_is_a_duplicate() {
         for seq in [5, 1, 3] {
             let receipt = ws.publish_frame(numbered("p", seq, json!("again"))).await;
             assert_eq!(receipt["duplicate"], true, "{receipt}");
-            let at: u64 = receipt["cursor"].as_str().unwrap().split_once(':').unwrap().1.parse().unwrap();
-            assert!((seq..=5).contains(&at), "at the record, or at a later one of the producer: {receipt}");
+            let at: u64 = receipt["cursor"]
+                .as_str()
+                .unwrap()
+                .split_once(':')
+                .unwrap()
+                .1
+                .parse()
+                .unwrap();
+            assert!(
+                (seq..=5).contains(&at),
+                "at the record, or at a later one of the producer: {receipt}"
+            );
         }
 
         other.follow(&mut seen, |seen| seen.position == 5).await;
@@ -50,7 +63,11 @@ async fn a_number_too_large_is_out_of_sequence() {
 
     for (producer, seq, expected) in [("p", 3, 2), ("p", u64::MAX, 2), ("new", 2, 1)] {
         let error = ws.ask(numbered(producer, seq, json!("no"))).await;
-        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("out_of_sequence")), "{error}");
+        assert_eq!(
+            (&error["type"], &error["code"]),
+            (&json!("error"), &json!("out_of_sequence")),
+            "{error}"
+        );
         assert_eq!(error["expected_seq"], expected, "{error}");
     }
 
@@ -73,7 +90,10 @@ async fn producers_count_for_themselves_and_per_topic() {
             }
         }
     }
-    assert_eq!(data_of(&broker).await, ["p1", "q1", "p2", "q2", "p3", "q3"].map(|data| format!("\"{data}\"")));
+    assert_eq!(
+        data_of(&broker).await,
+        ["p1", "q1", "p2", "q2", "p3", "q3"].map(|data| format!("\"{data}\""))
+    );
 }
 
 #[tokio::test]
@@ -87,7 +107,10 @@ async fn a_window_sent_twice_at_once_is_kept_once() {
     let duplicates: Vec<&Value> = answers.iter().map(|answer| &answer["duplicate"]).collect();
     let expected: Vec<Value> = (0..400).map(|n| json!(n >= 200)).collect();
     assert_eq!(duplicates, expected.iter().collect::<Vec<_>>());
-    assert_eq!(data_of(&broker).await, (1..=200).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        data_of(&broker).await,
+        (1..=200).map(|n| n.to_string()).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
@@ -97,9 +120,15 @@ async fn one_producer_in_two_sessions_is_one_producer() {
     let mut second = Ws::connect_as(&broker, Subprotocol::Bincode).await;
 
     first.publish_frame(numbered("p", 1, json!(1))).await;
-    assert_eq!(second.publish_frame(numbered("p", 1, json!("again"))).await["duplicate"], true);
+    assert_eq!(
+        second.publish_frame(numbered("p", 1, json!("again"))).await["duplicate"],
+        true
+    );
     second.publish_frame(numbered("p", 2, json!(2))).await;
-    assert_eq!(first.publish_frame(numbered("p", 2, json!("again"))).await["duplicate"], true);
+    assert_eq!(
+        first.publish_frame(numbered("p", 2, json!("again"))).await["duplicate"],
+        true
+    );
 
     assert_eq!(data_of(&broker).await, ["1", "2"]);
 }
@@ -110,7 +139,10 @@ async fn producers_are_known_again_after_a_restart() {
     let mut ws = Ws::connect(&broker).await;
     let mut acked = Acked::default();
     for seq in 1..=50 {
-        acked.receipt(&ws.publish_frame(numbered("p", seq, json!(seq))).await, &json!(seq));
+        acked.receipt(
+            &ws.publish_frame(numbered("p", seq, json!(seq))).await,
+            &json!(seq),
+        );
     }
     ws.publish_frame(numbered("quiet", 1, json!("quiet"))).await;
 
@@ -122,8 +154,14 @@ async fn producers_are_known_again_after_a_restart() {
         let receipt = ws.publish_frame(numbered("p", seq, json!(seq))).await;
         assert_eq!(receipt["duplicate"], seq <= 50, "{seq}: {receipt}");
     }
-    assert_eq!(ws.publish_frame(numbered("quiet", 1, json!("quiet"))).await["duplicate"], true);
-    assert_eq!(ws.ask(numbered("p", 62, json!(62))).await["expected_seq"], 61);
+    assert_eq!(
+        ws.publish_frame(numbered("quiet", 1, json!("quiet"))).await["duplicate"],
+        true
+    );
+    assert_eq!(
+        ws.ask(numbered("p", 62, json!(62))).await["expected_seq"],
+        61
+    );
     let data = data_of(&broker).await;
     assert_eq!(data.len(), 61);
     assert_eq!(data.iter().filter(|data| *data == "45").count(), 1);
@@ -142,7 +180,10 @@ async fn a_key_that_was_used_is_a_duplicate() {
         elsewhere["topic"] = json!("b");
         let elsewhere = ws.publish_frame(elsewhere).await;
 
-        assert_eq!((&first["duplicate"], &second["duplicate"]), (&json!(false), &json!(false)));
+        assert_eq!(
+            (&first["duplicate"], &second["duplicate"]),
+            (&json!(false), &json!(false))
+        );
         assert_eq!(again["duplicate"], true);
         assert_eq!(again["cursor"], first["cursor"], "where it was kept");
         assert_eq!(elsewhere["duplicate"], false, "keys are per topic");
@@ -158,7 +199,9 @@ async fn the_last_ten_thousand_keys_are_remembered() {
     let mut more = |count: u64| {
         let start = others;
         others += count;
-        (start..others).map(|n| keyed(&format!("other-{n}"), json!(n))).collect::<Vec<_>>()
+        (start..others)
+            .map(|n| keyed(&format!("other-{n}"), json!(n)))
+            .collect::<Vec<_>>()
     };
     ws.publish_frame(keyed("first", json!("first"))).await;
 
@@ -181,18 +224,30 @@ async fn http_takes_producers_and_keys_as_headers() {
         http.post("/v1/topics/a/messages", &headers, "1")
     };
 
-    let first = post(&[("hark-producer", "p"), ("hark-seq", "1")]).ok().json();
-    let again = post(&[("hark-producer", "p"), ("hark-seq", "1")]).ok().json();
+    let first = post(&[("hark-producer", "p"), ("hark-seq", "1")])
+        .ok()
+        .json();
+    let again = post(&[("hark-producer", "p"), ("hark-seq", "1")])
+        .ok()
+        .json();
     let ahead = post(&[("hark-producer", "p"), ("hark-seq", "3")]);
-    let second = post(&[("hark-producer", "p"), ("hark-seq", "2")]).ok().json();
+    let second = post(&[("hark-producer", "p"), ("hark-seq", "2")])
+        .ok()
+        .json();
     let key = post(&[("hark-message-id", "m")]).ok().json();
     let key_again = post(&[("hark-message-id", "m")]).ok().json();
 
-    assert_eq!((&first["duplicate"], &again["duplicate"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&first["duplicate"], &again["duplicate"]),
+        (&json!(false), &json!(true))
+    );
     ahead.expect_error(409, "out_of_sequence");
     assert_eq!(ahead.json()["expected_seq"], 2);
     assert_eq!(second["duplicate"], false);
-    assert_eq!((&key["duplicate"], &key_again["duplicate"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&key["duplicate"], &key_again["duplicate"]),
+        (&json!(false), &json!(true))
+    );
     assert_eq!(key["cursor"], key_again["cursor"]);
     assert_eq!(data_of(&broker).await.len(), 3);
 }
@@ -203,8 +258,16 @@ async fn a_producer_may_change_its_transport() {
     let mut ws = Ws::connect(&broker).await;
     ws.publish_frame(numbered("p", 1, json!(1))).await;
 
-    let headers = [("content-type", "application/json"), ("hark-producer", "p"), ("hark-seq", "1")];
-    let over_http = broker.http().post("/v1/topics/a/messages", &headers, "1").ok().json();
+    let headers = [
+        ("content-type", "application/json"),
+        ("hark-producer", "p"),
+        ("hark-seq", "1"),
+    ];
+    let over_http = broker
+        .http()
+        .post("/v1/topics/a/messages", &headers, "1")
+        .ok()
+        .json();
 
     assert_eq!(over_http["duplicate"], true, "{over_http}");
 }
@@ -224,7 +287,10 @@ async fn bad_producers_and_keys_over_http_are_refused() {
     for headers in cases {
         let all = [headers, &[("content-type", "application/json")]].concat();
         let response = broker.http().post("/v1/topics/a/messages", &all, "1");
-        assert!((400..500).contains(&response.status), "{headers:?}: {response:#?}");
+        assert!(
+            (400..500).contains(&response.status),
+            "{headers:?}: {response:#?}"
+        );
         assert!(response.json()["code"].is_string(), "{response:#?}");
     }
     assert_eq!(data_of(&broker).await, Vec::<String>::new());

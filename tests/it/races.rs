@@ -12,14 +12,24 @@ use serde_json::{Value, json};
 use crate::restart::each_publisher_in_order;
 
 fn offset_of(cursor: &Value) -> u64 {
-    cursor.as_str().unwrap().split_once(':').unwrap().1.parse().unwrap()
+    cursor
+        .as_str()
+        .unwrap()
+        .split_once(':')
+        .unwrap()
+        .1
+        .parse()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn a_subscribe_that_races_a_publish_a_thousand_times() {
     let broker = Broker::start();
     let mut publisher = Ws::connect(&broker).await;
-    let mut readers = [Ws::connect(&broker).await, Ws::connect_as(&broker, Subprotocol::Bincode).await];
+    let mut readers = [
+        Ws::connect(&broker).await,
+        Ws::connect_as(&broker, Subprotocol::Bincode).await,
+    ];
     let mut behind = publisher.publish("a", json!("start")).await["cursor"].clone();
 
     for round in 0..1000_usize {
@@ -41,7 +51,11 @@ async fn a_subscribe_that_races_a_publish_a_thousand_times() {
         let published = offset_of(&receipt["cursor"]);
 
         let mut seen = Seen::start("a", &subscribed);
-        reader.follow(&mut seen, |seen| seen.position >= published && seen.caught_up == 1).await;
+        reader
+            .follow(&mut seen, |seen| {
+                seen.position >= published && seen.caught_up == 1
+            })
+            .await;
         let start = match round % 3 {
             0 => seen.start,
             1 => offset_of(&behind),
@@ -76,8 +90,10 @@ impl Crowd {
                     while rounds < 20 || !stop.load(Ordering::Relaxed) {
                         let numbers = rounds * window + 1..=(rounds + 1) * window;
                         let data: Vec<Value> = numbers.map(|n| json!({"p": p, "n": n})).collect();
-                        let frames: Vec<Value> =
-                            data.iter().map(|data| json!({"topic": topic, "data": data})).collect();
+                        let frames: Vec<Value> = data
+                            .iter()
+                            .map(|data| json!({"topic": topic, "data": data}))
+                            .collect();
                         let receipts = ws.publish_all(frames, window).await;
                         told.extend(data.into_iter().zip(receipts));
                         rounds += 1;
@@ -106,12 +122,24 @@ impl Crowd {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_joins_while_four_publish_at_full_speed_misses_nothing() {
     let broker = Broker::start();
-    let epoch = Ws::connect(&broker).await.watch_to_caught_up("a", json!("now")).await.epoch;
+    let epoch = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("now"))
+        .await
+        .epoch;
     let crowd = Crowd::start(&broker, "a", 4, 200);
     let mut readers = Vec::new();
     for n in 0..12_u64 {
-        let subprotocol = if n % 2 == 0 { Subprotocol::Json } else { Subprotocol::Bincode };
-        let head = Ws::connect(&broker).await.watch_to_caught_up("a", json!("now")).await.position;
+        let subprotocol = if n % 2 == 0 {
+            Subprotocol::Json
+        } else {
+            Subprotocol::Bincode
+        };
+        let head = Ws::connect(&broker)
+            .await
+            .watch_to_caught_up("a", json!("now"))
+            .await
+            .position;
         let from = match n % 4 {
             0 => json!("earliest"),
             1 => json!("now"),
@@ -121,7 +149,12 @@ async fn who_joins_while_four_publish_at_full_speed_misses_nothing() {
         let mut ws = Ws::connect_as(&broker, subprotocol).await;
         readers.push(tokio::spawn(async move {
             let mut seen = ws.watch("a", from).await;
-            ws.follow(&mut seen, |seen| seen.messages.last().is_some_and(|(_, data)| data == "\"end\"")).await;
+            ws.follow(&mut seen, |seen| {
+                seen.messages
+                    .last()
+                    .is_some_and(|(_, data)| data == "\"end\"")
+            })
+            .await;
             ws.expect_quiet().await;
             seen
         }));
@@ -153,9 +186,16 @@ async fn leaving_and_coming_back_with_batches_queued_neither_skips_nor_repeats()
             ws.follow(&mut seen, |seen| seen.position >= some).await;
             // Both go out at once, so that the new subscription begins while the old one's batches are still queued.
             let (leave, join) = (ws.new_id(), ws.new_id());
-            let from = if round % 3 == 0 { json!("now") } else { seen.after() };
-            ws.try_feed(&json!({"type": "unsubscribe", "id": leave, "topic": "a"})).await.unwrap();
-            ws.send(&json!({"type": "subscribe", "id": join, "topic": "a", "from": from})).await;
+            let from = if round % 3 == 0 {
+                json!("now")
+            } else {
+                seen.after()
+            };
+            ws.try_feed(&json!({"type": "unsubscribe", "id": leave, "topic": "a"}))
+                .await
+                .unwrap();
+            ws.send(&json!({"type": "subscribe", "id": join, "topic": "a", "from": from}))
+                .await;
 
             let mut left = false;
             let subscribed = loop {
@@ -163,7 +203,10 @@ async fn leaving_and_coming_back_with_batches_queued_neither_skips_nor_repeats()
                 if frame["id"] == join {
                     break frame;
                 }
-                assert!(!left, "after `unsubscribed` nothing comes of the old subscription: {frame}");
+                assert!(
+                    !left,
+                    "after `unsubscribed` nothing comes of the old subscription: {frame}"
+                );
                 left = frame["id"] == leave;
                 if !left {
                     seen.take(&frame);
@@ -178,7 +221,10 @@ async fn leaving_and_coming_back_with_batches_queued_neither_skips_nor_repeats()
         ws.follow(&mut seen, |seen| seen.caught_up == 1).await;
     }
     let acked = crowd.finish().await;
-    let all = Ws::connect(&broker).await.watch_to_caught_up("a", json!("earliest")).await;
+    let all = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", json!("earliest"))
+        .await;
     acked.check(&all);
     assert_eq!(all.position, acked.head());
 }
@@ -192,14 +238,19 @@ async fn many_topics_at_full_speed_keep_apart() {
     for topic in TOPICS {
         seen.push(reader.watch(topic, json!("now")).await);
     }
-    let crowds: Vec<Crowd> = TOPICS.map(|topic| Crowd::start(&broker, topic, 2, 50)).into();
+    let crowds: Vec<Crowd> = TOPICS
+        .map(|topic| Crowd::start(&broker, topic, 2, 50))
+        .into();
     for crowd in &crowds {
         crowd.stop.store(true, Ordering::Relaxed);
     }
 
     while seen.iter().any(|seen| seen.position < 2000) {
         let frame = reader.recv().await;
-        let n = TOPICS.iter().position(|topic| frame["topic"] == *topic).unwrap();
+        let n = TOPICS
+            .iter()
+            .position(|topic| frame["topic"] == *topic)
+            .unwrap();
         seen[n].take(&frame);
     }
 

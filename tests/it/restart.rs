@@ -25,20 +25,38 @@ async fn a_restart_keeps_epochs_offsets_and_messages() {
 
         let mut ws = Ws::connect(&broker).await;
         let after = ws.watch_to_caught_up("a", json!("earliest")).await;
-        assert_eq!((&after.epoch, &after.messages), (&before.epoch, &before.messages), "{how}");
+        assert_eq!(
+            (&after.epoch, &after.messages),
+            (&before.epoch, &before.messages),
+            "{how}"
+        );
         ws.unsubscribe("a").await;
         for position in [0, 1, 57, 99, 100] {
             let mut reader = Ws::connect(&broker).await;
-            let subscribed = reader.subscribe("a", json!({"after": acked.cursor(position)})).await;
+            let subscribed = reader
+                .subscribe("a", json!({"after": acked.cursor(position)}))
+                .await;
             assert_eq!(subscribed["resumed"], true, "{how}: {subscribed}");
             let mut seen = Seen::start("a", &subscribed);
             reader.follow(&mut seen, |seen| seen.caught_up == 1).await;
             seen.expect(position + 1..=100);
         }
         let subscribed = ws.subscribe("never.used", idle.after()).await;
-        assert_eq!((&subscribed["cursor"], &subscribed["resumed"]), (&json!(idle.cursor()), &json!(true)), "{how}");
-        assert_eq!(ws.publish("a", json!("next")).await["cursor"], acked.cursor(101), "{how}");
-        assert_eq!(ws.publish("never.used", json!("first")).await["cursor"], format!("{}:1", idle.epoch), "{how}");
+        assert_eq!(
+            (&subscribed["cursor"], &subscribed["resumed"]),
+            (&json!(idle.cursor()), &json!(true)),
+            "{how}"
+        );
+        assert_eq!(
+            ws.publish("a", json!("next")).await["cursor"],
+            acked.cursor(101),
+            "{how}"
+        );
+        assert_eq!(
+            ws.publish("never.used", json!("first")).await["cursor"],
+            format!("{}:1", idle.epoch),
+            "{how}"
+        );
     }
 }
 
@@ -69,7 +87,14 @@ async fn what_was_kept_keeps_its_parts() {
 }
 
 fn history(broker: &Broker) -> Vec<Value> {
-    broker.http().history("a", "from=earliest&limit=100").ok().json()["messages"].as_array().unwrap().clone()
+    broker
+        .http()
+        .history("a", "from=earliest&limit=100")
+        .ok()
+        .json()["messages"]
+        .as_array()
+        .unwrap()
+        .clone()
 }
 
 #[tokio::test]
@@ -80,7 +105,10 @@ async fn time_never_goes_back_over_a_restart() {
         broker.kill9();
         broker.start_again();
     }
-    let times: Vec<u64> = history(&broker).iter().map(|message| message["time"].as_u64().unwrap()).collect();
+    let times: Vec<u64> = history(&broker)
+        .iter()
+        .map(|message| message["time"].as_u64().unwrap())
+        .collect();
     assert_eq!(times.len(), 3);
     assert!(times.is_sorted(), "{times:?}");
 }
@@ -92,8 +120,9 @@ async fn kill_9_under_load_loses_and_doubles_nothing() {
     const EACH: u64 = 4000;
     let mut broker = Setup::new().restarts().start();
     let addr = broker.addr();
-    let publishers: Vec<_> =
-        (0..PUBLISHERS).map(|p| tokio::spawn(async move { publish_surely(addr, "a", p, EACH).await })).collect();
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|p| tokio::spawn(async move { publish_surely(addr, "a", p, EACH).await }))
+        .collect();
     let subscribers: Vec<_> = [None, Some(Subprotocol::Bincode)]
         .into_iter()
         .map(|subprotocol| {
@@ -132,7 +161,10 @@ async fn kill_9_under_load_loses_and_doubles_nothing() {
     }
     assert_eq!(all[0], all[1], "everybody sees the same");
     each_publisher_in_order(&all[0], PUBLISHERS, EACH);
-    let late = Ws::connect(&broker).await.watch_to_caught_up("a", cursor).await;
+    let late = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("a", cursor)
+        .await;
     assert_eq!(late.position, PUBLISHERS * EACH, "nothing was kept twice");
 }
 
@@ -146,7 +178,11 @@ pub(crate) fn each_publisher_in_order(messages: &[(u64, String)], publishers: u6
         }
     }
     for (p, numbers) in numbers.iter().enumerate() {
-        assert!(numbers.iter().copied().eq(1..=each), "publisher {p} of {} messages is out of order", numbers.len());
+        assert!(
+            numbers.iter().copied().eq(1..=each),
+            "publisher {p} of {} messages is out of order",
+            numbers.len()
+        );
     }
 }
 
@@ -155,8 +191,9 @@ async fn a_graceful_restart_under_load_loses_and_doubles_nothing() {
     let mut broker = Setup::new().restarts().start();
     let addr = broker.addr();
     let publisher = tokio::spawn(async move { publish_surely(addr, "a", 0, 6000).await });
-    let subscriber =
-        tokio::spawn(async move { subscribe_surely(addr, "a", None, |seen| seen.messages.len() == 6000).await });
+    let subscriber = tokio::spawn(async move {
+        subscribe_surely(addr, "a", None, |seen| seen.messages.len() == 6000).await
+    });
 
     for goal in [1500, 3000, 4500] {
         subscribe_surely(addr, "a", None, |seen| seen.position >= goal).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hark_protocol::{SubscribeFrom, Subprotocol};
+use hark_protocol::{Subprotocol, SubscribeFrom};
 use hark_tests::{Acked, Broker, RawWs, Seen, Setup, Ws, until};
 use rand::RngExt as _;
 use serde_json::{Value, json};
@@ -14,8 +14,12 @@ async fn fill(ws: &mut Ws, topic: &str, messages: u64) -> Acked {
 
 /// Like `fill`, with something more in each message.
 async fn fill_with(ws: &mut Ws, topic: &str, messages: u64, more: impl Fn(u64) -> Value) -> Acked {
-    let data: Vec<Value> = (1..=messages).map(|n| json!({"p": 0, "n": n, "more": more(n)})).collect();
-    let frames = data.iter().map(|data| json!({"topic": topic, "data": data}));
+    let data: Vec<Value> = (1..=messages)
+        .map(|n| json!({"p": 0, "n": n, "more": more(n)}))
+        .collect();
+    let frames = data
+        .iter()
+        .map(|data| json!({"topic": topic, "data": data}));
     let receipts = ws.publish_all(frames, 128).await;
     let mut acked = Acked::default();
     for (receipt, data) in receipts.iter().zip(&data) {
@@ -62,7 +66,11 @@ async fn a_topic_that_was_never_used_can_be_resumed() {
         let subscribed = reader.subscribe(&topic, from.clone()).await;
 
         assert_eq!(subscribed["cursor"], format!("{epoch}:0"), "{from}");
-        assert_eq!((&subscribed["head"], &subscribed["resumed"]), (&json!(0), &json!(resumed)), "{from}");
+        assert_eq!(
+            (&subscribed["head"], &subscribed["resumed"]),
+            (&json!(0), &json!(resumed)),
+            "{from}"
+        );
         let mut seen = Seen::start(&topic, &subscribed);
         reader.follow(&mut seen, |seen| seen.caught_up == 1).await;
         ws.publish(&topic, json!("first")).await;
@@ -78,7 +86,8 @@ async fn subscribing_creates_no_topic() {
     let mut ws = Ws::connect(&broker).await;
     ws.publish("used", json!(1)).await;
     for n in 0..100 {
-        ws.subscribe(&format!("only.heard.{n}"), json!("earliest")).await;
+        ws.subscribe(&format!("only.heard.{n}"), json!("earliest"))
+            .await;
     }
 
     let topics = broker.http().get("/v1/topics").ok();
@@ -113,7 +122,11 @@ async fn every_place_inside_the_log() {
         let (subscribed, seen) = read(&broker, "a", from.clone()).await;
 
         assert_eq!(subscribed["cursor"], acked.cursor(start), "{from}");
-        assert_eq!((&subscribed["head"], &subscribed["resumed"]), (&json!(500), &json!(resumed)), "{from}");
+        assert_eq!(
+            (&subscribed["head"], &subscribed["resumed"]),
+            (&json!(500), &json!(resumed)),
+            "{from}"
+        );
         seen.expect(start + 1..=500);
         acked.check(&seen);
     }
@@ -127,7 +140,10 @@ async fn from_is_now_unless_it_says_more() {
 
     let subscribed = ws.ask(json!({"type": "subscribe", "topic": "a"})).await;
 
-    assert!(subscribed["cursor"].as_str().unwrap().ends_with(":3"), "{subscribed}");
+    assert!(
+        subscribed["cursor"].as_str().unwrap().ends_with(":3"),
+        "{subscribed}"
+    );
     assert_eq!(subscribed["resumed"], false);
     ws.expect("caught_up").await;
     ws.expect_quiet().await;
@@ -149,13 +165,22 @@ async fn a_cursor_ahead_of_everything_is_told_so() {
         let gap = reader.expect("gap").await;
         let caught_up = reader.expect("caught_up").await;
 
-        assert_eq!((&subscribed["cursor"], &subscribed["resumed"]), (&json!(asked), &json!(false)));
-        assert_eq!((&gap["reason"], &gap["topic"]), (&json!("ahead"), &json!(topic)));
+        assert_eq!(
+            (&subscribed["cursor"], &subscribed["resumed"]),
+            (&json!(asked), &json!(false))
+        );
+        assert_eq!(
+            (&gap["reason"], &gap["topic"]),
+            (&json!("ahead"), &json!(topic))
+        );
         assert_eq!(gap["cursor"], format!("{epoch}:{head}"), "to the head");
         assert_eq!(caught_up["cursor"], gap["cursor"]);
         ws.publish(topic, json!("next")).await;
         let message = reader.message().await;
-        assert_eq!((&message["offset"], &message["data"]), (&json!(head + 1), &json!("next")));
+        assert_eq!(
+            (&message["offset"], &message["data"]),
+            (&json!(head + 1), &json!("next"))
+        );
         reader.expect_quiet().await;
     }
 }
@@ -169,15 +194,26 @@ async fn a_cursor_of_another_epoch_is_told_so_and_gets_all_there_is() {
     for asked in ["zzz:4", "1:0", "zzz:99999"] {
         let mut reader = Ws::connect(&broker).await;
         let subscribed = reader.subscribe("a", json!({"after": asked})).await;
-        assert_eq!((&subscribed["cursor"], &subscribed["resumed"]), (&json!(asked), &json!(false)));
+        assert_eq!(
+            (&subscribed["cursor"], &subscribed["resumed"]),
+            (&json!(asked), &json!(false))
+        );
         let mut seen = Seen::start("a", &subscribed);
         reader.follow(&mut seen, |seen| seen.caught_up == 1).await;
         reader.expect_quiet().await;
 
         assert_eq!(seen.gaps.len(), 1, "{seen:?}");
         let gap = &seen.gaps[0];
-        assert_eq!((&gap["reason"], &gap["cursor"]), (&json!("other_epoch"), &json!(acked.cursor(0))), "{gap}");
-        assert_eq!((&gap["from"], &gap["to"]), (&Value::Null, &Value::Null), "another sequence has no range: {gap}");
+        assert_eq!(
+            (&gap["reason"], &gap["cursor"]),
+            (&json!("other_epoch"), &json!(acked.cursor(0))),
+            "{gap}"
+        );
+        assert_eq!(
+            (&gap["from"], &gap["to"]),
+            (&Value::Null, &Value::Null),
+            "another sequence has no range: {gap}"
+        );
         assert_eq!(seen.offsets(), (1..=10).collect::<Vec<_>>());
     }
 }
@@ -188,25 +224,41 @@ async fn a_cursor_before_the_first_is_told_exactly_what_has_expired() {
     let mut ws = Ws::connect(&broker).await;
     let acked = fill(&mut ws, "a", 2000).await;
     let first = until("retention has caught up", async || {
-        let first = broker.http().history("a", "from=earliest&limit=1").ok().json()["messages"][0]["offset"].as_u64();
+        let first = broker
+            .http()
+            .history("a", "from=earliest&limit=1")
+            .ok()
+            .json()["messages"][0]["offset"]
+            .as_u64();
         first.filter(|first| *first > 1500)
     })
     .await;
 
     let (subscribed, earliest) = read(&broker, "a", json!("earliest")).await;
     assert_eq!(subscribed["resumed"], false);
-    assert_eq!(earliest.gaps, Vec::<Value>::new(), "the oldest there is was asked for, and given");
+    assert_eq!(
+        earliest.gaps,
+        Vec::<Value>::new(),
+        "the oldest there is was asked for, and given"
+    );
     assert!(earliest.start + 1 >= first);
     acked.check(&earliest);
 
     for asked in [0, 3, first - 2] {
         let (subscribed, seen) = read(&broker, "a", json!({"after": acked.cursor(asked)})).await;
-        assert_eq!((&subscribed["cursor"], &subscribed["resumed"]), (&json!(acked.cursor(asked)), &json!(false)));
+        assert_eq!(
+            (&subscribed["cursor"], &subscribed["resumed"]),
+            (&json!(acked.cursor(asked)), &json!(false))
+        );
         assert_eq!(seen.gaps.len(), 1, "{:?}", seen.gaps);
         let gap = &seen.gaps[0];
         let next = seen.offsets()[0];
         assert_eq!(gap["reason"], "expired");
-        assert_eq!((&gap["from"], &gap["to"]), (&json!(asked + 1), &json!(next - 1)), "exactly: {gap}");
+        assert_eq!(
+            (&gap["from"], &gap["to"]),
+            (&json!(asked + 1), &json!(next - 1)),
+            "exactly: {gap}"
+        );
         assert_eq!(gap["cursor"], acked.cursor(next - 1));
         assert_eq!(seen.offsets(), (next..=2000).collect::<Vec<_>>());
         acked.check(&seen);
@@ -226,18 +278,33 @@ async fn an_emptied_topic_keeps_its_head() {
     let acked = fill(&mut ws, "a", 20).await;
     until("all has expired", async || {
         let history = broker.http().history("a", "from=earliest").ok().json();
-        history["messages"].as_array().is_some_and(Vec::is_empty).then_some(())
+        history["messages"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+            .then_some(())
     })
     .await;
 
-    for from in [json!("earliest"), json!("now"), json!({"last": 5}), json!({"after": acked.cursor(20)})] {
+    for from in [
+        json!("earliest"),
+        json!("now"),
+        json!({"last": 5}),
+        json!({"after": acked.cursor(20)}),
+    ] {
         let (subscribed, seen) = read(&broker, "a", from.clone()).await;
-        assert_eq!((&subscribed["cursor"], &subscribed["head"]), (&json!(acked.cursor(20)), &json!(20)), "{from}");
+        assert_eq!(
+            (&subscribed["cursor"], &subscribed["head"]),
+            (&json!(acked.cursor(20)), &json!(20)),
+            "{from}"
+        );
         seen.expect([]);
     }
     let (_, behind) = read(&broker, "a", json!({"after": acked.cursor(7)})).await;
     assert_eq!(behind.gaps.len(), 1);
-    assert_eq!((&behind.gaps[0]["from"], &behind.gaps[0]["to"]), (&json!(8), &json!(20)));
+    assert_eq!(
+        (&behind.gaps[0]["from"], &behind.gaps[0]["to"]),
+        (&json!(8), &json!(20))
+    );
 
     let receipt = ws.publish("a", json!("again")).await;
     assert_eq!(receipt["cursor"], acked.cursor(21));
@@ -263,7 +330,10 @@ async fn since_a_time_starts_with_the_first_message_of_that_time() {
 
         let (subscribed, seen) = read(&broker, "a", json!({"since": since})).await;
 
-        assert_eq!(seen.start, expected, "since {since} of {times:?}: {subscribed}");
+        assert_eq!(
+            seen.start, expected,
+            "since {since} of {times:?}: {subscribed}"
+        );
         seen.expect(expected + 1..=40);
     }
     let (_, none) = read(&broker, "a", json!({"since": "2999-01-01T00:00:00Z"})).await;
@@ -282,12 +352,18 @@ async fn since_so_long_ago_counts_back_from_now() {
 
     // On a machine so busy that three seconds pass within a round the round proves nothing, and is done again.
     until("a round was quick enough", async || {
-        until("the old one is old enough", async || (kept_old.elapsed() > span).then_some(())).await;
+        until("the old one is old enough", async || {
+            (kept_old.elapsed() > span).then_some(())
+        })
+        .await;
         let before = Instant::now();
         let receipt = ws.publish("a", json!("young")).await;
         let (_, seen) = read(&broker, "a", json!({"since": "3s"})).await;
         let quick = before.elapsed() < span;
-        assert!(!seen.offsets().contains(&1), "older than asked for: {seen:?}");
+        assert!(
+            !seen.offsets().contains(&1),
+            "older than asked for: {seen:?}"
+        );
         let young = receipt["cursor"].as_str().unwrap();
         quick.then(|| assert_eq!(seen.cursor(), young, "{seen:?}"))
     })
@@ -314,7 +390,9 @@ async fn history_over_many_pages_is_complete_wherever_it_starts() {
 
     for (subprotocol, start) in [(Subprotocol::Json, 0), (Subprotocol::Bincode, 0)] {
         let mut reader = Ws::connect_as(&broker, subprotocol).await;
-        let seen = reader.watch_to_caught_up("a", json!({"after": acked.cursor(start)})).await;
+        let seen = reader
+            .watch_to_caught_up("a", json!({"after": acked.cursor(start)}))
+            .await;
         seen.expect(start + 1..=800);
         acked.check(&seen);
         reader.expect_quiet().await;
@@ -333,14 +411,21 @@ async fn one_session_catches_up_with_many_topics_in_turn() {
     let mut ws = Ws::connect(&broker).await;
     let mut acked = Vec::new();
     for n in 0..20 {
-        acked.push(fill_with(&mut ws, &format!("t.{n}"), 150, |n| json!("x".repeat((n % 7) as usize * 200))).await);
+        acked.push(
+            fill_with(&mut ws, &format!("t.{n}"), 150, |n| {
+                json!("x".repeat((n % 7) as usize * 200))
+            })
+            .await,
+        );
     }
 
     let mut reader = Ws::connect(&broker).await;
     for n in 0..20 {
         let id = reader.new_id();
         let topic = format!("t.{n}");
-        reader.send(&json!({"type": "subscribe", "id": id, "topic": topic, "from": "earliest"})).await;
+        reader
+            .send(&json!({"type": "subscribe", "id": id, "topic": topic, "from": "earliest"}))
+            .await;
     }
     let mut seen: Vec<Option<Seen>> = vec![None; 20];
     let mut open = 20;
@@ -374,16 +459,29 @@ async fn retention_that_overtakes_a_lagging_reader_leaves_a_named_gap() {
 
     let acked = fill_with(&mut ws, "a", 20_000, |_| json!("x".repeat(1000))).await;
     until("retention has caught up", async || {
-        let history = broker.http().history("a", "from=earliest&limit=1").ok().json();
-        history["messages"][0]["offset"].as_u64().filter(|first| *first > 19_000)
+        let history = broker
+            .http()
+            .history("a", "from=earliest&limit=1")
+            .ok()
+            .json();
+        history["messages"][0]["offset"]
+            .as_u64()
+            .filter(|first| *first > 19_000)
     })
     .await;
     while seen.position < 20_000 {
         seen.take(&slow.read_json());
     }
 
-    assert!(!seen.gaps.is_empty(), "20 MB went by, and nothing was missed?");
-    assert!(seen.gaps.iter().all(|gap| gap["reason"] == "expired"), "{:?}", seen.gaps);
+    assert!(
+        !seen.gaps.is_empty(),
+        "20 MB went by, and nothing was missed?"
+    );
+    assert!(
+        seen.gaps.iter().all(|gap| gap["reason"] == "expired"),
+        "{:?}",
+        seen.gaps
+    );
     acked.check(&seen);
 }
 
@@ -406,13 +504,18 @@ async fn a_room_that_retires_changes_nothing() {
         acked.receipt(&ws.publish_frame(frame.clone()).await, &data);
         if n % 10 == 3 {
             let again = ws.publish_frame(frame).await;
-            assert_eq!(again["duplicate"], true, "the producer is known again: {again}");
+            assert_eq!(
+                again["duplicate"], true,
+                "the producer is known again: {again}"
+            );
         }
         if n % 5 == 0 {
             let mut other = Ws::connect(&broker).await;
             let from = reader.as_ref().map_or(json!("earliest"), Seen::after);
             let subscribed = other.subscribe("a", from).await;
-            let mut seen = reader.take().unwrap_or_else(|| Seen::start("a", &subscribed));
+            let mut seen = reader
+                .take()
+                .unwrap_or_else(|| Seen::start("a", &subscribed));
             seen.resume(&subscribed);
             other.follow(&mut seen, |seen| seen.caught_up == 1).await;
             reader = Some(seen);
@@ -439,7 +542,9 @@ async fn a_room_does_not_retire_from_under_its_subscribers() {
     for n in 0..20 {
         tokio::time::sleep(Duration::from_millis(50)).await;
         ws.publish("a", json!(n)).await;
-        reader.follow(&mut seen, |seen| seen.position == n + 1).await;
+        reader
+            .follow(&mut seen, |seen| seen.position == n + 1)
+            .await;
     }
     reader.expect_quiet().await;
 }

@@ -44,7 +44,8 @@ async fn run(broker: &Broker, messages: &[Value]) -> Run {
         let start = Instant::now();
         publisher.publish_all(messages.iter().cloned(), 64).await;
         for (ws, seen) in &mut readers {
-            ws.follow(seen, |seen| seen.position == round * A_ROUND).await;
+            ws.follow(seen, |seen| seen.position == round * A_ROUND)
+                .await;
         }
         rounds_ms.push(start.elapsed().as_millis());
     }
@@ -52,7 +53,10 @@ async fn run(broker: &Broker, messages: &[Value]) -> Run {
         seen.expect(1..=ROUNDS * A_ROUND);
     }
     rounds_ms.sort_unstable();
-    Run { rss: broker.rss_bytes(), rounds_ms }
+    Run {
+        rss: broker.rss_bytes(),
+        rounds_ms,
+    }
 }
 
 fn messages() -> Vec<Value> {
@@ -117,7 +121,11 @@ async fn a_client_that_stops_again_and_again_sees_one_unbroken_stream() {
     for (round, messages) in (1..).zip(messages.chunks(500)) {
         publisher.publish_all(messages.iter().cloned(), 128).await;
         // Reads nearly all on some rounds and little on others.
-        let goal = if round % 3 == 0 { round * 500 } else { seen.position + 10 };
+        let goal = if round % 3 == 0 {
+            round * 500
+        } else {
+            seen.position + 10
+        };
         while seen.position < goal {
             seen.take(&raw.read_json());
         }
@@ -136,7 +144,9 @@ async fn a_blocked_session_answers_when_it_is_read_again() {
     let mut publisher = Ws::connect(&broker).await;
     publisher.publish_all(messages(), 256).await;
 
-    raw.send_json(&json!({"type": "publish", "id": 7, "topic": "b", "data": "from a blocked session"}));
+    raw.send_json(
+        &json!({"type": "publish", "id": 7, "topic": "b", "data": "from a blocked session"}),
+    );
     raw.send_json(&json!({"type": "unsubscribe", "id": 8, "topic": "a"}));
 
     let (mut published, mut unsubscribed) = (false, false);
@@ -146,12 +156,18 @@ async fn a_blocked_session_answers_when_it_is_read_again() {
             Some(7) => published = frame["type"] == "published",
             Some(8) => unsubscribed = frame["type"] == "unsubscribed",
             _ => {
-                assert!(!unsubscribed, "after `unsubscribed` nothing comes of the topic: {frame}");
+                assert!(
+                    !unsubscribed,
+                    "after `unsubscribed` nothing comes of the topic: {frame}"
+                );
                 seen.take(&frame);
             }
         }
     }
-    let heard = Ws::connect(&broker).await.watch_to_caught_up("b", json!("earliest")).await;
+    let heard = Ws::connect(&broker)
+        .await
+        .watch_to_caught_up("b", json!("earliest"))
+        .await;
     assert_eq!(heard.data(), [r#""from a blocked session""#]);
 }
 
@@ -169,12 +185,19 @@ async fn a_stopped_client_of_many_topics_loses_nothing() {
         seen.push(one);
     }
     let mut publisher = Ws::connect(&broker).await;
-    let frames = (0..6000).map(|n| json!({"topic": format!("t.{}", n % TOPICS), "data": "x".repeat(1000)}));
+    let frames =
+        (0..6000).map(|n| json!({"topic": format!("t.{}", n % TOPICS), "data": "x".repeat(1000)}));
     publisher.publish_all(frames, 256).await;
 
     while seen.iter().any(|seen| seen.position < 6000 / TOPICS) {
         let frame = raw.read_json();
-        let n: usize = frame["topic"].as_str().unwrap().strip_prefix("t.").unwrap().parse().unwrap();
+        let n: usize = frame["topic"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("t.")
+            .unwrap()
+            .parse()
+            .unwrap();
         seen[n].take(&frame);
     }
     for seen in seen {

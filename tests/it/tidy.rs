@@ -7,18 +7,36 @@ use std::process::Command;
 /// The repository's files that are there, relative to its root.
 fn files() -> Vec<(PathBuf, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let output = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().expect("git is installed");
-    assert!(output.status.success(), "these tests need the git repository: {output:?}");
+    let output = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root)
+        .output()
+        .expect("git is installed");
+    assert!(
+        output.status.success(),
+        "these tests need the git repository: {output:?}"
+    );
     let names = String::from_utf8(output.stdout).unwrap();
-    let files: Vec<_> = names.split('\0').filter(|name| !name.is_empty()).map(|name| (name.into(), root.join(name))).collect();
+    let files: Vec<_> = names
+        .split('\0')
+        .filter(|name| !name.is_empty())
+        .map(|name| (name.into(), root.join(name)))
+        .collect();
     assert!(files.len() > 10, "few files: {files:?}");
-    files.into_iter().filter(|(_, path): &(PathBuf, PathBuf)| path.is_file()).collect()
+    files
+        .into_iter()
+        .filter(|(_, path): &(PathBuf, PathBuf)| path.is_file())
+        .collect()
 }
 
 /// Name and text of every file with this extension.
 fn sources(extension: &str) -> Vec<(PathBuf, String)> {
-    let wanted = files().into_iter().filter(|(name, _)| name.extension().is_some_and(|found| found == extension));
-    wanted.map(|(name, path)| (name, std::fs::read_to_string(path).unwrap())).collect()
+    let wanted = files()
+        .into_iter()
+        .filter(|(name, _)| name.extension().is_some_and(|found| found == extension));
+    wanted
+        .map(|(name, path)| (name, std::fs::read_to_string(path).unwrap()))
+        .collect()
 }
 
 #[track_caller]
@@ -64,21 +82,43 @@ fn the_brokers_import_arrows_point_one_way() {
     let mut wrong = Vec::new();
     let mut looked_at = [0; 4];
     for (name, text) in sources("rs") {
-        let Ok(inside) = name.strip_prefix("broker/src") else { continue };
-        let top = inside.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
-        let Some(layer) = LAYERS.iter().position(|layer| *layer == top) else { continue };
+        let Ok(inside) = name.strip_prefix("broker/src") else {
+            continue;
+        };
+        let top = inside
+            .iter()
+            .next()
+            .unwrap()
+            .to_string_lossy()
+            .trim_end_matches(".rs")
+            .to_owned();
+        let Some(layer) = LAYERS.iter().position(|layer| *layer == top) else {
+            continue;
+        };
         looked_at[layer] += 1;
-        let above: Vec<&str> = imports(&text).into_iter().filter(|import| LAYERS[layer + 1..].contains(import)).collect();
-        wrong.extend(above.iter().map(|import| format!("{} uses {import}", name.display())));
+        let above: Vec<&str> = imports(&text)
+            .into_iter()
+            .filter(|import| LAYERS[layer + 1..].contains(import))
+            .collect();
+        wrong.extend(
+            above
+                .iter()
+                .map(|import| format!("{} uses {import}", name.display())),
+        );
     }
-    assert!(looked_at.iter().all(|files| *files > 0), "the layers are not where they were: {looked_at:?}");
+    assert!(
+        looked_at.iter().all(|files| *files > 0),
+        "the layers are not where they were: {looked_at:?}"
+    );
     none("imports against the arrows", &wrong);
 }
 
 /// The crate's top modules that a source names, comments aside: in `crate::topic::…` and in `crate::{topic::…, …}`.
 fn imports(text: &str) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
     let code: Vec<&str> = code.collect();
     for (at, line) in code.iter().enumerate() {
         for (start, _) in line.match_indices("crate::") {
@@ -116,7 +156,9 @@ fn imports(text: &str) -> BTreeSet<&str> {
 }
 
 fn identifier(text: &str) -> &str {
-    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .unwrap_or(text.len());
     &text[..end]
 }
 
@@ -129,14 +171,23 @@ fn imports_are_found_in_every_form() {
 /// The protocol knows nobody, and the SDK does not know the broker: whoever writes a client needs only those.
 #[test]
 fn crates_depend_one_way() {
-    let allowed: [(&str, &[&str]); 2] =
-        [("protocol/Cargo.toml", &["hark-protocol"]), ("client-sdk/Cargo.toml", &["hark-client", "hark-protocol"])];
+    let allowed: [(&str, &[&str]); 2] = [
+        ("protocol/Cargo.toml", &["hark-protocol"]),
+        ("client-sdk/Cargo.toml", &["hark-client", "hark-protocol"]),
+    ];
     let manifests = sources("toml");
     for (manifest, allowed) in allowed {
-        let text = &manifests.iter().find(|(name, _)| name == Path::new(manifest)).expect(manifest).1;
+        let text = &manifests
+            .iter()
+            .find(|(name, _)| name == Path::new(manifest))
+            .expect(manifest)
+            .1;
         let needed = text.split("[dev-dependencies]").next().unwrap();
         for name in ["hark-protocol", "hark-client", "hark-broker", "hark-tests"] {
-            assert!(allowed.contains(&name) || !needed.contains(name), "{manifest} names {name}");
+            assert!(
+                allowed.contains(&name) || !needed.contains(name),
+                "{manifest} names {name}"
+            );
         }
     }
 }
@@ -147,13 +198,22 @@ fn crates_depend_one_way() {
 fn promises_name_tests_that_exist() {
     let functions: BTreeSet<String> = sources("rs")
         .iter()
-        .flat_map(|(_, text)| text.match_indices("fn ").map(|(at, _)| identifier(&text[at + 3..]).to_owned()).collect::<Vec<_>>())
+        .flat_map(|(_, text)| {
+            text.match_indices("fn ")
+                .map(|(at, _)| identifier(&text[at + 3..]).to_owned())
+                .collect::<Vec<_>>()
+        })
         .collect();
     let mut missing = Vec::new();
     let mut named = 0;
     for (name, text) in sources("md") {
         for line in text.lines() {
-            let Some((_, tests)) = line.split_once("test: `").or_else(|| line.split_once("tests: `")) else { continue };
+            let Some((_, tests)) = line
+                .split_once("test: `")
+                .or_else(|| line.split_once("tests: `"))
+            else {
+                continue;
+            };
             for test in format!("`{tests}").split('`').skip(1).step_by(2) {
                 named += 1;
                 let function = test.rsplit("::").next().unwrap();
@@ -164,5 +224,8 @@ fn promises_name_tests_that_exist() {
         }
     }
     none("promises that name tests which do not exist", &missing);
-    assert!(named >= 10, "ARCHITECTURE.md names the test of each of its ten promises as \"test: `name`\"; {named} found");
+    assert!(
+        named >= 10,
+        "ARCHITECTURE.md names the test of each of its ten promises as \"test: `name`\"; {named} found"
+    );
 }

@@ -2,6 +2,7 @@
 //! life; leaves what is said to it to the clients.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -63,7 +64,8 @@ impl Setup {
 
     /// Starts the broker; panics if it does not come up.
     pub fn start(self) -> Broker {
-        self.try_start().unwrap_or_else(|exit| panic!("the broker did not start: {exit:#?}"))
+        self.try_start()
+            .unwrap_or_else(|exit| panic!("the broker did not start: {exit:#?}"))
     }
 
     /// Starts the broker, or tells how it ended before it served.
@@ -78,19 +80,33 @@ impl Setup {
         };
         let port = if self.restarts { quiet_port() } else { 0 };
         let process = Process::start(&self, port, &data_dir)?;
-        Ok(Broker { setup: self, port: process.port, data_dir, _dir: dir, process: Some(process) })
+        Ok(Broker {
+            setup: self,
+            port: process.port,
+            data_dir,
+            _dir: dir,
+            process: Some(process),
+        })
     }
 }
 
 /// A running (or killed, and not yet restarted) broker. Dropped, it is killed; when the test has failed, what it logged
 /// is shown.
-#[derive(Debug)]
 pub struct Broker {
     setup: Setup,
     port: u16,
     data_dir: PathBuf,
     _dir: Option<TempDir>,
     process: Option<Process>,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("port", &self.port)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Broker {
@@ -144,8 +160,11 @@ impl Broker {
     /// Sends a signal: `TERM`, `INT`, … and does not wait.
     pub fn signal(&self, name: &str) {
         // The shell's own `kill` is there where no /bin/kill is.
-        let status =
-            Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.pid())).status().unwrap();
+        let status = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -{name} {}", self.pid()))
+            .status()
+            .unwrap();
         assert!(status.success(), "kill -{name} failed");
     }
 
@@ -158,15 +177,24 @@ impl Broker {
     pub fn stop(&mut self) {
         self.signal("TERM");
         let exit = self.wait();
-        assert_eq!(exit.code, Some(0), "a stop by SIGTERM is no failure: {exit:#?}");
+        assert_eq!(
+            exit.code,
+            Some(0),
+            "a stop by SIGTERM is no failure: {exit:#?}"
+        );
     }
 
     /// Starts it again, after `kill9`, `stop` or `wait`, on the same port and data.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "the broker still runs");
-        assert!(self.setup.restarts, "a test that starts a broker again says `Setup::restarts`");
+        assert!(
+            self.setup.restarts,
+            "a test that starts a broker again says `Setup::restarts`"
+        );
         let process = Process::start(&self.setup, self.port, &self.data_dir);
-        self.process = Some(process.unwrap_or_else(|exit| panic!("the broker did not start again: {exit:#?}")));
+        self.process = Some(
+            process.unwrap_or_else(|exit| panic!("the broker did not start again: {exit:#?}")),
+        );
     }
 
     /// The process.
@@ -177,7 +205,10 @@ impl Broker {
     /// Memory that the process has resident.
     pub fn rss_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS in /proc/PID/status");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS in /proc/PID/status");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
@@ -185,7 +216,12 @@ impl Broker {
     pub fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         // The name in parentheses may hold anything, so count from behind it (proc_pid_stat(5): utime is field 14).
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10) // Linux shows hundredths of a second, whatever the kernel counts in.
     }
@@ -267,7 +303,10 @@ impl Process {
         let threads = vec![
             std::thread::spawn(move || {
                 for line in BufReader::new(kept.0).lines().map_while(Result::ok) {
-                    kept.1.lock().unwrap().extend_from_slice(format!("{line}\n").as_bytes());
+                    kept.1
+                        .lock()
+                        .unwrap()
+                        .extend_from_slice(format!("{line}\n").as_bytes());
                     if say.send(line).is_err() {
                         return;
                     }
@@ -275,11 +314,22 @@ impl Process {
             }),
             collect(child.stderr.take().unwrap(), stderr.clone()),
         ];
-        let mut process = Self { child, port, greeting: String::new(), stdout, stderr, lines, threads };
+        let mut process = Self {
+            child,
+            port,
+            greeting: String::new(),
+            stdout,
+            stderr,
+            lines,
+            threads,
+        };
 
         let end = Instant::now() + DEADLINE;
         loop {
-            match process.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match process
+                .lines
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => {
                     if let Some(port) = port_in(&line) {
                         process.port = port;
@@ -289,7 +339,10 @@ impl Process {
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(process.wait()),
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("the broker neither served nor ended in {DEADLINE:?}: {}", text_of(&process.stderr))
+                    panic!(
+                        "the broker neither served nor ended in {DEADLINE:?}: {}",
+                        text_of(&process.stderr)
+                    )
                 }
             }
         }
@@ -298,7 +351,10 @@ impl Process {
     fn wait(mut self) -> Exit {
         let end = Instant::now() + DEADLINE;
         loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
                 Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("the broker did not end in {DEADLINE:?}"),
@@ -308,14 +364,19 @@ impl Process {
         for thread in self.threads.drain(..) {
             thread.join().unwrap();
         }
-        Exit { code, stdout: text_of(&self.stdout), stderr: text_of(&self.stderr) }
+        Exit {
+            code,
+            stdout: text_of(&self.stdout),
+            stderr: text_of(&self.stderr),
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         let running = self.child.try_wait().is_ok_and(|status| status.is_none());
-        if running && let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+        if running && let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop))
+        {
             eprintln!("the broker could not be killed: {error}");
         }
         if std::thread::panicking() {
@@ -345,7 +406,9 @@ pub(crate) fn text_of(bytes: &Shared) -> String {
 
 fn port_in(line: &str) -> Option<u16> {
     let (_, rest) = line.split_once("http://127.0.0.1:")?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     rest[..digits].parse().ok()
 }
 

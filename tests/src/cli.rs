@@ -34,7 +34,10 @@ impl Cli {
 
     /// Starts any client.
     pub fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let name = format!("{command:?}");
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
         let (say, lines) = channel();
@@ -51,7 +54,15 @@ impl Cli {
             collect(child.stderr.take().unwrap(), Arc::clone(&stderr)),
         ];
         let stdin = child.stdin.take();
-        Self { name, child, stdin, lines, taken: Vec::new(), stderr, threads }
+        Self {
+            name,
+            child,
+            stdin,
+            lines,
+            taken: Vec::new(),
+            stderr,
+            threads,
+        }
     }
 
     /// Runs `hark ARGS…` to its end, with nothing on stdin.
@@ -63,7 +74,11 @@ impl Cli {
 
     /// Writes to its stdin; waits while the pipe is full.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.stdin.as_mut().expect("stdin is open").write_all(bytes).unwrap();
+        self.stdin
+            .as_mut()
+            .expect("stdin is open")
+            .write_all(bytes)
+            .unwrap();
     }
 
     /// Takes its stdin, so that another thread can write.
@@ -79,7 +94,13 @@ impl Cli {
     /// The next line of stdout.
     pub fn line(&mut self) -> String {
         let line = self.lines.recv_timeout(DEADLINE);
-        let line = line.unwrap_or_else(|e| panic!("{}: no line: {e}; it said: {}", self.name, text_of(&self.stderr)));
+        let line = line.unwrap_or_else(|e| {
+            panic!(
+                "{}: no line: {e}; it said: {}",
+                self.name,
+                text_of(&self.stderr)
+            )
+        });
         self.taken.push(line.clone());
         line
     }
@@ -103,8 +124,11 @@ impl Cli {
 
     /// Sends a signal: `TERM`, `INT`, …
     pub fn signal(&self, name: &str) {
-        let status =
-            Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status().unwrap();
+        let status = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -{name} {}", self.child.id()))
+            .status()
+            .unwrap();
         assert!(status.success(), "kill -{name} failed");
     }
 
@@ -113,10 +137,15 @@ impl Cli {
         self.stdin = None;
         let end = Instant::now() + DEADLINE;
         loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => self.taken.push(line),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("{} did not end in {DEADLINE:?}", self.name),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("{} did not end in {DEADLINE:?}", self.name)
+                }
             }
         }
         let code = self.child.wait().unwrap().code();
@@ -134,14 +163,18 @@ impl Cli {
 impl Drop for Cli {
     fn drop(&mut self) {
         let running = self.child.try_wait().is_ok_and(|status| status.is_none());
-        if running && let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+        if running && let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop))
+        {
             eprintln!("{} could not be killed: {error}", self.name);
         }
         if std::thread::panicking() {
             let said = text_of(&self.stderr);
             let lines: Vec<&str> = said.lines().collect();
             let shown = &lines[lines.len().saturating_sub(20)..];
-            eprintln!("--- {} said (at most the last 20 lines): {shown:#?}", self.name);
+            eprintln!(
+                "--- {} said (at most the last 20 lines): {shown:#?}",
+                self.name
+            );
         }
     }
 }

@@ -25,7 +25,9 @@ impl Response {
 
     /// The body as one JSON value a line.
     pub fn json_lines(&self) -> Vec<Value> {
-        let read = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line:?} of {self:#?}"));
+        let read = |line| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line:?} of {self:#?}"))
+        };
         self.body.lines().map(read).collect()
     }
 
@@ -35,7 +37,10 @@ impl Response {
         assert_eq!(self.status, status, "{self:#?}");
         let error = self.json();
         assert_eq!(error["code"], code, "{error}");
-        assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()), "no sentence for people: {error}");
+        assert!(
+            error["message"].as_str().is_some_and(|m| !m.is_empty()),
+            "no sentence for people: {error}"
+        );
     }
 
     /// Checks that it went well.
@@ -56,9 +61,14 @@ pub struct Http {
 impl Http {
     /// For paths below `base`.
     pub(crate) fn new(base: String) -> Self {
-        let config =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(DEADLINE)).build();
-        Self { agent: config.into(), base }
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(DEADLINE))
+            .build();
+        Self {
+            agent: config.into(),
+            base,
+        }
     }
 
     /// `GET path`.
@@ -74,7 +84,11 @@ impl Http {
     /// Publishes `body` as JSON.
     pub fn publish(&self, topic: &str, body: &Value) -> Response {
         let path = format!("/v1/topics/{topic}/messages");
-        self.post(&path, &[("content-type", "application/json")], body.to_string())
+        self.post(
+            &path,
+            &[("content-type", "application/json")],
+            body.to_string(),
+        )
     }
 
     /// Reads a topic's history: `query` is what stands behind the question mark.
@@ -83,8 +97,16 @@ impl Http {
     }
 
     /// Any request.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base));
         for &(name, value) in headers {
             request = request.header(name, value);
         }
@@ -93,11 +115,22 @@ impl Http {
             body => self.agent.run(request.body(body).unwrap()),
         };
         let mut response = response.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
-        let text = |value: &ureq::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let text = |value: &ureq::http::HeaderValue| {
+            String::from_utf8_lossy(value.as_bytes()).into_owned()
+        };
         Response {
             status: response.status().as_u16(),
-            headers: response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
-            body: response.body_mut().with_config().limit(256 << 20).read_to_string().unwrap(),
+            headers: response
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.to_string(), text(value)))
+                .collect(),
+            body: response
+                .body_mut()
+                .with_config()
+                .limit(256 << 20)
+                .read_to_string()
+                .unwrap(),
         }
     }
 }

@@ -20,7 +20,11 @@
 //!
 //! Everything here panics when it fails, since a failing harness is a failing test. Every wait has a deadline, which is
 //! long: it tells a hanging broker from a busy machine, and measures nothing.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failing harness is a failing test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a failing harness is a failing test"
+)]
 
 mod broker;
 mod cli;
@@ -60,7 +64,10 @@ pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>)
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain until {what}");
+        assert!(
+            Instant::now() < end,
+            "waited {DEADLINE:?} in vain until {what}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

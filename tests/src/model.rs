@@ -42,9 +42,18 @@ pub struct Seen {
 
 /// Takes a cursor apart.
 pub(crate) fn split(cursor: &Value) -> (String, u64) {
-    let text = cursor.as_str().unwrap_or_else(|| panic!("a cursor is a string: {cursor}"));
-    let (epoch, offset) = text.split_once(':').unwrap_or_else(|| panic!("a cursor is epoch:offset: {text}"));
-    (epoch.to_owned(), offset.parse().unwrap_or_else(|_| panic!("a cursor is epoch:offset: {text}")))
+    let text = cursor
+        .as_str()
+        .unwrap_or_else(|| panic!("a cursor is a string: {cursor}"));
+    let (epoch, offset) = text
+        .split_once(':')
+        .unwrap_or_else(|| panic!("a cursor is epoch:offset: {text}"));
+    (
+        epoch.to_owned(),
+        offset
+            .parse()
+            .unwrap_or_else(|_| panic!("a cursor is epoch:offset: {text}")),
+    )
 }
 
 impl Seen {
@@ -65,7 +74,11 @@ impl Seen {
 
     /// Goes on after a reconnect, which must resume exactly where this subscriber was.
     pub fn resume(&mut self, subscribed: &Value) {
-        assert_eq!(subscribed["cursor"], self.cursor(), "resumed elsewhere: {subscribed}");
+        assert_eq!(
+            subscribed["cursor"],
+            self.cursor(),
+            "resumed elsewhere: {subscribed}"
+        );
         self.caught_up = 0;
     }
 
@@ -85,8 +98,15 @@ impl Seen {
         assert_eq!(frame["topic"], self.topic.as_str(), "{frame}");
         match frame["type"].as_str() {
             Some("message") => {
-                let offset = frame["offset"].as_u64().unwrap_or_else(|| panic!("no offset: {frame}"));
-                assert_eq!(offset, self.position + 1, "out of order or lost, after {}: {frame}", self.cursor());
+                let offset = frame["offset"]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("no offset: {frame}"));
+                assert_eq!(
+                    offset,
+                    self.position + 1,
+                    "out of order or lost, after {}: {frame}",
+                    self.cursor()
+                );
                 self.position = offset;
                 self.messages.push((offset, frame["data"].to_string()));
             }
@@ -94,16 +114,32 @@ impl Seen {
                 let (epoch, position) = split(&frame["cursor"]);
                 if frame["reason"] == "expired" {
                     // Within one sequence a gap begins behind the position and ends at its own cursor.
-                    assert_eq!(frame["from"], self.position + 1, "after {}: {frame}", self.cursor());
-                    assert_eq!((&epoch, &frame["to"]), (&self.epoch, &position.into()), "{frame}");
+                    assert_eq!(
+                        frame["from"],
+                        self.position + 1,
+                        "after {}: {frame}",
+                        self.cursor()
+                    );
+                    assert_eq!(
+                        (&epoch, &frame["to"]),
+                        (&self.epoch, &position.into()),
+                        "{frame}"
+                    );
                 }
                 (self.epoch, self.position) = (epoch, position);
                 self.gaps.push(frame.clone());
             }
             Some("caught_up") => {
-                assert_eq!(frame["cursor"], self.cursor(), "caught up elsewhere: {frame}");
+                assert_eq!(
+                    frame["cursor"],
+                    self.cursor(),
+                    "caught up elsewhere: {frame}"
+                );
                 self.caught_up += 1;
-                assert_eq!(self.caught_up, 1, "caught_up comes once per subscribe: {frame}");
+                assert_eq!(
+                    self.caught_up, 1,
+                    "caught_up comes once per subscribe: {frame}"
+                );
             }
             _ => panic!("not a frame of a subscription: {frame}"),
         }
@@ -116,7 +152,10 @@ impl Seen {
 
     /// The data of all messages.
     pub fn data(&self) -> Vec<&str> {
-        self.messages.iter().map(|(_, data)| data.as_str()).collect()
+        self.messages
+            .iter()
+            .map(|(_, data)| data.as_str())
+            .collect()
     }
 
     /// Checks that exactly these offsets were seen, and no gap.
@@ -139,7 +178,11 @@ impl Acked {
     #[track_caller]
     pub fn kept(&mut self, cursor: &Value, data: &Value) {
         let (epoch, offset) = split(cursor);
-        assert_eq!(self.epoch.get_or_insert_with(|| epoch.clone()), &epoch, "another epoch in {cursor}");
+        assert_eq!(
+            self.epoch.get_or_insert_with(|| epoch.clone()),
+            &epoch,
+            "another epoch in {cursor}"
+        );
         let before = self.by_offset.insert(offset, data.to_string());
         assert_eq!(before, None, "one offset, two messages: {cursor}");
     }
@@ -156,35 +199,56 @@ impl Acked {
 
     /// The newest acknowledged offset.
     pub fn head(&self) -> u64 {
-        self.by_offset.last_key_value().map_or(0, |(offset, _)| *offset)
+        self.by_offset
+            .last_key_value()
+            .map_or(0, |(offset, _)| *offset)
     }
 
     /// The cursor at `offset`.
     pub fn cursor(&self, offset: u64) -> String {
-        format!("{}:{offset}", self.epoch.as_deref().expect("something was acknowledged"))
+        format!(
+            "{}:{offset}",
+            self.epoch.as_deref().expect("something was acknowledged")
+        )
     }
 
     /// Checks what a subscriber saw against what was acknowledged: everything from its start to its position, once,
     /// with the right content. What was never acknowledged may be seen too (it was kept, and only its receipt lost).
     #[track_caller]
     pub fn check(&self, seen: &Seen) {
-        assert_eq!(Some(&seen.epoch), self.epoch.as_ref(), "another epoch than the receipts'");
+        assert_eq!(
+            Some(&seen.epoch),
+            self.epoch.as_ref(),
+            "another epoch than the receipts'"
+        );
         let mut times = HashMap::new();
         for (offset, data) in &seen.messages {
             if let Some(kept) = self.by_offset.get(offset) {
-                assert_eq!(kept, data, "another message than the one acknowledged at {offset}");
+                assert_eq!(
+                    kept, data,
+                    "another message than the one acknowledged at {offset}"
+                );
             }
             let before = times.insert(data.as_str(), offset);
-            assert_eq!(before, None, "{data} came twice, the second time at {offset}");
+            assert_eq!(
+                before, None,
+                "{data} came twice, the second time at {offset}"
+            );
         }
-        let has: std::collections::HashSet<u64> = seen.messages.iter().map(|(offset, _)| *offset).collect();
+        let has: std::collections::HashSet<u64> =
+            seen.messages.iter().map(|(offset, _)| *offset).collect();
         let named: Vec<Range> = seen.gaps.iter().filter_map(range_of).collect();
         for (offset, data) in self.by_offset.range(seen.start + 1..) {
             if *offset > seen.position {
                 break;
             }
-            let in_gap = named.iter().any(|range| (range.from..=range.to).contains(offset));
-            assert!(has.contains(offset) != in_gap, "{data} at {offset}: seen, or named in a gap, and not both");
+            let in_gap = named
+                .iter()
+                .any(|range| (range.from..=range.to).contains(offset));
+            assert!(
+                has.contains(offset) != in_gap,
+                "{data} at {offset}: seen, or named in a gap, and not both"
+            );
         }
     }
 
@@ -195,15 +259,24 @@ impl Acked {
         let mut last: BTreeMap<u64, u64> = BTreeMap::new();
         for (offset, data) in &self.by_offset {
             let data: Value = serde_json::from_str(data).expect("JSON");
-            let (p, n) = (data["p"].as_u64().expect("p"), data["n"].as_u64().expect("n"));
+            let (p, n) = (
+                data["p"].as_u64().expect("p"),
+                data["n"].as_u64().expect("n"),
+            );
             let before = last.insert(p, n);
-            assert!(before < Some(n), "publisher {p}: {n} is kept after {before:?}, at {offset}");
+            assert!(
+                before < Some(n),
+                "publisher {p}: {n} is kept after {before:?}, at {offset}"
+            );
         }
     }
 }
 
 fn range_of(gap: &Value) -> Option<Range> {
-    Some(Range { from: gap["from"].as_u64()?, to: gap["to"].as_u64()? })
+    Some(Range {
+        from: gap["from"].as_u64()?,
+        to: gap["to"].as_u64()?,
+    })
 }
 
 impl fmt::Display for Range {

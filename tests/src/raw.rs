@@ -85,7 +85,10 @@ impl RawWs {
         let response = self.read_response();
         assert_eq!(response.status, 101, "{response:#?}");
         // RFC 6455, section 1.3, gives the answer to this very key.
-        assert_eq!(response.headers["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            response.headers["sec-websocket-accept"],
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 
     fn dial(addr: SocketAddr, receive_buffer_bytes: Option<usize>) -> Self {
@@ -97,7 +100,10 @@ impl RawWs {
         socket.set_tcp_nodelay(true).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.set_write_timeout(Some(DEADLINE)).unwrap();
-        Self { tcp: socket.into(), read: Vec::new() }
+        Self {
+            tcp: socket.into(),
+            read: Vec::new(),
+        }
     }
 
     /// Writes bytes as they are.
@@ -153,16 +159,31 @@ impl RawWs {
     pub fn try_read_frame(&mut self) -> Option<(Op, Vec<u8>)> {
         self.fill(2)?;
         let (first, second) = (self.read[0], self.read[1]);
-        assert_eq!(first & 0xf0, 0x80, "Hark sends whole frames without reserved bits");
-        assert_eq!(second & 0x80, 0, "a server does not mask (RFC 6455, section 5.1)");
+        assert_eq!(
+            first & 0xf0,
+            0x80,
+            "Hark sends whole frames without reserved bits"
+        );
+        assert_eq!(
+            second & 0x80,
+            0,
+            "a server does not mask (RFC 6455, section 5.1)"
+        );
         let (skip, len) = match second {
             126 => {
                 self.fill(4)?;
-                (4, usize::from(u16::from_be_bytes([self.read[2], self.read[3]])))
+                (
+                    4,
+                    usize::from(u16::from_be_bytes([self.read[2], self.read[3]])),
+                )
             }
             127 => {
                 self.fill(10)?;
-                (10, usize::try_from(u64::from_be_bytes(self.read[2..10].try_into().unwrap())).unwrap())
+                (
+                    10,
+                    usize::try_from(u64::from_be_bytes(self.read[2..10].try_into().unwrap()))
+                        .unwrap(),
+                )
             }
             len => (2, usize::from(len)),
         };
@@ -209,7 +230,10 @@ impl RawWs {
 
     /// The same connection, for another thread to write to.
     pub fn second_hand(&self) -> Self {
-        Self { tcp: self.tcp.try_clone().unwrap(), read: Vec::new() }
+        Self {
+            tcp: self.tcp.try_clone().unwrap(),
+            read: Vec::new(),
+        }
     }
 
     /// Makes sure that `n` bytes are there; `None` at the end.
@@ -232,30 +256,48 @@ impl RawWs {
                 break at;
             }
             let have = self.read.len();
-            self.fill(have + 1).unwrap_or_else(|| panic!("no answer but {:?}", String::from_utf8_lossy(&self.read)));
+            self.fill(have + 1).unwrap_or_else(|| {
+                panic!("no answer but {:?}", String::from_utf8_lossy(&self.read))
+            });
         };
         let head = String::from_utf8(self.read[..end].to_vec()).unwrap();
         self.read.drain(..end + 4);
         let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status line").parse().unwrap();
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .expect("a status line")
+            .parse()
+            .unwrap();
         let headers: std::collections::HashMap<String, String> = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+        let length = headers
+            .get("content-length")
+            .map_or(0, |length| length.parse().unwrap());
         let body = if status == 101 {
             String::new()
         } else {
             self.fill(length).expect("the whole body");
             String::from_utf8(self.read.drain(..length).collect()).unwrap()
         };
-        Response { status, headers, body }
+        Response {
+            status,
+            headers,
+            body,
+        }
     }
 }
 
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = head(first, payload.len() as u64);
-    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     bytes
 }
 

@@ -14,7 +14,12 @@ const WINDOW: u64 = 64;
 
 /// Publishes `{"p": p, "n": 1}` to `total`, numbered under producer `p{p}`, through whatever happens to the broker; gives
 /// each message with its receipt.
-pub async fn publish_surely(addr: SocketAddr, topic: &str, p: u64, total: u64) -> Vec<(Value, Value)> {
+pub async fn publish_surely(
+    addr: SocketAddr,
+    topic: &str,
+    p: u64,
+    total: u64,
+) -> Vec<(Value, Value)> {
     let mut kept: Vec<(Value, Value)> = Vec::new();
     while (kept.len() as u64) < total {
         let ended = publish_until_trouble(addr, topic, p, total, &mut kept).await;
@@ -48,13 +53,20 @@ async fn publish_until_trouble(
         match answer["type"].as_str() {
             Some("published") => {
                 let n = kept.len() as u64 + 1;
-                assert_eq!(answer["id"], n, "receipts come in the order of the publishes: {answer}");
+                assert_eq!(
+                    answer["id"], n,
+                    "receipts come in the order of the publishes: {answer}"
+                );
                 kept.push((message(p, n), answer));
             }
             Some("goodbye") => {}
             Some("error") => {
-                let again = ["busy", "log_unavailable"].contains(&answer["code"].as_str().unwrap_or_default());
-                assert!(again, "not an error that sending again would help: {answer}");
+                let again = ["busy", "log_unavailable"]
+                    .contains(&answer["code"].as_str().unwrap_or_default());
+                assert!(
+                    again,
+                    "not an error that sending again would help: {answer}"
+                );
                 return Ok(()); // What follows it may be out of sequence; all are sent again, in order.
             }
             _ => panic!("not an answer to a publish: {answer}"),
@@ -91,9 +103,13 @@ async fn subscribe_until_trouble(
     done: &impl Fn(&Seen) -> bool,
     seen: &mut Option<Seen>,
 ) -> Result<(), Ended> {
-    let mut ws = Ws::try_connect(addr, subprotocol).await.map_err(Ended::from)?;
+    let mut ws = Ws::try_connect(addr, subprotocol)
+        .await
+        .map_err(Ended::from)?;
     let from = seen.as_ref().map_or(json!("earliest"), Seen::after);
-    let subscribed = ws.try_ask(json!({"type": "subscribe", "topic": topic, "from": from})).await?;
+    let subscribed = ws
+        .try_ask(json!({"type": "subscribe", "topic": topic, "from": from}))
+        .await?;
     assert_eq!(subscribed["type"], "subscribed", "{subscribed}");
     let seen = match seen {
         Some(seen) => {

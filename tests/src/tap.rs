@@ -19,6 +19,8 @@ pub struct Tap {
 struct Counts {
     sent: AtomicU64,
     received: AtomicU64,
+    /// Directions that have ended: two, and nothing more is counted.
+    ended: AtomicU64,
 }
 
 impl Tap {
@@ -35,15 +37,27 @@ impl Tap {
                     return;
                 }
                 // Nobody there: the client is hung up on, as it would be without the tap.
-                let Ok(server) = TcpStream::connect(broker) else { continue };
+                let Ok(server) = TcpStream::connect(broker) else {
+                    continue;
+                };
                 let counts = Arc::new(Counts::default());
                 kept.lock().unwrap().push(Arc::clone(&counts));
-                let up = (client.try_clone().unwrap(), server.try_clone().unwrap(), Arc::clone(&counts));
-                std::thread::spawn(move || pass(up.0, up.1, &up.2.sent));
-                std::thread::spawn(move || pass(server, client, &counts.received));
+                let up = (
+                    client.try_clone().unwrap(),
+                    server.try_clone().unwrap(),
+                    Arc::clone(&counts),
+                );
+                std::thread::spawn(move || pass(up.0, up.1, &up.2, |counts| &counts.sent));
+                std::thread::spawn(move || {
+                    pass(server, client, &counts, |counts| &counts.received)
+                });
             }
         });
-        Self { addr, connections, stopped }
+        Self {
+            addr,
+            connections,
+            stopped,
+        }
     }
 
     /// The WebSocket's URL through the tap.
@@ -54,13 +68,37 @@ impl Tap {
     /// Of the newest connection: how many frames the client sent, and how many it received. A frame counts as sent before
     /// the broker gets it, and as received before the client does.
     pub fn frames(&self) -> (u64, u64) {
-        let newest = self.connections.lock().unwrap().last().cloned().unwrap_or_default();
-        (newest.sent.load(Ordering::SeqCst), newest.received.load(Ordering::SeqCst))
+        self.newest(|counts| {
+            (
+                counts.sent.load(Ordering::SeqCst),
+                counts.received.load(Ordering::SeqCst),
+            )
+        })
     }
 
-    /// How many connections there have been.
-    pub fn connections(&self) -> usize {
-        self.connections.lock().unwrap().len()
+    /// Whether the newest connection has ended in both directions.
+    pub fn has_ended(&self) -> bool {
+        self.newest(|counts| counts.ended.load(Ordering::SeqCst) == 2)
+    }
+
+    /// How many frames all clients sent.
+    pub fn sent_in_all(&self) -> u64 {
+        self.connections
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|counts| counts.sent.load(Ordering::SeqCst))
+            .sum()
+    }
+
+    fn newest<T>(&self, read: impl Fn(&Counts) -> T) -> T {
+        read(
+            self.connections
+                .lock()
+                .unwrap()
+                .last()
+                .expect("there has been a connection"),
+        )
     }
 }
 
@@ -73,11 +111,11 @@ impl Drop for Tap {
 }
 
 /// Passes everything on until one side ends, then ends the other.
-fn pass(mut from: TcpStream, mut to: TcpStream, frames: &AtomicU64) {
+fn pass(mut from: TcpStream, mut to: TcpStream, counts: &Counts, side: fn(&Counts) -> &AtomicU64) {
     let mut walk = Walk::Head(Vec::new());
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
-        frames.fetch_add(walk.count(&buffer[..n]), Ordering::SeqCst);
+        side(counts).fetch_add(walk.count(&buffer[..n]), Ordering::SeqCst);
         if to.write_all(&buffer[..n]).is_err() {
             break;
         }
@@ -86,6 +124,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, frames: &AtomicU64) {
         // Fails when that side has ended by itself.
         drop(side.shutdown(Shutdown::Both));
     }
+    counts.ended.fetch_add(1, Ordering::SeqCst);
 }
 
 /// Where in the stream the next byte stands.
@@ -123,7 +162,11 @@ impl Walk {
                     header.push(byte);
                     if let Some(len) = payload_len(header) {
                         data_frames += u64::from(header[0] & 0x0f < 8);
-                        *self = if len == 0 { Self::Header(Vec::new()) } else { Self::Payload(len) };
+                        *self = if len == 0 {
+                            Self::Header(Vec::new())
+                        } else {
+                            Self::Payload(len)
+                        };
                     }
                 }
             }
@@ -147,6 +190,8 @@ fn payload_len(header: &[u8]) -> Option<u64> {
     }
     Some(match extended {
         0 => u64::from(second & 0x7f),
-        _ => header[2..2 + extended].iter().fold(0, |len, byte| len << 8 | u64::from(*byte)),
+        _ => header[2..2 + extended]
+            .iter()
+            .fold(0, |len, byte| len << 8 | u64::from(*byte)),
     })
 }

@@ -38,13 +38,18 @@ pub struct Ended {
 
 impl From<Error> for Ended {
     fn from(error: Error) -> Self {
-        Self { code: None, reason: error.to_string() }
+        Self {
+            code: None,
+            reason: error.to_string(),
+        }
     }
 }
 
 impl fmt::Debug for Ws {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ws").field("welcome", &self.welcome).finish_non_exhaustive()
+        f.debug_struct("Ws")
+            .field("welcome", &self.welcome)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,7 +67,10 @@ impl Ws {
     }
 
     /// Like `connect_as`, for a broker that may be down. Never panics.
-    pub async fn try_connect(addr: SocketAddr, subprotocol: Option<Subprotocol>) -> Result<Self, Error> {
+    pub async fn try_connect(
+        addr: SocketAddr,
+        subprotocol: Option<Subprotocol>,
+    ) -> Result<Self, Error> {
         let mut request = format!("ws://{addr}/ws").into_client_request()?;
         if let Some(subprotocol) = subprotocol {
             let name = subprotocol.name().parse().expect("a header value");
@@ -75,9 +83,18 @@ impl Ws {
         };
         let (socket, _) = within("a connection", connected).await?;
         let subprotocol = subprotocol.unwrap_or(Subprotocol::Json);
-        let mut ws = Self { socket, subprotocol, next_id: 1000, waiting: VecDeque::new(), welcome: Value::Null };
+        let mut ws = Self {
+            socket,
+            subprotocol,
+            next_id: 1000,
+            waiting: VecDeque::new(),
+            welcome: Value::Null,
+        };
         ws.welcome = ws.next().await.map_err(|_| Error::ConnectionClosed)?;
-        assert_eq!(ws.welcome["type"], "welcome", "the first frame is a welcome");
+        assert_eq!(
+            ws.welcome["type"], "welcome",
+            "the first frame is a welcome"
+        );
         Ok(ws)
     }
 
@@ -89,17 +106,23 @@ impl Ws {
 
     /// Sends what was fed.
     pub async fn flush(&mut self) -> Result<(), Ended> {
-        within("room to send", self.socket.flush()).await.map_err(Ended::from)
+        within("room to send", self.socket.flush())
+            .await
+            .map_err(Ended::from)
     }
 
     /// Sends a text that may be no frame.
     pub async fn send_text(&mut self, text: &str) {
-        within("room to send", self.socket.send(Message::text(text))).await.unwrap();
+        within("room to send", self.socket.send(Message::text(text)))
+            .await
+            .unwrap();
     }
 
     /// Sends a WebSocket message of any kind.
     pub async fn send_message(&mut self, message: Message) {
-        within("room to send", self.socket.send(message)).await.unwrap();
+        within("room to send", self.socket.send(message))
+            .await
+            .unwrap();
     }
 
     /// Takes a frame to be sent with the next `flush`.
@@ -108,11 +131,14 @@ impl Ws {
         let message = match self.subprotocol {
             Subprotocol::Json => Message::text(text),
             Subprotocol::Bincode => {
-                let frame = codec::json::decode_client(&Bytes::from(text)).expect("a frame that can be sent");
+                let frame = codec::json::decode_client(&Bytes::from(text))
+                    .expect("a frame that can be sent");
                 Message::binary(codec::binary::encode_client(&frame))
             }
         };
-        within("room to send", self.socket.feed(message)).await.map_err(Ended::from)
+        within("room to send", self.socket.feed(message))
+            .await
+            .map_err(Ended::from)
     }
 
     /// The next frame, or how the session ended.
@@ -126,14 +152,24 @@ impl Ws {
     async fn read(&mut self) -> Result<Value, Ended> {
         loop {
             match self.socket.next().await {
-                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Ok(self.decode(message)),
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                    return Ok(self.decode(message));
+                }
                 Some(Ok(Message::Close(close))) => {
                     let close = close.expect("Hark closes with a code");
-                    return Err(Ended { code: Some(close.code.into()), reason: close.reason.to_string() });
+                    return Err(Ended {
+                        code: Some(close.code.into()),
+                        reason: close.reason.to_string(),
+                    });
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Err(error)) => return Err(error.into()),
-                None => return Err(Ended { code: None, reason: "the stream ended".to_owned() }),
+                None => {
+                    return Err(Ended {
+                        code: None,
+                        reason: "the stream ended".to_owned(),
+                    });
+                }
             }
         }
     }
@@ -142,10 +178,13 @@ impl Ws {
         let json = match (self.subprotocol, message) {
             (Subprotocol::Json, Message::Text(text)) => Bytes::copy_from_slice(text.as_bytes()),
             (Subprotocol::Bincode, Message::Binary(bytes)) => {
-                let frame = codec::binary::decode_server(&bytes).expect("a frame of hark.v1.bincode");
+                let frame =
+                    codec::binary::decode_server(&bytes).expect("a frame of hark.v1.bincode");
                 codec::json::encode_server(&frame).into_bytes()
             }
-            (subprotocol, message) => panic!("a frame of the wrong kind for {subprotocol:?}: {message:?}"),
+            (subprotocol, message) => {
+                panic!("a frame of the wrong kind for {subprotocol:?}: {message:?}")
+            }
         };
         assert!(!json.contains(&b'\n'), "a frame on one line: {json:?}");
         serde_json::from_slice(&json).unwrap_or_else(|e| panic!("{e} in {json:?}"))
@@ -153,7 +192,9 @@ impl Ws {
 
     /// The next frame; panics if the session ended.
     pub async fn recv(&mut self) -> Value {
-        self.next().await.unwrap_or_else(|ended| panic!("a frame was expected, not {ended:?}"))
+        self.next()
+            .await
+            .unwrap_or_else(|ended| panic!("a frame was expected, not {ended:?}"))
     }
 
     /// The next frame, which must be of this type.
@@ -212,7 +253,9 @@ impl Ws {
 
     /// Subscribes and gives the `subscribed`.
     pub async fn subscribe(&mut self, topic: &str, from: Value) -> Value {
-        let answer = self.ask(json!({"type": "subscribe", "topic": topic, "from": from})).await;
+        let answer = self
+            .ask(json!({"type": "subscribe", "topic": topic, "from": from}))
+            .await;
         assert_eq!(answer["type"], "subscribed", "{answer}");
         answer
     }
@@ -239,14 +282,17 @@ impl Ws {
 
     /// Unsubscribes and gives the `unsubscribed`.
     pub async fn unsubscribe(&mut self, topic: &str) -> Value {
-        let answer = self.ask(json!({"type": "unsubscribe", "topic": topic})).await;
+        let answer = self
+            .ask(json!({"type": "unsubscribe", "topic": topic}))
+            .await;
         assert_eq!(answer["type"], "unsubscribed", "{answer}");
         answer
     }
 
     /// Publishes JSON and gives the receipt.
     pub async fn publish(&mut self, topic: &str, data: Value) -> Value {
-        self.publish_frame(json!({"topic": topic, "data": data})).await
+        self.publish_frame(json!({"topic": topic, "data": data}))
+            .await
     }
 
     /// Publishes with what `frame` says (topic, data, headers, producer, …) and gives the receipt.
@@ -259,7 +305,11 @@ impl Ws {
 
     /// Publishes many, at most `window` of them unanswered at any time, and gives the answers (receipts or errors) in
     /// order. Frames that are no answers stay to be received.
-    pub async fn publish_all(&mut self, frames: impl IntoIterator<Item = Value>, window: u64) -> Vec<Value> {
+    pub async fn publish_all(
+        &mut self,
+        frames: impl IntoIterator<Item = Value>,
+        window: u64,
+    ) -> Vec<Value> {
         let mut answers = Vec::new();
         let first = self.next_id + 1;
         for mut frame in frames {

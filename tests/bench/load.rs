@@ -1,0 +1,310 @@
+//! The load: connections that speak raw WebSocket frames, and what they count.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+
+use crate::machine::{Server, Timings};
+
+/// One in so many deliveries is timed: reading the clock for each would cost more than the delivery.
+const TIMED_ONE_IN: u64 = 8;
+
+/// One publisher, many subscribers of its topic.
+pub(crate) struct FanOut {
+    pub(crate) subscribers: u64,
+    pub(crate) payload_bytes: usize,
+    /// Messages that may be on their way, not yet delivered to all (on average).
+    pub(crate) window: u64,
+}
+
+#[derive(Default)]
+struct Counted {
+    began: Cell<Option<Instant>>,
+    published: Cell<u64>,
+    delivered: Cell<u64>,
+    timings: RefCell<Timings>,
+    progress: Notify,
+}
+
+impl FanOut {
+    pub(crate) async fn run(&self, server: &Server, run: Duration) {
+        let counted = Rc::new(Counted::default());
+        counted.began.set(Some(Instant::now()));
+        for _ in 0..self.subscribers {
+            let (mut reader, mut writer) = connect(&server.address).await;
+            send(
+                &mut writer,
+                br#"{"type":"subscribe","id":1,"topic":"fan-out"}"#,
+            )
+            .await;
+            reader.frame_containing(b"caught_up").await;
+            let counted = counted.clone();
+            tokio::task::spawn_local(async move {
+                let _kept_open = writer;
+                reader.each_frame(|frame| counted.delivery(frame)).await;
+            });
+        }
+        let (mut answers, mut writer) = connect(&server.address).await;
+        tokio::task::spawn_local(async move {
+            answers
+                .each_frame(|frame| {
+                    assert!(
+                        !frame.starts_with(br#"{"type":"error""#),
+                        "{}",
+                        String::from_utf8_lossy(frame)
+                    )
+                })
+                .await;
+        });
+
+        let (cpu, began) = (server.cpu(), Instant::now());
+        let filler = "x".repeat(self.payload_bytes.saturating_sub(31));
+        while began.elapsed() < run {
+            let mut frames = Vec::new();
+            while counted.published.get() < counted.delivered.get() / self.subscribers + self.window
+            {
+                let nanos = counted.began.get().unwrap().elapsed().as_nanos();
+                let id = counted.published.get() + 1;
+                let payload = format!(r#"{{"t":"{nanos:015}","x":"{filler}"}}"#);
+                frame(
+                    &mut frames,
+                    format!(r#"{{"type":"publish","id":{id},"topic":"fan-out","data":{payload}}}"#)
+                        .as_bytes(),
+                );
+                counted.published.set(id);
+            }
+            match frames.is_empty() {
+                true => counted.progress.notified().await,
+                false => writer.write_all(&frames).await.unwrap(),
+            }
+        }
+        while counted.delivered.get() < counted.published.get() * self.subscribers {
+            counted.progress.notified().await;
+        }
+        let (took, cpu) = (began.elapsed(), server.cpu() - cpu);
+        let delivered = counted.delivered.get() as f64;
+        let mut timings = counted.timings.borrow_mut();
+        timings.sort();
+        println!(
+            "fan-out 1 → {}, {} bytes, window {}: {:.2} M deliveries/s, {:.3} µs of server CPU each; p50 {:?}, p99 {:?}, p999 {:?}",
+            self.subscribers,
+            self.payload_bytes,
+            self.window,
+            delivered / took.as_secs_f64() / 1e6,
+            cpu.as_secs_f64() * 1e6 / delivered,
+            timings.at(0.5),
+            timings.at(0.99),
+            timings.at(0.999),
+        );
+    }
+}
+
+impl Counted {
+    fn delivery(&self, frame: &[u8]) {
+        let delivered = self.delivered.get() + 1;
+        self.delivered.set(delivered);
+        if delivered.is_multiple_of(TIMED_ONE_IN)
+            && let Some(at) = frame.windows(6).position(|bytes| bytes == br#"{"t":""#)
+        {
+            let nanos: u64 = std::str::from_utf8(&frame[at + 6..at + 21])
+                .unwrap()
+                .parse()
+                .unwrap();
+            let now = self.began.get().unwrap().elapsed();
+            self.timings
+                .borrow_mut()
+                .add(now.saturating_sub(Duration::from_nanos(nanos)));
+        }
+        // Each message is one more delivery for each subscriber, so the last one may fall anywhere.
+        if delivered.is_multiple_of(64) || delivered >= self.published.get() {
+            self.progress.notify_one();
+        }
+    }
+}
+
+/// Many publishers that wait for receipts.
+pub(crate) struct Receipts {
+    pub(crate) connections: usize,
+    pub(crate) in_flight: u64,
+    pub(crate) topics: usize,
+    pub(crate) payload_bytes: usize,
+}
+
+impl Receipts {
+    pub(crate) async fn run(&self, server: &Server, run: Duration) -> Timings {
+        let timings = Rc::new(RefCell::new(Timings::default()));
+        let mut connections = Vec::new();
+        for n in 0..self.connections {
+            connections.push((
+                connect(&server.address).await,
+                format!("receipts-{}", n % self.topics),
+            ));
+        }
+        let (cpu, began) = (server.cpu(), Instant::now());
+        let filler = "x".repeat(self.payload_bytes.saturating_sub(2));
+        let tasks: Vec<_> = connections
+            .into_iter()
+            .map(|((mut reader, mut writer), topic)| {
+                let (in_flight, filler, timings) = (self.in_flight, filler.clone(), timings.clone());
+                tokio::task::spawn_local(async move {
+                    let mut sent = std::collections::VecDeque::new();
+                    let mut id = 0;
+                    let mut answered = 0_u64;
+                    while began.elapsed() < run {
+                        let mut frames = Vec::new();
+                        while (sent.len() as u64) < in_flight {
+                            id += 1;
+                            let publish = format!(r#"{{"type":"publish","id":{id},"topic":"{topic}","data":"{filler}"}}"#);
+                            frame(&mut frames, publish.as_bytes());
+                            sent.push_back(Instant::now());
+                        }
+                        writer.write_all(&frames).await.unwrap();
+                        let timings = &timings;
+                        let sent = &mut sent;
+                        answered += reader
+                            .some_frames(|frame| {
+                                if frame.starts_with(br#"{"type":"published""#) {
+                                    timings.borrow_mut().add(sent.pop_front().unwrap().elapsed());
+                                    return true;
+                                }
+                                assert!(frame.starts_with(br#"{"type":"welcome""#), "{}", String::from_utf8_lossy(frame));
+                                false
+                            })
+                            .await;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        let mut answered = 0;
+        for task in tasks {
+            answered += task.await.unwrap();
+        }
+        let (took, cpu) = (began.elapsed(), server.cpu() - cpu);
+        let mut timings = timings.take();
+        timings.sort();
+        println!(
+            "receipts, {} connections × {} in flight on {} topic(s): {:.1} k/s, {:.2} µs of server CPU each; p50 {:?}, p99 {:?}",
+            self.connections,
+            self.in_flight,
+            self.topics,
+            answered as f64 / took.as_secs_f64() / 1e3,
+            cpu.as_secs_f64() * 1e6 / answered as f64,
+            timings.at(0.5),
+            timings.at(0.99),
+        );
+        timings
+    }
+}
+
+async fn connect(address: &str) -> (Reader, OwnedWriteHalf) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(
+        head.starts_with(b"HTTP/1.1 101"),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
+    let (read, write) = stream.into_split();
+    (
+        Reader {
+            read,
+            buffer: Vec::with_capacity(256 * 1024),
+            done: 0,
+        },
+        write,
+    )
+}
+
+async fn send(writer: &mut OwnedWriteHalf, text: &[u8]) {
+    let mut frames = Vec::new();
+    frame(&mut frames, text);
+    writer.write_all(&frames).await.unwrap();
+}
+
+/// A text frame, masked with zeros.
+fn frame(frames: &mut Vec<u8>, text: &[u8]) {
+    frames.push(0x81);
+    match text.len() {
+        length @ 0..126 => frames.push(0x80 | length as u8),
+        length => {
+            frames.push(0x80 | 126);
+            frames.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+    }
+    frames.extend_from_slice(&[0; 4]);
+    frames.extend_from_slice(text);
+}
+
+struct Reader {
+    read: OwnedReadHalf,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that have been looked at.
+    done: usize,
+}
+
+impl Reader {
+    /// Reads once, and calls `see` with each text frame that is whole. Returns how often it said yes.
+    async fn some_frames(&mut self, mut see: impl FnMut(&[u8]) -> bool) -> u64 {
+        let read = self.read.read_buf(&mut self.buffer).await.unwrap();
+        assert!(read > 0, "the broker closed the connection");
+        let mut counted = 0;
+        while let Some((opcode, start, end)) = frame_at(&self.buffer[self.done..]) {
+            let frame = &self.buffer[self.done + start..self.done + end];
+            if opcode == 1 && see(frame) {
+                counted += 1;
+            }
+            self.done += end;
+        }
+        if self.done > self.buffer.capacity() / 2 || self.done == self.buffer.len() {
+            self.buffer.drain(..self.done);
+            self.done = 0;
+        }
+        counted
+    }
+
+    async fn each_frame(&mut self, mut see: impl FnMut(&[u8])) {
+        loop {
+            self.some_frames(|frame| {
+                see(frame);
+                true
+            })
+            .await;
+        }
+    }
+
+    async fn frame_containing(&mut self, wanted: &[u8]) {
+        while self
+            .some_frames(|frame| frame.windows(wanted.len()).any(|bytes| bytes == wanted))
+            .await
+            == 0
+        {}
+    }
+}
+
+/// The first frame, if it is whole: its opcode, and where its payload begins and ends.
+fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+    let [first, second, rest @ ..] = bytes else {
+        return None;
+    };
+    let (length, start) = match second & 0x7f {
+        126 => (u16::from_be_bytes(*rest.first_chunk()?) as usize, 4),
+        127 => (u64::from_be_bytes(*rest.first_chunk()?) as usize, 10),
+        length => (length as usize, 2),
+    };
+    (bytes.len() >= start + length).then_some((first & 0x0f, start, start + length))
+}

@@ -1,0 +1,117 @@
+//! The machine under the measurement: its disk, its cores, and the broker's process.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Durations, sorted when asked.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Timings(Vec<Duration>);
+
+impl Timings {
+    pub(crate) fn add(&mut self, duration: Duration) {
+        self.0.push(duration);
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.0.sort_unstable();
+    }
+
+    /// The quantile; call `sort` first.
+    pub(crate) fn at(&self, quantile: f64) -> Duration {
+        let at = (self.0.len() as f64 * quantile) as usize;
+        self.0
+            .get(at.min(self.0.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+/// How long it takes to write 4 KiB and have them on the disk.
+pub(crate) fn fdatasync(dir: &Path) -> Timings {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("fdatasync"))
+        .unwrap();
+    let mut timings = Timings::default();
+    for _ in 0..300 {
+        let began = Instant::now();
+        file.write_all(&[7; 4096]).unwrap();
+        file.sync_data().unwrap();
+        timings.add(began.elapsed());
+    }
+    timings.sort();
+    timings
+}
+
+pub(crate) fn pin_to_core(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).unwrap();
+}
+
+/// A broker pinned to one core.
+pub(crate) struct Server {
+    process: Child,
+    pub(crate) address: String,
+}
+
+impl Server {
+    pub(crate) async fn start(dir: &Path, core: usize) -> Self {
+        let binary = std::env::current_exe().unwrap().with_file_name("hark");
+        let data = dir.join(format!("data-{:x}", rand::random::<u64>()));
+        let mut process = Command::new("taskset")
+            .args(["-c", &core.to_string()])
+            .arg(binary)
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--workers",
+                "1",
+                "--data-dir",
+            ])
+            .arg(data)
+            .args(
+                std::env::var("HARK_BENCH_FLAGS")
+                    .unwrap_or_default()
+                    .split_whitespace(),
+            )
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .split("http://")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned();
+        Self { process, address }
+    }
+
+    /// CPU time of all its threads.
+    pub(crate) fn cpu(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+            let schedstat = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            schedstat.split(' ').next()?.parse::<u64>().ok()
+        };
+        Duration::from_nanos(tasks.filter_map(of_task).sum())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}

@@ -1,0 +1,73 @@
+//! `make bench`: what a delivery and a receipt cost, with the machine's fdatasync beside them. Owns the load; the broker is the real
+//! binary, pinned to core 0, the load to core 1, both on loopback. Prints figures and judges nothing.
+//!
+//! The load speaks raw WebSocket frames, so that on one core it can outrun the broker it measures.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used)] // a program for people; what goes wrong may end it
+
+mod load;
+mod machine;
+
+use std::time::Duration;
+
+use load::{FanOut, Receipts};
+use machine::{Server, fdatasync, pin_to_core};
+
+const RUN: Duration = Duration::from_secs(5);
+
+fn main() {
+    let dir =
+        tempfile::tempdir_in(std::env::var_os("HARK_BENCH_DIR").unwrap_or_else(|| "target".into()))
+            .unwrap();
+    let sync = fdatasync(dir.path());
+    println!(
+        "fdatasync of 4 KiB on this disk: p50 {:?}, p99 {:?}",
+        sync.at(0.5),
+        sync.at(0.99)
+    );
+    pin_to_core(1);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let repeats: u32 = std::env::var("HARK_BENCH_REPEATS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(2);
+    for _ in 0..repeats {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let server = Server::start(dir.path(), 0).await;
+            let load = FanOut {
+                subscribers: 1000,
+                payload_bytes: 128,
+                window: 64,
+            };
+            load.run(&server, RUN).await;
+            drop(server);
+
+            for topics in [1, 100] {
+                let server = Server::start(dir.path(), 0).await;
+                let load = Receipts {
+                    connections: 100,
+                    in_flight: 10,
+                    topics,
+                    payload_bytes: 128,
+                };
+                load.run(&server, RUN).await;
+            }
+
+            let server = Server::start(dir.path(), 0).await;
+            let lone = Receipts {
+                connections: 1,
+                in_flight: 1,
+                topics: 1,
+                payload_bytes: 128,
+            }
+            .run(&server, RUN)
+            .await;
+            let syncs = lone.at(0.5).as_secs_f64() / sync.at(0.5).as_secs_f64();
+            println!("  a lone receipt takes {syncs:.1} fdatasyncs (p50 by p50)");
+        });
+    }
+}
