@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::{self, Admission, Gate};
 use crate::message_log::memory::MemoryLog;
+use crate::message_log::sled::{SledLog, SledOptions};
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown;
@@ -49,7 +50,7 @@ pub enum ServeError {
     },
     /// The log cannot be opened.
     #[error("{0}")]
-    Log(String),
+    Log(#[from] crate::message_log::sled::OpenError),
     /// The system refused something else.
     #[error("hark cannot run: {0}")]
     Io(#[from] io::Error),
@@ -64,7 +65,14 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
 
     let gate = web::Data::new(open(&config)?);
     let routed = gate.clone();
-    let server = HttpServer::new(move || App::new().app_data(routed.clone()).configure(http::routes))
+    let rooms_on_workers = config.room_threads == 0;
+    let server = HttpServer::new(move || {
+        if rooms_on_workers {
+            routed.registry.add_arbiter(Arbiter::current());
+        }
+        App::new().app_data(routed.clone()).configure(http::routes)
+    });
+    let server = server
         .workers(config.workers.map_or_else(default_workers, usize::from))
         .backlog(BACKLOG as u32)
         .client_request_timeout(HEAD_TIMEOUT)
@@ -83,7 +91,12 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
     let clock = Clock::system();
     let retention = config.retention();
     let retention_for = Arc::new(move |_: &hark_protocol::TopicName| retention);
-    let synced = MemoryLog::new(clock.clone(), retention_for.clone(), config.max_topics);
+    let synced = SledLog::open(SledOptions {
+        clock: clock.clone(),
+        retention: retention_for.clone(),
+        max_topics: config.max_topics as u64,
+        ..SledOptions::new(&config.data_dir)
+    })?;
     let memory = MemoryLog::new(clock.clone(), retention_for, config.max_topics);
     let engines = Engines {
         synced: Arc::new(synced),
@@ -114,7 +127,7 @@ fn default_workers() -> usize {
 }
 
 fn room_arbiters(threads: u16) -> Vec<ArbiterHandle> {
-    (0..threads.max(1)).map(|_| Arbiter::new().handle()).collect()
+    (0..threads).map(|_| Arbiter::new().handle()).collect()
 }
 
 /// A listener whose accepted sockets inherit what keeps a client that does not read from costing more than its share.

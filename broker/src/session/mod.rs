@@ -75,6 +75,12 @@ pub struct Goodbye {
     pub retry_after_ms: u64,
 }
 
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("name", &self.name).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 impl Session {
     /// A session that begins when its actor starts.
     pub fn new(

@@ -77,6 +77,12 @@ pub struct Room {
     retired: bool,
 }
 
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Room").field("topic", &self.topic).field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
 /// Where a topic stands.
 #[derive(Debug, Clone)]
 struct Place {

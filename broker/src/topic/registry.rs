@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use actix::prelude::*;
 use hark_protocol::TopicName;
@@ -17,7 +17,8 @@ use crate::settings::{Engines, RoomSettings};
 pub struct Registry {
     rooms: Mutex<HashMap<TopicName, Arc<RoomHandle>>>,
     next_room_id: AtomicU64,
-    arbiters: Vec<ArbiterHandle>,
+    /// Where rooms live; may grow while connections are beginning to be served.
+    arbiters: RwLock<Vec<ArbiterHandle>>,
     engines: Engines,
     settings: RoomSettings,
 }
@@ -50,20 +51,27 @@ impl RoomHandle {
 }
 
 impl Registry {
-    /// A registry without rooms, which will live on `arbiters`.
+    /// A registry without rooms. They will live on `arbiters`, and on those that are added before the first is needed.
     pub fn new(arbiters: Vec<ArbiterHandle>, engines: Engines, settings: RoomSettings) -> Arc<Self> {
         let rooms = Mutex::new(HashMap::new());
+        let arbiters = RwLock::new(arbiters);
         Arc::new(Self { rooms, next_room_id: AtomicU64::new(1), arbiters, engines, settings })
     }
 
-    /// The room of `topic`, started if there is none.
+    /// Adds a thread for rooms to live on.
+    pub fn add_arbiter(&self, arbiter: ArbiterHandle) {
+        self.arbiters.write().unwrap_or_else(PoisonError::into_inner).push(arbiter);
+    }
+
+    /// The room of `topic`, started if there is none. There has to be a thread for rooms by now.
     pub fn room(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
         let mut rooms = self.lock();
         if let Some(handle) = rooms.get(topic).filter(|handle| handle.address.connected()) {
             return handle.clone();
         }
         let id = self.next_room_id.fetch_add(1, Ordering::Relaxed);
-        let arbiter = &self.arbiters[id as usize % self.arbiters.len()];
+        let arbiters = self.arbiters.read().unwrap_or_else(PoisonError::into_inner);
+        let arbiter = &arbiters[id as usize % arbiters.len()];
         let address = Room::start_on(arbiter, topic.clone(), id, self.clone());
         let handle = Arc::new(RoomHandle { id, address });
         rooms.insert(topic.clone(), handle.clone());

@@ -169,7 +169,8 @@ impl Place {
         if asked.offset < oldest {
             return start(oldest, GapReason::Expired, Some((asked.offset + 1, oldest)));
         }
-        Start { asked, position: asked.offset, gap: None }
+        // Under the topic's own epoch, also where an earlier one was asked for: the place is the same, and what follows has it.
+        Start { asked: self.cursor(asked.offset), position: asked.offset, gap: None }
     }
 
     /// Up to where cursors of `epoch` hold here; `None` for a sequence this topic does not descend from.

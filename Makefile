@@ -1,0 +1,26 @@
+# `make test` is the one command that checks everything, here and in CI. `make bench` prints figures and judges nothing.
+
+CARGO_FLAGS ?= --release --workspace
+HOST_TOOLS  := tests/peers/setup.sh
+
+.PHONY: test check peers bench
+
+# Everything: style, docs, and every test against the real binary, with clients nobody here wrote.
+test: check peers
+	cargo build $(CARGO_FLAGS) --all-targets
+	cargo test $(CARGO_FLAGS) --features hark-tests/peers
+
+# What needs no running: formatting, lints and docs, warnings as errors.
+check:
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --all-targets --features hark-tests/peers -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
+
+# The outside peers the tests speak to, installed under target/.
+peers:
+	$(HOST_TOOLS)
+
+# What a delivery and a receipt cost, with the machine's fdatasync beside them. Wants two idle cores.
+bench:
+	cargo build --release -p hark-broker -p hark-tests --bin hark --bin hark-bench
+	./target/release/hark-bench
