@@ -52,6 +52,10 @@ pub struct Config {
     #[arg(long, env = "HARK_HEARTBEAT", default_value = "25s", value_parser = duration, value_name = "TIME")]
     pub heartbeat: Duration,
 
+    /// A client that takes nothing, or less than a page (64 KiB), of what waits for it in this time is ended; it can resume.
+    #[arg(long, env = "HARK_STALL_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub stall_timeout: Duration,
+
     /// A topic's room that nobody has needed for so long leaves memory.
     #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub room_idle: Duration,

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::http::{self, Admission, Gate};
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::sled::{SledLog, SledOptions};
-use crate::session::Sessions;
+use crate::session::{self, Sessions};
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown;
 use crate::topic::Registry;
@@ -29,9 +29,8 @@ const STAGED_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// The kernel's buffer for what a client has not taken yet (the kernel doubles it). With the default it would grow to megabytes
 /// for one that does not read.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
-/// A peer that takes nothing for so long is gone: no timer of its session runs while the socket is blocked, so the kernel has to
-/// end it.
-const TAKES_NOTHING_FOR: Duration = Duration::from_secs(60);
+/// How often sessions are looked at for having stalled.
+const LOOK_FOR_STALLED_EVERY: Duration = Duration::from_secs(1);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that may wait to be accepted.
@@ -59,7 +58,7 @@ pub enum ServeError {
 /// Serves until told to end. `announce` is called once, with the address served, when connections are accepted.
 pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
     let listen_error = |source| ServeError::Listen { address: config.listen, source };
-    let listener = listener(config.listen).map_err(listen_error)?;
+    let listener = listener(config.listen, config.stall_timeout).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     raise_descriptor_limit();
 
@@ -77,9 +76,18 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         .backlog(BACKLOG as u32)
         .client_request_timeout(HEAD_TIMEOUT)
         .h1_allow_half_closed(false)
+        .on_connect(session::keep_line)
         .disable_signals()
         .listen(listener)?
         .run();
+    let watched = gate.sessions.clone();
+    actix::spawn(async move {
+        let mut looks = tokio::time::interval(LOOK_FOR_STALLED_EVERY);
+        loop {
+            looks.tick().await;
+            watched.end_stalled();
+        }
+    });
     announce(address);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "hark serves");
     shutdown::run_until_told(server, gate, config.drain).await?;
@@ -113,7 +121,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
         sessions: Arc::<Sessions>::default(),
-        session_settings: SessionSettings { heartbeat: config.heartbeat, ..SessionSettings::default() },
+        session_settings: SessionSettings { heartbeat: config.heartbeat, stall_timeout: config.stall_timeout, ..SessionSettings::default() },
         admission: Admission {
             allowed_origins: config.allowed_origins.clone(),
             loopback_hosts_only: !config.insecure_no_auth,
@@ -131,13 +139,15 @@ fn room_arbiters(threads: u16) -> Vec<ArbiterHandle> {
 }
 
 /// A listener whose accepted sockets inherit what keeps a client that does not read from costing more than its share.
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+fn listener(address: SocketAddr, stall_timeout: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    // A peer that takes nothing for so long is gone. No timer of its session runs while the socket is blocked, so the kernel has to
+    // end it.
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(TAKES_NOTHING_FOR))?;
+    socket.set_tcp_user_timeout(Some(stall_timeout))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

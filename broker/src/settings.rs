@@ -78,6 +78,8 @@ impl Faults {
 pub struct SessionSettings {
     /// Hark pings this often; one that sends nothing for twice as long is ended.
     pub heartbeat: Duration,
+    /// A client that takes less than a page (64 KiB) of what waits for it within this time is ended.
+    pub stall_timeout: Duration,
     /// The most bytes a frame from a client may have, reassembled.
     pub max_message_bytes: usize,
     /// The most unanswered publishes of a session; beyond it Hark stops reading from it.
@@ -92,6 +94,7 @@ impl Default for SessionSettings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_secs(25),
+            stall_timeout: Duration::from_secs(60),
             max_message_bytes: hark_protocol::MAX_FRAME_BYTES,
             max_inflight: 1024,
             max_inflight_bytes: 1024 * 1024,

@@ -23,9 +23,8 @@ pub(super) async fn upgrade(
     if gate.stopping.load(Ordering::Relaxed) {
         return Err(ApiError::new(ErrorCode::Busy, "hark is about to end; connect again in a moment").into());
     }
-    let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
     let session = Session::new(
-        peer,
+        &request,
         chosen.unwrap_or(Subprotocol::Json),
         gate.registry.clone(),
         gate.sessions.clone(),

@@ -18,6 +18,7 @@ mod outbound;
 mod publishing;
 mod sessions;
 mod socket;
+mod stall;
 mod subscriptions;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix::prelude::*;
+use actix_web::HttpRequest;
 use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
 use crate::settings::SessionSettings;
@@ -33,10 +35,12 @@ use crate::topic::{Delivery, Registry, RoomNews};
 
 pub use sessions::Sessions;
 pub use socket::upgrade;
+pub use stall::keep_line;
 
 use outbound::{Flow, Port, Pulls};
 use publishing::{Publishing, Receipts};
 use socket::SessionContext;
+use stall::Watch;
 use subscriptions::Subscriptions;
 
 /// The actor that serves one WebSocket.
@@ -55,6 +59,7 @@ pub struct Session {
     port: Option<Arc<Port>>,
     /// Shared with both sides of the socket.
     flow: Rc<Flow>,
+    watch: Arc<Watch>,
     subscriptions: Subscriptions,
     pulls: Pulls,
     publishing: Publishing,
@@ -84,12 +89,14 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// A session that begins when its actor starts.
     pub fn new(
-        peer: String,
+        request: &HttpRequest,
         subprotocol: Subprotocol,
         registry: Arc<Registry>,
         sessions: Arc<Sessions>,
         settings: SessionSettings,
     ) -> Self {
+        let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let watch = Arc::new(Watch::new(settings.stall_timeout, request.conn_data()));
         let name = format!("s{:012x}", rand::random::<u64>() >> 16);
         Self {
             name,
@@ -101,6 +108,7 @@ impl Session {
             started: Instant::now(),
             port: None,
             flow: Rc::default(),
+            watch,
             subscriptions: Subscriptions::default(),
             pulls: Pulls::default(),
             publishing: Publishing::default(),
@@ -114,7 +122,7 @@ impl Session {
     fn begin(&mut self, ctx: &mut SessionContext) {
         let port = Port::new(ctx.address(), self.flow.credit().clone());
         self.port = Some(Arc::new(port));
-        self.listed_as = self.sessions.enter(ctx.address().recipient());
+        self.listed_as = self.sessions.enter(ctx.address().recipient(), self.watch.clone());
         self.send(
             ctx,
             &ServerFrame::Welcome {

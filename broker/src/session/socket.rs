@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix::prelude::*;
@@ -20,6 +21,7 @@ use hark_protocol::CloseCode;
 use super::Session;
 use super::inbound::Piece;
 use super::outbound::Flow;
+use super::stall::Watch;
 
 /// What a session's handlers are given.
 pub(super) type SessionContext = WebsocketContext<Session>;
@@ -34,12 +36,12 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, session: Session, a
     let protocol = session.subprotocol.name();
     let protocols: &[&str] = if answer_subprotocol { &[protocol] } else { &[] };
     let mut response = ws::handshake_with_protocols(request, protocols)?;
-    let flow = session.flow.clone();
+    let (flow, watch) = (session.flow.clone(), session.watch.clone());
     let max_bytes = session.settings.max_message_bytes;
     let frames = FrameGuard::new(payload.into_inner(), flow.clone(), max_bytes);
     let codec = actix_http::ws::Codec::new().max_size(max_bytes);
     let body = WebsocketContext::with_codec(session, frames, codec);
-    Ok(response.streaming(PacedBody { body: Box::pin(body), flow }))
+    Ok(response.streaming(PacedBody { body: Box::pin(body), flow, watch }))
 }
 
 impl Actor for Session {
@@ -112,14 +114,23 @@ fn violation_code(error: &ProtocolError) -> CloseCode {
 struct PacedBody<S> {
     body: Pin<Box<S>>,
     flow: Rc<Flow>,
+    watch: Arc<Watch>,
 }
 
-impl<S: Stream> Stream for PacedBody<S> {
+impl<S, E> Stream for PacedBody<S>
+where
+    S: Stream<Item = Result<Bytes, E>>,
+{
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         self.flow.body_polled();
-        self.body.as_mut().poll_next(cx)
+        self.watch.asked();
+        let given = self.body.as_mut().poll_next(cx);
+        if let Poll::Ready(Some(Ok(bytes))) = &given {
+            self.watch.gave(bytes.len());
+        }
+        given
     }
 }
 
