@@ -38,9 +38,18 @@ pub(super) fn topic(name: &str) -> TopicName {
 }
 
 pub(super) fn text(data: impl Into<Vec<u8>>) -> NewRecord {
-    let payload = Payload::Bytes { data: Bytes::from(data.into()), content_type: None };
-    let message = Message { payload, headers: Headers::default() };
-    NewRecord { message, idempotency: Idempotency::None }
+    let payload = Payload::Bytes {
+        data: Bytes::from(data.into()),
+        content_type: None,
+    };
+    let message = Message {
+        payload,
+        headers: Headers::default(),
+    };
+    NewRecord {
+        message,
+        idempotency: Idempotency::None,
+    }
 }
 
 pub(super) fn texts(range: std::ops::Range<u64>) -> Vec<NewRecord> {
@@ -49,11 +58,17 @@ pub(super) fn texts(range: std::ops::Range<u64>) -> Vec<NewRecord> {
 
 pub(super) fn sent_by(producer: &str, seq: u64) -> NewRecord {
     let producer = ProducerId::parse(producer).unwrap();
-    NewRecord { idempotency: Idempotency::Sequence { producer, seq }, ..text("counted") }
+    NewRecord {
+        idempotency: Idempotency::Sequence { producer, seq },
+        ..text("counted")
+    }
 }
 
 fn keyed(key: &str) -> NewRecord {
-    NewRecord { idempotency: Idempotency::Key(MessageId::parse(key).unwrap()), ..text("keyed") }
+    NewRecord {
+        idempotency: Idempotency::Key(MessageId::parse(key).unwrap()),
+        ..text("keyed")
+    }
 }
 
 /// Waits for the one answer.
@@ -76,7 +91,12 @@ impl Bench {
         let sink = Arc::clone(&news);
         let sink: NewsSink = Arc::new(move |told| sink.lock().unwrap().push(told));
         let found = answer(|done| self.log.open(topic.clone(), sink, done))?;
-        Ok(Opened { bench: self, topic, found, news })
+        Ok(Opened {
+            bench: self,
+            topic,
+            found,
+            news,
+        })
     }
 
     pub(super) fn list(&self) -> Vec<TopicInfo> {
@@ -87,8 +107,15 @@ impl Bench {
 impl Opened<'_> {
     pub(super) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>, LogError> {
         let (topic, generation) = (self.topic.clone(), self.found.generation);
-        answer(|done| self.bench.log.append(Append { topic, generation, records, done }))
-            .map(|appended| appended.records)
+        answer(|done| {
+            self.bench.log.append(Append {
+                topic,
+                generation,
+                records,
+                done,
+            })
+        })
+        .map(|appended| appended.records)
     }
 
     pub(super) fn page(&self, after: u64, up_to: u64) -> Page {
@@ -96,22 +123,39 @@ impl Opened<'_> {
     }
 
     fn page_of(&self, after: u64, up_to: u64, max_bytes: usize, max_records: usize) -> Page {
-        let read = Read { topic: self.topic.clone(), after, up_to, max_bytes, max_records };
+        let read = Read {
+            topic: self.topic.clone(),
+            after,
+            up_to,
+            max_bytes,
+            max_records,
+        };
         answer(|done| self.bench.log.read(read, done)).unwrap()
     }
 
     fn find_time(&self, since_ms: u64, up_to: u64) -> u64 {
-        answer(|done| self.bench.log.find_time(self.topic.clone(), since_ms, up_to, done)).unwrap()
+        answer(|done| {
+            self.bench
+                .log
+                .find_time(self.topic.clone(), since_ms, up_to, done)
+        })
+        .unwrap()
     }
 
     pub(super) fn close(&self) {
-        self.bench.log.close(self.topic.clone(), self.found.generation);
+        self.bench
+            .log
+            .close(self.topic.clone(), self.found.generation);
     }
 
     /// Waits until retention has told that `first` is the oldest.
     pub(super) fn wait_for_first(&self, first: u64) {
         let trimmed = || {
-            self.news.lock().unwrap().iter().any(|told| *told == LogNews::Trimmed { first })
+            self.news
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|told| *told == LogNews::Trimmed { first })
         };
         wait_for("retention", || {
             // An engine may do its trimming when it is next called.
@@ -150,7 +194,11 @@ pub(super) fn messages(page: &Page) -> Vec<Message> {
 }
 
 fn expired(from: u64, to: u64) -> PageItem {
-    PageItem::Gap { reason: GapReason::Expired, from, to }
+    PageItem::Gap {
+        reason: GapReason::Expired,
+        from,
+        to,
+    }
 }
 
 /// Checks promise 4 of a page: every offset in `(after, reached]`, once, in order.
@@ -229,10 +277,21 @@ fn promise_1_shutdown_commits_what_was_taken(make: Make) {
         let (tell, topic) = (tell.clone(), orders.topic.clone());
         let done = Box::new(move |answer: Result<_, _>| tell.send(answer.is_ok()).unwrap());
         let generation = orders.found.generation;
-        bench.log.append(Append { topic, generation, records: texts(n..n + 1), done });
+        bench.log.append(Append {
+            topic,
+            generation,
+            records: texts(n..n + 1),
+            done,
+        });
     }
     bench.log.shutdown();
-    assert_eq!((0..500).map(|_| told.recv_timeout(Duration::ZERO)).filter(|a| *a == Ok(true)).count(), 500);
+    assert_eq!(
+        (0..500)
+            .map(|_| told.recv_timeout(Duration::ZERO))
+            .filter(|a| *a == Ok(true))
+            .count(),
+        500
+    );
 }
 
 fn promise_2_what_is_appended_is_read_again(make: Make) {
@@ -240,10 +299,22 @@ fn promise_2_what_is_appended_is_read_again(make: Make) {
     let orders = bench.open("orders");
     let payloads = [
         Payload::Json(JsonText::check(Bytes::from_static("{\"a\":[1,\"ü\"]}".as_bytes())).unwrap()),
-        Payload::Bytes { data: Bytes::new(), content_type: None },
-        Payload::Bytes { data: Bytes::from_static(b"\0\xff"), content_type: None },
-        Payload::Bytes { data: Bytes::from_static(b"x"), content_type: Some("text/plain".into()) },
-        Payload::Bytes { data: Bytes::new(), content_type: Some("".into()) },
+        Payload::Bytes {
+            data: Bytes::new(),
+            content_type: None,
+        },
+        Payload::Bytes {
+            data: Bytes::from_static(b"\0\xff"),
+            content_type: None,
+        },
+        Payload::Bytes {
+            data: Bytes::from_static(b"x"),
+            content_type: Some("text/plain".into()),
+        },
+        Payload::Bytes {
+            data: Bytes::new(),
+            content_type: Some("".into()),
+        },
     ];
     let pairs = vec![("trace".into(), "4f".into()), ("empty".into(), "".into())];
     let headers = [Headers::default(), Headers::new(pairs).unwrap()];
@@ -251,7 +322,10 @@ fn promise_2_what_is_appended_is_read_again(make: Make) {
         .iter()
         .flat_map(|payload| headers.iter().map(move |headers| (payload, headers)))
         .map(|(payload, headers)| NewRecord {
-            message: Message { payload: payload.clone(), headers: headers.clone() },
+            message: Message {
+                payload: payload.clone(),
+                headers: headers.clone(),
+            },
             idempotency: Idempotency::None,
         })
         .collect();
@@ -259,22 +333,51 @@ fn promise_2_what_is_appended_is_read_again(make: Make) {
     let kept = orders.append(records.clone()).unwrap();
 
     let sent: Vec<Message> = records.into_iter().map(|new| new.message).collect();
-    assert_eq!(kept.iter().map(|r| r.offset).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
-    assert_eq!(kept.iter().map(|r| r.message.clone()).collect::<Vec<_>>(), sent);
+    assert_eq!(
+        kept.iter().map(|r| r.offset).collect::<Vec<_>>(),
+        (1..=10).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        kept.iter().map(|r| r.message.clone()).collect::<Vec<_>>(),
+        sent
+    );
     let page = orders.page(0, 10);
     assert_eq!(messages(&page), sent);
     let times = |records: &[Record]| records.iter().map(|r| r.time_ms).collect::<Vec<_>>();
     assert_eq!(times(&kept), vec![NOON; 10]);
-    assert_eq!(page.items, kept.into_iter().map(PageItem::Record).collect::<Vec<_>>());
+    assert_eq!(
+        page.items,
+        kept.into_iter().map(PageItem::Record).collect::<Vec<_>>()
+    );
 }
 
 fn promise_2_large_messages_are_kept_whole(make: Make) {
     let bench = plain(make);
     let orders = bench.open("orders");
-    let sizes = [0, 7_000, 7_130, 7_140, 7_150, 7_160, 7_168, 7_200, 14_000, 14_336, 100_000, 1 << 20, 10];
+    let sizes = [
+        0,
+        7_000,
+        7_130,
+        7_140,
+        7_150,
+        7_160,
+        7_168,
+        7_200,
+        14_000,
+        14_336,
+        100_000,
+        1 << 20,
+        10,
+    ];
     let records: Vec<NewRecord> = sizes
         .iter()
-        .map(|&size| text((0..size).map(|n: usize| (n * 7 + size) as u8).collect::<Vec<u8>>()))
+        .map(|&size| {
+            text(
+                (0..size)
+                    .map(|n: usize| (n * 7 + size) as u8)
+                    .collect::<Vec<u8>>(),
+            )
+        })
         .collect();
     orders.append(records.clone()).unwrap();
     for record in &records {
@@ -285,7 +388,10 @@ fn promise_2_large_messages_are_kept_whole(make: Make) {
     let page = orders.page(0, 26);
     assert_covered(&page, 0);
     assert_eq!(page.reached, 26);
-    assert!(messages(&page) == [sent.clone(), sent.clone()].concat(), "not what was sent");
+    assert!(
+        messages(&page) == [sent.clone(), sent.clone()].concat(),
+        "not what was sent"
+    );
     // From the middle as well.
     for after in 0..25 {
         let page = orders.page_of(after, 26, 0, 1);
@@ -304,7 +410,10 @@ fn promise_2_many_records_in_one_append_lie_together(make: Make) {
     assert_eq!(offsets(&page).len(), 5000);
     for after in [0, 1, 777, 4998] {
         let page = orders.page_of(after, 5000, usize::MAX, 3);
-        assert_eq!(offsets(&page), (after + 1..=5000).take(3).collect::<Vec<_>>());
+        assert_eq!(
+            offsets(&page),
+            (after + 1..=5000).take(3).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -319,15 +428,33 @@ fn promise_3_nothing_is_shown_beyond_up_to(make: Make) {
     }
     // Nor beyond the head, whatever is asked.
     assert_eq!(orders.page(0, u64::MAX).reached, 10);
-    assert_eq!(orders.page(10, 20), Page { items: vec![], reached: 10 });
-    assert_eq!(orders.page(15, 20), Page { items: vec![], reached: 15 });
+    assert_eq!(
+        orders.page(10, 20),
+        Page {
+            items: vec![],
+            reached: 10
+        }
+    );
+    assert_eq!(
+        orders.page(15, 20),
+        Page {
+            items: vec![],
+            reached: 15
+        }
+    );
 }
 
 fn promise_4_pages_follow_each_other_without_a_hole(make: Make) {
     let bench = plain(make);
     let orders = bench.open("orders");
     for n in 0..50 {
-        orders.append((0..n % 7 + 1).map(|k| text(vec![b'x'; (n * 37 + k) as usize % 900])).collect()).unwrap();
+        orders
+            .append(
+                (0..n % 7 + 1)
+                    .map(|k| text(vec![b'x'; (n * 37 + k) as usize % 900]))
+                    .collect(),
+            )
+            .unwrap();
     }
     let head = bench.open("orders").found.head;
     for (max_bytes, max_records) in [(0, 1), (1, 1000), (500, 1000), (5000, 3), (1 << 16, 1000)] {
@@ -336,7 +463,10 @@ fn promise_4_pages_follow_each_other_without_a_hole(make: Make) {
             let page = orders.page_of(after, head, max_bytes, max_records);
             assert_covered(&page, after);
             let payload: usize = messages(&page).iter().map(|m| m.payload.len()).sum();
-            assert!(payload <= max_bytes || page.items.len() == 1, "{payload} > {max_bytes}");
+            assert!(
+                payload <= max_bytes || page.items.len() == 1,
+                "{payload} > {max_bytes}"
+            );
             assert!(page.items.len() <= max_records && !page.items.is_empty());
             after = page.reached;
         }
@@ -371,12 +501,22 @@ fn promise_5_opening_sees_all_that_was_appended_before(make: Make) {
                 tell.send(answer.map(|a| a.records[0].offset)).unwrap();
             });
             let generation = old.found.generation;
-            bench.log.append(Append { topic, generation, records: texts(0..1), done });
+            bench.log.append(Append {
+                topic,
+                generation,
+                records: texts(0..1),
+                done,
+            });
         }
         let new = bench.open("orders");
         assert_eq!(new.found.head, 5 * (round + 1));
-        let answered: Vec<_> = (0..5).map(|_| told.recv_timeout(PATIENCE).unwrap().unwrap()).collect();
-        assert_eq!(answered, (5 * round + 1..=5 * round + 5).collect::<Vec<_>>());
+        let answered: Vec<_> = (0..5)
+            .map(|_| told.recv_timeout(PATIENCE).unwrap().unwrap())
+            .collect();
+        assert_eq!(
+            answered,
+            (5 * round + 1..=5 * round + 5).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -385,18 +525,44 @@ fn promise_6_opening_and_reading_create_nothing(make: Make) {
     let opened = bench.open("unused");
     assert_eq!((opened.found.first, opened.found.head), (1, 0));
     assert_eq!(opened.found.epoch, bench.open("unused.too").found.epoch);
-    assert_eq!(opened.page(0, 10), Page { items: vec![], reached: 0 });
+    assert_eq!(
+        opened.page(0, 10),
+        Page {
+            items: vec![],
+            reached: 0
+        }
+    );
     assert_eq!(opened.find_time(0, 10), 0);
-    let never = Read { topic: topic("never"), after: 3, up_to: 9, max_bytes: 9, max_records: 9 };
+    let never = Read {
+        topic: topic("never"),
+        after: 3,
+        up_to: 9,
+        max_bytes: 9,
+        max_records: 9,
+    };
     let page = answer(|done| bench.log.read(never, done)).unwrap();
-    assert_eq!(page, Page { items: vec![], reached: 3 });
+    assert_eq!(
+        page,
+        Page {
+            items: vec![],
+            reached: 3
+        }
+    );
     assert_eq!(bench.list(), []);
 
     opened.append(texts(0..1)).unwrap();
     let listed = bench.list();
     assert_eq!(listed.len(), 1);
-    let TopicInfo { topic, epoch, first, head } = &listed[0];
-    assert_eq!((topic, *epoch, *first, *head), (&opened.topic, opened.found.epoch, 1, 1));
+    let TopicInfo {
+        topic,
+        epoch,
+        first,
+        head,
+    } = &listed[0];
+    assert_eq!(
+        (topic, *epoch, *first, *head),
+        (&opened.topic, opened.found.epoch, 1, 1)
+    );
 }
 
 fn promise_6_there_are_at_most_so_many_topics(make: Make) {
@@ -415,7 +581,10 @@ fn topics_are_listed_by_name(make: Make) {
         bench.open(name).append(texts(0..1)).unwrap();
     }
     let names = |infos: Vec<TopicInfo>| {
-        infos.into_iter().map(|info| info.topic.to_string()).collect::<Vec<_>>()
+        infos
+            .into_iter()
+            .map(|info| info.topic.to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(names(bench.list()), ["a", "a-b", "a.b", "a.b.c", "b", "c"]);
     let page = |after: &str| answer(|done| bench.log.list(Some(topic(after)), 2, done)).unwrap();
@@ -426,13 +595,31 @@ fn topics_are_listed_by_name(make: Make) {
 }
 
 fn promise_7_head_and_first_outlive_the_records(make: Make) {
-    let bench = make(Retention { max_age_ms: 1000, ..Retention::default() }, 10);
+    let bench = make(
+        Retention {
+            max_age_ms: 1000,
+            ..Retention::default()
+        },
+        10,
+    );
     let orders = bench.open("orders");
     orders.append(texts(0..5)).unwrap();
     bench.clock.set(NOON + 1001);
     orders.wait_for_first(6);
-    assert_eq!(orders.page(2, 5), Page { items: vec![expired(3, 5)], reached: 5 });
-    assert_eq!(orders.page(5, 5), Page { items: vec![], reached: 5 });
+    assert_eq!(
+        orders.page(2, 5),
+        Page {
+            items: vec![expired(3, 5)],
+            reached: 5
+        }
+    );
+    assert_eq!(
+        orders.page(5, 5),
+        Page {
+            items: vec![],
+            reached: 5
+        }
+    );
     assert_eq!(orders.find_time(0, 5), 5);
     let again = bench.open("orders");
     assert_eq!((again.found.first, again.found.head), (6, 5));
@@ -473,8 +660,16 @@ fn a_point_in_time_is_found(make: Make) {
     let head = page.reached;
     for since in (NOON - 10..NOON + 420).step_by(5).chain([0, u64::MAX]) {
         for up_to in [0, 1, 20, head - 1, head] {
-            let older = times.iter().take(up_to as usize).filter(|time| **time < since).count();
-            assert_eq!(orders.find_time(since, up_to), older as u64, "{since} {up_to}");
+            let older = times
+                .iter()
+                .take(up_to as usize)
+                .filter(|time| **time < since)
+                .count();
+            assert_eq!(
+                orders.find_time(since, up_to),
+                older as u64,
+                "{since} {up_to}"
+            );
         }
     }
 }
@@ -482,11 +677,24 @@ fn a_point_in_time_is_found(make: Make) {
 fn promise_9_producers_and_keys_are_found_again(make: Make) {
     let bench = plain(make);
     let orders = bench.open("orders");
-    orders.append(vec![sent_by("p1", 1), sent_by("p2", 1), sent_by("p1", 2)]).unwrap();
+    orders
+        .append(vec![sent_by("p1", 1), sent_by("p2", 1), sent_by("p1", 2)])
+        .unwrap();
     bench.clock.set(NOON + 1000);
-    orders.append(vec![sent_by("p1", 3), keyed("k1"), text("neither"), keyed("k2")]).unwrap();
+    orders
+        .append(vec![
+            sent_by("p1", 3),
+            keyed("k1"),
+            text("neither"),
+            keyed("k2"),
+        ])
+        .unwrap();
     for _ in 0..2 {
-        let OpenedTopic { mut producers, keys, .. } = bench.open("orders").found;
+        let OpenedTopic {
+            mut producers,
+            keys,
+            ..
+        } = bench.open("orders").found;
         producers.sort_by(|a, b| a.producer.cmp(&b.producer));
         let mark = |producer, seq, offset, time_ms| ProducerMark {
             producer: ProducerId::parse(producer).unwrap(),
@@ -494,7 +702,10 @@ fn promise_9_producers_and_keys_are_found_again(make: Make) {
             offset,
             time_ms,
         };
-        assert_eq!(producers, [mark("p1", 3, 4, NOON + 1000), mark("p2", 1, 2, NOON)]);
+        assert_eq!(
+            producers,
+            [mark("p1", 3, 4, NOON + 1000), mark("p2", 1, 2, NOON)]
+        );
         let key = |key, offset| KeyMark {
             key: MessageId::parse(key).unwrap(),
             offset,
@@ -512,14 +723,23 @@ fn promise_9_producers_and_keys_are_found_again(make: Make) {
 }
 
 fn promise_9_producers_outlive_their_records(make: Make) {
-    let bench = make(Retention { max_messages: 2, ..Retention::default() }, 10);
+    let bench = make(
+        Retention {
+            max_messages: 2,
+            ..Retention::default()
+        },
+        10,
+    );
     let orders = bench.open("orders");
     for n in 1..=20 {
         orders.append(vec![sent_by(&format!("p{n}"), n)]).unwrap();
     }
     orders.wait_for_first(19);
     let producers = bench.open("orders").found.producers;
-    let newest: Vec<(u64, u64)> = producers.iter().map(|mark| (mark.seq, mark.offset)).collect();
+    let newest: Vec<(u64, u64)> = producers
+        .iter()
+        .map(|mark| (mark.seq, mark.offset))
+        .collect();
     assert_eq!(newest, (1..=20).map(|n| (n, n)).collect::<Vec<_>>());
 }
 
@@ -529,7 +749,9 @@ fn promise_9_only_so_many_producers_and_keys_are_remembered(make: Make) {
     let (producers, keys) = (MAX_PRODUCERS as u64 + 500, MAX_RECENT_KEYS as u64 + 500);
     let numbers: Vec<u64> = (1..=producers).collect();
     for chunk in numbers.chunks(700) {
-        orders.append(chunk.iter().map(|n| sent_by(&format!("p{n}"), 1)).collect()).unwrap();
+        orders
+            .append(chunk.iter().map(|n| sent_by(&format!("p{n}"), 1)).collect())
+            .unwrap();
     }
     let found = bench.open("orders").found.producers;
     assert_eq!(found.len(), MAX_PRODUCERS);
@@ -537,7 +759,9 @@ fn promise_9_only_so_many_producers_and_keys_are_remembered(make: Make) {
 
     let orders = bench.open("others");
     for chunk in (1..=keys).collect::<Vec<_>>().chunks(700) {
-        orders.append(chunk.iter().map(|n| keyed(&format!("k{n}"))).collect()).unwrap();
+        orders
+            .append(chunk.iter().map(|n| keyed(&format!("k{n}"))).collect())
+            .unwrap();
     }
     let found = bench.open("others").found.keys;
     assert_eq!(found.len(), MAX_RECENT_KEYS);
@@ -546,7 +770,13 @@ fn promise_9_only_so_many_producers_and_keys_are_remembered(make: Make) {
 }
 
 fn promise_10_by_count(make: Make) {
-    let bench = make(Retention { max_messages: 10, ..Retention::default() }, 10);
+    let bench = make(
+        Retention {
+            max_messages: 10,
+            ..Retention::default()
+        },
+        10,
+    );
     let orders = bench.open("orders");
     for n in 0..35 {
         orders.append(texts(n..n + 1)).unwrap();
@@ -562,10 +792,18 @@ fn promise_10_by_count(make: Make) {
 }
 
 fn promise_10_by_bytes(make: Make) {
-    let bench = make(Retention { max_bytes: 100_000, ..Retention::default() }, 10);
+    let bench = make(
+        Retention {
+            max_bytes: 100_000,
+            ..Retention::default()
+        },
+        10,
+    );
     let orders = bench.open("orders");
     for _ in 0..100 {
-        orders.append((0..10).map(|_| text(vec![b'x'; 1000])).collect()).unwrap();
+        orders
+            .append((0..10).map(|_| text(vec![b'x'; 1000])).collect())
+            .unwrap();
     }
     wait_for("retention", || offsets(&orders.page(0, 1000)).len() < 120);
     let kept = offsets(&orders.page(0, 1000));
@@ -578,7 +816,13 @@ fn promise_10_by_bytes(make: Make) {
 }
 
 fn promise_10_by_age(make: Make) {
-    let bench = make(Retention { max_age_ms: 1000, ..Retention::default() }, 10);
+    let bench = make(
+        Retention {
+            max_age_ms: 1000,
+            ..Retention::default()
+        },
+        10,
+    );
     let orders = bench.open("orders");
     for n in 0..10 {
         bench.clock.set(NOON + n * 100);
@@ -592,7 +836,13 @@ fn promise_10_by_age(make: Make) {
 }
 
 fn promise_10_readers_are_told_what_expired_while_they_read(make: Make) {
-    let bench = make(Retention { max_messages: 200, ..Retention::default() }, 10);
+    let bench = make(
+        Retention {
+            max_messages: 200,
+            ..Retention::default()
+        },
+        10,
+    );
     let orders = bench.open("orders");
     orders.append(texts(0..200)).unwrap();
     std::thread::scope(|scope| {
@@ -608,7 +858,10 @@ fn promise_10_readers_are_told_what_expired_while_they_read(make: Make) {
             assert!(
                 page.items.iter().all(|item| !matches!(
                     item,
-                    PageItem::Gap { reason: GapReason::Lost, .. }
+                    PageItem::Gap {
+                        reason: GapReason::Lost,
+                        ..
+                    }
                 )),
                 "taken for lost: {:?}",
                 page.items
@@ -635,8 +888,9 @@ fn many_topics_are_written_and_read_at_once(make: Make) {
         for thread in 0..6 {
             let bench = &bench;
             scope.spawn(move || {
-                let opened: Vec<Opened<'_>> =
-                    (0..topics / 6).map(|n| bench.open(&format!("t.{thread}.{n}"))).collect();
+                let opened: Vec<Opened<'_>> = (0..topics / 6)
+                    .map(|n| bench.open(&format!("t.{thread}.{n}")))
+                    .collect();
                 for round in 0..rounds {
                     for (n, topic) in opened.iter().enumerate() {
                         let data = format!("{thread} {n} {round}");
@@ -654,7 +908,11 @@ fn many_topics_are_written_and_read_at_once(make: Make) {
     });
     let listed = bench.list();
     assert_eq!(listed.len(), topics);
-    assert!(listed.iter().all(|info| (info.first, info.head) == (1, rounds * 2)));
+    assert!(
+        listed
+            .iter()
+            .all(|info| (info.first, info.head) == (1, rounds * 2))
+    );
 }
 
 macro_rules! contract {
@@ -673,7 +931,11 @@ macro_rules! for_every_engine {
 fn memory_bench(retention: Retention, max_topics: usize) -> Bench {
     let clock = Clock::manual(NOON);
     let log = memory::MemoryLog::new(clock.clone(), Arc::new(move |_| retention), max_topics);
-    Bench { log: Arc::new(log), clock, _keep: None }
+    Bench {
+        log: Arc::new(log),
+        clock,
+        _keep: None,
+    }
 }
 
 fn sled_bench(retention: Retention, max_topics: usize) -> Bench {
@@ -686,7 +948,11 @@ fn sled_bench(retention: Retention, max_topics: usize) -> Bench {
         tick: Duration::from_millis(5),
         ..sled::SledOptions::new(dir.path())
     });
-    Bench { log: Arc::new(log.unwrap()), clock, _keep: Some(dir) }
+    Bench {
+        log: Arc::new(log.unwrap()),
+        clock,
+        _keep: Some(dir),
+    }
 }
 
 for_every_engine! {

@@ -65,7 +65,9 @@ struct Mark {
 
 impl fmt::Debug for MemoryLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryLog").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("MemoryLog")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +88,11 @@ impl MemoryLog {
     }
 
     fn find(&self, topic: &TopicName) -> Option<Arc<Mutex<Topic>>> {
-        self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic).cloned()
+        self.topics
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(topic)
+            .cloned()
     }
 
     fn is_ended<T>(&self) -> Result<(), Result<T, LogError>> {
@@ -143,7 +149,10 @@ impl MemoryLog {
 
     fn count_one_more_topic(&self) -> Result<(), LogError> {
         let room_for = |created: u64| (created < self.max_topics as u64).then_some(created + 1);
-        match self.created.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room_for) {
+        match self
+            .created
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room_for)
+        {
             Ok(_) => Ok(()),
             Err(_) => Err(LogError::TooManyTopics),
         }
@@ -151,8 +160,13 @@ impl MemoryLog {
 
     fn read_now(&self, read: &Read) -> Result<Page, LogError> {
         self.is_ended().or_else(|ended| ended)?;
-        let nothing = Page { items: Vec::new(), reached: read.after };
-        let Some(topic) = self.find(&read.topic) else { return Ok(nothing) };
+        let nothing = Page {
+            items: Vec::new(),
+            reached: read.after,
+        };
+        let Some(topic) = self.find(&read.topic) else {
+            return Ok(nothing);
+        };
         let mut topic = lock(&topic);
         topic.trim(self.clock.now_ms());
         let up_to = read.up_to.min(topic.head);
@@ -162,25 +176,18 @@ impl MemoryLog {
         Ok(topic.page(read, up_to))
     }
 
-    fn find_time_now(
-        &self,
-        name: &TopicName,
-        since_ms: u64,
-        up_to: u64,
-    ) -> Result<u64, LogError> {
+    fn find_time_now(&self, name: &TopicName, since_ms: u64, up_to: u64) -> Result<u64, LogError> {
         self.is_ended().or_else(|ended| ended)?;
-        let Some(topic) = self.find(name) else { return Ok(0) };
+        let Some(topic) = self.find(name) else {
+            return Ok(0);
+        };
         let mut topic = lock(&topic);
         topic.trim(self.clock.now_ms());
         let older = topic.ring.partition_point(|kept| kept.time_ms < since_ms) as u64;
         Ok((topic.first - 1 + older).min(up_to).min(topic.head))
     }
 
-    fn list_now(
-        &self,
-        after: Option<TopicName>,
-        limit: usize,
-    ) -> Result<Vec<TopicInfo>, LogError> {
+    fn list_now(&self, after: Option<TopicName>, limit: usize) -> Result<Vec<TopicInfo>, LogError> {
         self.is_ended().or_else(|ended| ended)?;
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -193,7 +200,11 @@ impl MemoryLog {
                 head: topic.head,
             })
         };
-        Ok(topics.range((from, Bound::Unbounded)).filter_map(describe).take(limit).collect())
+        Ok(topics
+            .range((from, Bound::Unbounded))
+            .filter_map(describe)
+            .take(limit)
+            .collect())
     }
 
     /// Takes what is old from the topics whose turn it is.
@@ -202,7 +213,9 @@ impl MemoryLog {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..SWEEP_TOPICS {
             let from = swept.take().map_or(Bound::Unbounded, Bound::Excluded);
-            let Some((name, topic)) = topics.range((from, Bound::Unbounded)).next() else { return };
+            let Some((name, topic)) = topics.range((from, Bound::Unbounded)).next() else {
+                return;
+            };
             *swept = Some(name.clone());
             lock(topic).trim(self.clock.now_ms());
         }
@@ -215,7 +228,12 @@ impl MessageLog for MemoryLog {
     }
 
     fn append(&self, append: Append) {
-        let Append { topic, generation, records, done } = append;
+        let Append {
+            topic,
+            generation,
+            records,
+            done,
+        } = append;
         done(self.append_now(&topic, generation, records));
         self.sweep();
     }
@@ -230,7 +248,9 @@ impl MessageLog for MemoryLog {
 
     fn close(&self, topic: TopicName, generation: u64) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = topics.get(&topic).cloned() else { return };
+        let Some(found) = topics.get(&topic).cloned() else {
+            return;
+        };
         let mut found = lock(&found);
         if found.generation != generation {
             return;
@@ -247,7 +267,9 @@ impl MessageLog for MemoryLog {
     }
 
     fn closed_for_writing(&self) -> Option<String> {
-        self.ended.load(Ordering::Acquire).then(|| "it has been shut down".to_owned())
+        self.ended
+            .load(Ordering::Acquire)
+            .then(|| "it has been shut down".to_owned())
     }
 
     fn shutdown(&self) {
@@ -279,17 +301,40 @@ impl Topic {
             self.head += 1;
             let offset = self.head;
             if let Idempotency::Sequence { producer, seq } = &new.idempotency {
-                self.producers.insert(producer.clone(), Mark { seq: *seq, offset, time_ms });
+                self.producers.insert(
+                    producer.clone(),
+                    Mark {
+                        seq: *seq,
+                        offset,
+                        time_ms,
+                    },
+                );
             }
-            kept.push(Record { offset, prev: None, time_ms, message: new.message.clone() });
+            kept.push(Record {
+                offset,
+                prev: None,
+                time_ms,
+                message: new.message.clone(),
+            });
             let bytes = cost(&new.message);
             self.bytes += bytes;
-            self.ring.push_back(Kept { time_ms, bytes, new });
+            self.ring.push_back(Kept {
+                time_ms,
+                bytes,
+                new,
+            });
         }
         if self.producers.len() > 2 * MAX_PRODUCERS {
             let newest = self.newest_producers(time_ms);
             let mark = |p: ProducerMark| {
-                (p.producer, Mark { seq: p.seq, offset: p.offset, time_ms: p.time_ms })
+                (
+                    p.producer,
+                    Mark {
+                        seq: p.seq,
+                        offset: p.offset,
+                        time_ms: p.time_ms,
+                    },
+                )
             };
             self.producers = newest.into_iter().map(mark).collect();
         }
@@ -303,7 +348,7 @@ impl Topic {
             let too_old = oldest.time_ms < now_ms.saturating_sub(self.retention.max_age_ms);
             let too_much = self.bytes > self.retention.max_bytes
                 || self.ring.len() as u64 > self.retention.max_messages;
-            if !too_old && !(too_much && self.ring.len() > 1) {
+            if !(too_old || too_much && self.ring.len() > 1) {
                 break;
             }
             self.bytes -= oldest.bytes;
@@ -325,11 +370,17 @@ impl Topic {
         let mut reached = read.after;
         if reached + 1 < self.first {
             let to = (self.first - 1).min(up_to);
-            items.push(PageItem::Gap { reason: GapReason::Expired, from: reached + 1, to });
+            items.push(PageItem::Gap {
+                reason: GapReason::Expired,
+                from: reached + 1,
+                to,
+            });
             reached = to;
         }
         let skip = usize::try_from(reached + 1 - self.first).unwrap_or(usize::MAX);
-        let take = usize::try_from(up_to - reached).unwrap_or(usize::MAX).min(read.max_records.max(1));
+        let take = usize::try_from(up_to - reached)
+            .unwrap_or(usize::MAX)
+            .min(read.max_records.max(1));
         let mut bytes = 0;
         for (n, kept) in self.ring.iter().skip(skip).take(take).enumerate() {
             bytes += kept.new.message.payload.len();
@@ -353,12 +404,21 @@ impl Topic {
             .producers
             .iter()
             .filter(|(_, mark)| mark.time_ms >= oldest)
-            .map(|(producer, &Mark { seq, offset, time_ms })| ProducerMark {
-                producer: producer.clone(),
-                seq,
-                offset,
-                time_ms,
-            })
+            .map(
+                |(
+                    producer,
+                    &Mark {
+                        seq,
+                        offset,
+                        time_ms,
+                    },
+                )| ProducerMark {
+                    producer: producer.clone(),
+                    seq,
+                    offset,
+                    time_ms,
+                },
+            )
             .collect();
         super::keep_newest(&mut marks);
         marks
@@ -366,13 +426,20 @@ impl Topic {
 
     fn recent_keys(&self, now_ms: u64) -> Vec<KeyMark> {
         let oldest = now_ms.saturating_sub(KEY_MEMORY_MS);
-        let newest = self.ring.iter().rev().take(MAX_RECENT_KEYS).zip((0..=self.head).rev());
+        let newest = self
+            .ring
+            .iter()
+            .rev()
+            .take(MAX_RECENT_KEYS)
+            .zip((0..=self.head).rev());
         let mut keys: Vec<KeyMark> = newest
             .take_while(|(kept, _)| kept.time_ms >= oldest)
             .filter_map(|(kept, offset)| match &kept.new.idempotency {
-                Idempotency::Key(key) => {
-                    Some(KeyMark { key: key.clone(), offset, time_ms: kept.time_ms })
-                }
+                Idempotency::Key(key) => Some(KeyMark {
+                    key: key.clone(),
+                    offset,
+                    time_ms: kept.time_ms,
+                }),
                 Idempotency::None | Idempotency::Sequence { .. } => None,
             })
             .collect();
@@ -382,7 +449,11 @@ impl Topic {
 }
 
 fn cost(message: &Message) -> u64 {
-    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let headers: usize = message
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     (message.payload.len() + headers) as u64 + RECORD_OVERHEAD_BYTES
 }
 

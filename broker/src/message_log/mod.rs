@@ -24,7 +24,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hark_protocol::{Epoch, GapReason, Idempotency, Message, MessageId, ProducerId, Record, TopicName};
+use hark_protocol::{
+    Epoch, GapReason, Idempotency, Message, MessageId, ProducerId, Record, TopicName,
+};
 
 #[cfg(test)]
 mod contract;
@@ -150,7 +152,10 @@ pub struct Append {
 
 impl fmt::Debug for Append {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Append").field("topic", &self.topic).field("records", &self.records.len()).finish_non_exhaustive()
+        f.debug_struct("Append")
+            .field("topic", &self.topic)
+            .field("records", &self.records.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -239,7 +244,11 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { max_age_ms: 7 * 24 * 60 * 60 * 1000, max_bytes: 256 * 1024 * 1024, max_messages: u64::MAX }
+        Self {
+            max_age_ms: 7 * 24 * 60 * 60 * 1000,
+            max_bytes: 256 * 1024 * 1024,
+            max_messages: u64::MAX,
+        }
     }
 }
 
@@ -265,7 +274,9 @@ pub enum LogError {
     #[error("the topic has been opened again since")]
     StaleGeneration,
     /// There are as many topics as there may be; this would have been another one.
-    #[error("there are as many topics as there may be (max_topics); delete some or raise the limit")]
+    #[error(
+        "there are as many topics as there may be (max_topics); delete some or raise the limit"
+    )]
     TooManyTopics,
     /// The engine could not read.
     #[error("the log could not be read: {0}")]

@@ -10,7 +10,12 @@ use crate::message_log::{Append, LogError, NewRecord};
 
 impl Writer {
     pub(super) fn append(&mut self, append: Append) {
-        let Append { topic: name, generation, records, done } = append;
+        let Append {
+            topic: name,
+            generation,
+            records,
+            done,
+        } = append;
         if let Some(reason) = self.store.closed() {
             return done(Err(LogError::Closed(reason.to_owned())));
         }
@@ -22,7 +27,11 @@ impl Writer {
             return done(Err(LogError::StaleGeneration));
         }
         match self.write_records(&name, records) {
-            Ok(records) => self.state.commit.answers.push(Answer::Appended { done, records }),
+            Ok(records) => self
+                .state
+                .commit
+                .answers
+                .push(Answer::Appended { done, records }),
             Err(e) => {
                 if let LogError::Closed(reason) = &e {
                     self.store.close(reason.clone());
@@ -47,10 +56,13 @@ impl Writer {
         let base = topic.numbers.head + 1;
         let tree = &self.store.records;
         let keys = &mut self.state.commit.keys;
-        let packed = self.state.packer.pack(id, base, time_ms, &records, |key, value| {
-            *keys += 1;
-            tree.insert(key, value).map(|_| ())
-        });
+        let packed = self
+            .state
+            .packer
+            .pack(id, base, time_ms, &records, |key, value| {
+                *keys += 1;
+                tree.insert(key, value).map(|_| ())
+            });
         let bytes = packed.map_err(|e| match e {
             PackError::Put(e) => LogError::Closed(format!("a write failed: {e}")),
             PackError::TooLarge(bytes) => {
@@ -63,12 +75,31 @@ impl Writer {
         topic.numbers.bytes += bytes;
         topic.bytes_since_checkpoint += bytes;
         let mut kept = Vec::with_capacity(records.len());
-        for (offset, NewRecord { message, idempotency }) in (base..).zip(records) {
+        for (
+            offset,
+            NewRecord {
+                message,
+                idempotency,
+            },
+        ) in (base..).zip(records)
+        {
             if let Idempotency::Sequence { producer, seq } = idempotency {
-                topic.since_checkpoint.insert(producer, Mark { seq, offset, time_ms });
+                topic.since_checkpoint.insert(
+                    producer,
+                    Mark {
+                        seq,
+                        offset,
+                        time_ms,
+                    },
+                );
             }
             topic.numbers.head = offset;
-            kept.push(Record { offset, prev: None, time_ms, message });
+            kept.push(Record {
+                offset,
+                prev: None,
+                time_ms,
+                message,
+            });
         }
         Ok(kept)
     }
@@ -85,7 +116,10 @@ impl Writer {
             return Err(LogError::TooManyTopics);
         }
         let id = TopicId(self.ids.next);
-        let ids = Ids { next: self.ids.next + 1, topics: self.ids.topics + 1 };
+        let ids = Ids {
+            next: self.ids.next + 1,
+            topics: self.ids.topics + 1,
+        };
         let identity = Identity::new(id, &self.store.directory);
         // In this order: were the name found again without the numbers, the id would be given out twice.
         let written: Result<(), MetaError> = self

@@ -45,7 +45,9 @@ impl Writer {
         if marks_written < MAX_PRODUCERS {
             return;
         }
-        let Some(Slot::Open(topic)) = self.state.topics.get_mut(name) else { return };
+        let Some(Slot::Open(topic)) = self.state.topics.get_mut(name) else {
+            return;
+        };
         let Some(id) = topic.id else { return };
         // Where the readers have too much to do already, the next checkpoint asks again.
         if self.jobs.push(Job::FindForgotten(id), 0).is_ok() {

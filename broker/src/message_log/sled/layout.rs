@@ -49,7 +49,11 @@ impl Key {
         let (topic, rest) = bytes.split_first_chunk()?;
         let (base, rest) = rest.split_first_chunk()?;
         let part = u16::from_be_bytes(rest.try_into().ok()?);
-        Some(Self::new(TopicId(u64::from_be_bytes(*topic)), u64::from_be_bytes(*base), part))
+        Some(Self::new(
+            TopicId(u64::from_be_bytes(*topic)),
+            u64::from_be_bytes(*base),
+            part,
+        ))
     }
 }
 
@@ -109,12 +113,22 @@ mod tests {
 
     #[test]
     fn keys_sort_by_topic_then_offset_then_part() {
-        let keys = [(1, 1, 0), (1, 1, 1), (1, 2, 0), (1, 256, 0), (2, 1, 0), (256, 1, 0)]
-            .map(|(topic, base, part)| Key::new(TopicId(topic), base, part));
+        let keys = [
+            (1, 1, 0),
+            (1, 1, 1),
+            (1, 2, 0),
+            (1, 256, 0),
+            (2, 1, 0),
+            (256, 1, 0),
+        ]
+        .map(|(topic, base, part)| Key::new(TopicId(topic), base, part));
         for pair in keys.windows(2) {
             assert!(pair[0].to_bytes() < pair[1].to_bytes(), "{pair:?}");
         }
-        assert!(keys.iter().all(|key| Key::parse(&key.to_bytes()) == Some(*key)));
+        assert!(
+            keys.iter()
+                .all(|key| Key::parse(&key.to_bytes()) == Some(*key))
+        );
         assert_eq!(Key::parse(&[0; 17]), None);
         assert_eq!(Key::parse(&[0; 19]), None);
     }
@@ -124,7 +138,11 @@ mod tests {
         let key = Key::new(TopicId(7), 42, 0).to_bytes();
         let mut value = vec![0; HEADER_BYTES];
         value.extend_from_slice(b"body");
-        let header = Header { count: 3, is_part: false, time_ms: 1_764_230_400_123 };
+        let header = Header {
+            count: 3,
+            is_part: false,
+            time_ms: 1_764_230_400_123,
+        };
         header.seal(&key, &mut value);
         assert_eq!(Header::check(&key, &value), Some(header));
 

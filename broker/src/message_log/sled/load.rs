@@ -36,7 +36,9 @@ pub(super) struct Loaded {
 
 /// Looks at a topic.
 pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
-    let Some(mut identity) = store.meta.identity(name)? else { return Ok(Loaded::default()) };
+    let Some(mut identity) = store.meta.identity(name)? else {
+        return Ok(Loaded::default());
+    };
     let topic = identity.id();
     let stored = store.meta.numbers(topic)?;
     let tail = Tail::find(store, topic, stored).map_err(damaged)?;
@@ -106,7 +108,11 @@ impl Tail {
             .keys()
             .filter_map(|key| key.map(|key| Key::parse(&key)).transpose())
             .collect::<sled::Result<_>>()?;
-        Ok(Self { numbers, is_cut, leftovers })
+        Ok(Self {
+            numbers,
+            is_cut,
+            leftovers,
+        })
     }
 }
 
@@ -119,10 +125,17 @@ fn last_whole_value(
 ) -> sled::Result<Option<Value>> {
     let mut until = head;
     loop {
-        let Some(found) = store.records.range(span(topic, 0, until)).next_back().transpose()? else {
+        let Some(found) = store
+            .records
+            .range(span(topic, 0, until))
+            .next_back()
+            .transpose()?
+        else {
             return Ok(None);
         };
-        let Some(key) = Key::parse(&found.0).filter(|key| key.base >= 1) else { return Ok(None) };
+        let Some(key) = Key::parse(&found.0).filter(|key| key.base >= 1) else {
+            return Ok(None);
+        };
         let mut scan = Scan::new(&store.records, topic, key.base, key.base)?;
         match scan.next_value()? {
             Some(value) if value.end <= head => return Ok(Some(value).filter(|v| v.end >= first)),
@@ -131,11 +144,7 @@ fn last_whole_value(
     }
 }
 
-fn bytes_of(
-    store: &Store,
-    topic: TopicId,
-    offsets: impl RangeBounds<u64>,
-) -> sled::Result<u64> {
+fn bytes_of(store: &Store, topic: TopicId, offsets: impl RangeBounds<u64>) -> sled::Result<u64> {
     let mut bytes = 0;
     for found in store.records.range(span(topic, 0, u64::MAX)) {
         let (key, value) = found?;
@@ -160,9 +169,18 @@ fn marks_after_checkpoint(
     while let Some(value) = scan.next_value().map_err(damaged)? {
         let mut body = Body::new(value.body);
         for offset in value.base..=value.end {
-            let Ok(idempotency) = body.next_idempotency() else { break };
+            let Ok(idempotency) = body.next_idempotency() else {
+                break;
+            };
             if let Idempotency::Sequence { producer, seq } = idempotency {
-                marks.insert(producer, Mark { seq, offset, time_ms: value.time_ms });
+                marks.insert(
+                    producer,
+                    Mark {
+                        seq,
+                        offset,
+                        time_ms: value.time_ms,
+                    },
+                );
             }
         }
     }
@@ -191,13 +209,24 @@ fn producers(
             remembered.push(mark);
         }
     }
-    let newer = since_checkpoint.iter().filter(|(_, mark)| mark.time_ms >= oldest_ms);
-    remembered.extend(newer.map(|(producer, &Mark { seq, offset, time_ms })| ProducerMark {
-        producer: producer.clone(),
-        seq,
-        offset,
-        time_ms,
-    }));
+    let newer = since_checkpoint
+        .iter()
+        .filter(|(_, mark)| mark.time_ms >= oldest_ms);
+    remembered.extend(newer.map(
+        |(
+            producer,
+            &Mark {
+                seq,
+                offset,
+                time_ms,
+            },
+        )| ProducerMark {
+            producer: producer.clone(),
+            seq,
+            offset,
+            time_ms,
+        },
+    ));
     let all = remembered.clone();
     keep_newest(&mut remembered);
     if all.len() > remembered.len() {
@@ -216,13 +245,11 @@ pub(super) fn forgotten_producers(
 }
 
 /// The keys among the newest records, oldest first.
-fn recent_keys(
-    store: &Store,
-    topic: TopicId,
-    numbers: &Numbers,
-) -> Result<Vec<KeyMark>, LogError> {
+fn recent_keys(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Vec<KeyMark>, LogError> {
     let oldest_ms = store.clock.now_ms().saturating_sub(KEY_MEMORY_MS);
-    let oldest_offset = numbers.first.max((numbers.head + 1).saturating_sub(MAX_RECENT_KEYS as u64));
+    let oldest_offset = numbers
+        .first
+        .max((numbers.head + 1).saturating_sub(MAX_RECENT_KEYS as u64));
     let mut keys = Vec::new();
     if numbers.head < numbers.first {
         return Ok(keys);
@@ -232,8 +259,12 @@ fn recent_keys(
     // Backwards, so that what is too old ends it.
     for found in store.records.range(span(topic, from, numbers.head)).rev() {
         let (key, value) = found.map_err(damaged)?;
-        let Some(header) = Header::check(&key, &value) else { continue };
-        let Some(key) = Key::parse(&key).filter(|key| key.part == 0) else { continue };
+        let Some(header) = Header::check(&key, &value) else {
+            continue;
+        };
+        let Some(key) = Key::parse(&key).filter(|key| key.part == 0) else {
+            continue;
+        };
         let time_ms = header.time_ms;
         if time_ms < oldest_ms {
             break;
@@ -243,10 +274,16 @@ fn recent_keys(
             true => idempotency_of_first_part(&body).into_iter().collect(),
             false => all_idempotencies(body, header.count),
         };
-        let marks = (key.base..).zip(idempotencies).filter_map(|(offset, found)| match found {
-            Idempotency::Key(key) => Some(KeyMark { key, offset, time_ms }),
-            Idempotency::None | Idempotency::Sequence { .. } => None,
-        });
+        let marks = (key.base..)
+            .zip(idempotencies)
+            .filter_map(|(offset, found)| match found {
+                Idempotency::Key(key) => Some(KeyMark {
+                    key,
+                    offset,
+                    time_ms,
+                }),
+                Idempotency::None | Idempotency::Sequence { .. } => None,
+            });
         let begin = keys.len();
         keys.extend(marks.filter(|mark| mark.offset >= oldest_offset));
         keys[begin..].reverse();
@@ -257,7 +294,9 @@ fn recent_keys(
 
 fn all_idempotencies(body: bytes::Bytes, count: u16) -> Vec<Idempotency> {
     let mut body = Body::new(body);
-    (0..count).map_while(|_| body.next_idempotency().ok()).collect()
+    (0..count)
+        .map_while(|_| body.next_idempotency().ok())
+        .collect()
 }
 
 /// Opening must know the tail for certain, or an offset could be given out twice.

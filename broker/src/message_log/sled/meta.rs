@@ -84,7 +84,12 @@ pub(super) struct Mark {
 
 impl Directory {
     pub(super) fn new() -> Self {
-        Self { format: FORMAT_VERSION, epoch: draw(), cuts: 0, earlier: Vec::new() }
+        Self {
+            format: FORMAT_VERSION,
+            epoch: draw(),
+            cuts: 0,
+            earlier: Vec::new(),
+        }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -95,13 +100,17 @@ impl Directory {
     pub(super) fn cut(&mut self) {
         self.cuts += 1;
         self.earlier.push((self.cuts, self.epoch));
-        self.earlier.drain(..self.earlier.len().saturating_sub(MAX_LINEAGE));
+        self.earlier
+            .drain(..self.earlier.len().saturating_sub(MAX_LINEAGE));
         self.epoch = draw();
     }
 
     /// What a topic that was never used shares with the directory's earlier epochs: nothing.
     pub(super) fn lineage(&self) -> Vec<Lineage> {
-        let nothing = |&(_, epoch): &(u64, u64)| Lineage { epoch: Epoch::new(epoch), kept_up_to: 0 };
+        let nothing = |&(_, epoch): &(u64, u64)| Lineage {
+            epoch: Epoch::new(epoch),
+            kept_up_to: 0,
+        };
         self.earlier.iter().map(nothing).collect()
     }
 }
@@ -109,8 +118,17 @@ impl Directory {
 impl Identity {
     /// A topic that begins now, in the directory's epoch.
     pub(super) fn new(id: TopicId, directory: &Directory) -> Self {
-        let lineage = directory.earlier.iter().map(|&(_, epoch)| (epoch, 0)).collect();
-        Self { id: id.0, epoch: directory.epoch, cuts_seen: directory.cuts, lineage }
+        let lineage = directory
+            .earlier
+            .iter()
+            .map(|&(_, epoch)| (epoch, 0))
+            .collect();
+        Self {
+            id: id.0,
+            epoch: directory.epoch,
+            cuts_seen: directory.cuts,
+            lineage,
+        }
     }
 
     pub(super) fn id(&self) -> TopicId {
@@ -122,7 +140,10 @@ impl Identity {
     }
 
     pub(super) fn lineage(&self) -> Vec<Lineage> {
-        let lineage = |&(epoch, kept_up_to): &(u64, u64)| Lineage { epoch: Epoch::new(epoch), kept_up_to };
+        let lineage = |&(epoch, kept_up_to): &(u64, u64)| Lineage {
+            epoch: Epoch::new(epoch),
+            kept_up_to,
+        };
         self.lineage.iter().map(lineage).collect()
     }
 
@@ -135,11 +156,16 @@ impl Identity {
         // cuts the second of which took the note of the first.
         let seen = std::mem::replace(&mut self.cuts_seen, directory.cuts);
         let between = directory.earlier.iter().filter(|(cut, _)| *cut > seen + 1);
-        let epochs: Vec<u64> =
-            between.map(|&(_, epoch)| epoch).filter(|&epoch| epoch != self.epoch).collect();
+        let epochs: Vec<u64> = between
+            .map(|&(_, epoch)| epoch)
+            .filter(|&epoch| epoch != self.epoch)
+            .collect();
         self.go_on_as(directory.epoch, head);
         let newest = self.lineage.len();
-        self.lineage.splice(newest..newest, epochs.into_iter().map(|epoch| (epoch, head)));
+        self.lineage.splice(
+            newest..newest,
+            epochs.into_iter().map(|epoch| (epoch, head)),
+        );
         self.forget_old_lineage();
         true
     }
@@ -154,17 +180,25 @@ impl Identity {
         for (_, kept_up_to) in &mut self.lineage {
             *kept_up_to = head.min(*kept_up_to);
         }
-        self.lineage.push((std::mem::replace(&mut self.epoch, epoch), head));
+        self.lineage
+            .push((std::mem::replace(&mut self.epoch, epoch), head));
     }
 
     fn forget_old_lineage(&mut self) {
-        self.lineage.drain(..self.lineage.len().saturating_sub(MAX_LINEAGE));
+        self.lineage
+            .drain(..self.lineage.len().saturating_sub(MAX_LINEAGE));
     }
 }
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self { first: 1, head: 0, last_time_ms: 0, bytes: 0, checkpoint: 0 }
+        Self {
+            first: 1,
+            head: 0,
+            last_time_ms: 0,
+            bytes: 0,
+            checkpoint: 0,
+        }
     }
 }
 
@@ -196,7 +230,9 @@ impl Meta {
     }
 
     pub(super) fn ids(&self) -> Result<Ids, MetaError> {
-        Ok(self.get(IDS, "topic ids")?.unwrap_or(Ids { next: 1, topics: 0 }))
+        Ok(self
+            .get(IDS, "topic ids")?
+            .unwrap_or(Ids { next: 1, topics: 0 }))
     }
 
     pub(super) fn set_ids(&self, ids: Ids) -> Result<(), MetaError> {
@@ -235,7 +271,9 @@ impl Meta {
     }
 
     pub(super) fn numbers(&self, topic: TopicId) -> Result<Numbers, MetaError> {
-        Ok(self.get(&numbers_key(topic), "numbers of a topic")?.unwrap_or_default())
+        Ok(self
+            .get(&numbers_key(topic), "numbers of a topic")?
+            .unwrap_or_default())
     }
 
     pub(super) fn set_numbers(&self, topic: TopicId, numbers: &Numbers) -> Result<(), MetaError> {
@@ -266,17 +304,22 @@ impl Meta {
             let producer = key.get(9..).and_then(|name| std::str::from_utf8(name).ok());
             let producer = producer.and_then(|name| ProducerId::parse(name).ok());
             let producer = producer.ok_or(MetaError::Malformed("name of a producer"))?;
-            let Mark { seq, offset, time_ms } = decode(&value, "number of a producer")?;
-            Ok(ProducerMark { producer, seq, offset, time_ms })
+            let Mark {
+                seq,
+                offset,
+                time_ms,
+            } = decode(&value, "number of a producer")?;
+            Ok(ProducerMark {
+                producer,
+                seq,
+                offset,
+                time_ms,
+            })
         })
     }
 
     /// Forgets a producer, unless it has published since `seen`.
-    pub(super) fn forget_mark(
-        &self,
-        topic: TopicId,
-        seen: &ProducerMark,
-    ) -> Result<(), MetaError> {
+    pub(super) fn forget_mark(&self, topic: TopicId, seen: &ProducerMark) -> Result<(), MetaError> {
         let key = mark_key(topic, &seen.producer);
         let found: Option<Mark> = self.get(&key, "number of a producer")?;
         if found.is_some_and(|mark| mark.offset <= seen.offset) {
@@ -290,7 +333,10 @@ impl Meta {
         key: &[u8],
         what: &'static str,
     ) -> Result<Option<T>, MetaError> {
-        self.0.get(key)?.map(|value| decode(&value, what)).transpose()
+        self.0
+            .get(key)?
+            .map(|value| decode(&value, what))
+            .transpose()
     }
 
     fn set<T: Serialize>(&self, key: &[u8], value: &T) -> Result<(), MetaError> {

@@ -86,7 +86,9 @@ impl SledOptions {
 
 impl fmt::Debug for SledOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SledOptions").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("SledOptions")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -108,14 +110,24 @@ struct Running {
 
 impl fmt::Debug for SledLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SledLog").field("closed", &self.closed).finish_non_exhaustive()
+        f.debug_struct("SledLog")
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
     }
 }
 
 impl SledLog {
     /// Opens a directory, or makes a new one. Blocks: what was written since the last start is read once.
     pub fn open(options: SledOptions) -> Result<Self, OpenError> {
-        let SledOptions { dir, clock, retention, cache_bytes, max_topics, tick, faults } = options;
+        let SledOptions {
+            dir,
+            clock,
+            retention,
+            cache_bytes,
+            max_topics,
+            tick,
+            faults,
+        } = options;
         let opened = open::open(&dir, cache_bytes)?;
         let closed = Arc::new(OnceLock::new());
         let store = Store::new(
@@ -128,7 +140,10 @@ impl SledLog {
         let store = Arc::new(store);
         let commands = Arc::new(Queue::new(MAX_COMMANDS, MAX_COMMAND_BYTES));
         let jobs = Arc::new(Queue::new(MAX_JOBS, usize::MAX));
-        let no_threads = |source| OpenError::NotWritable { dir: dir.clone(), source };
+        let no_threads = |source| OpenError::NotWritable {
+            dir: dir.clone(),
+            source,
+        };
         let readers = reader::start(&store, &jobs, &commands).map_err(no_threads)?;
         let writer = Writer {
             store,
@@ -146,8 +161,17 @@ impl SledLog {
             state: State::default(),
         };
         let writer = writer::start(writer).map_err(no_threads)?;
-        let running = Running { writer, readers, _lock: opened.lock };
-        Ok(Self { commands, jobs, closed, running: Mutex::new(Some(running)) })
+        let running = Running {
+            writer,
+            readers,
+            _lock: opened.lock,
+        };
+        Ok(Self {
+            commands,
+            jobs,
+            closed,
+            running: Mutex::new(Some(running)),
+        })
     }
 
     fn order(&self, command: Command, bytes: usize) {
@@ -173,7 +197,11 @@ impl MessageLog for SledLog {
     }
 
     fn append(&self, append: Append) {
-        let bytes = append.records.iter().map(|new| new.message.payload.len()).sum();
+        let bytes = append
+            .records
+            .iter()
+            .map(|new| new.message.payload.len())
+            .sum();
         self.order(Command::Append(append), bytes);
     }
 
@@ -182,12 +210,21 @@ impl MessageLog for SledLog {
     }
 
     fn find_time(&self, topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64>) {
-        self.ask(Job::FindTime { topic, since_ms, up_to, done });
+        self.ask(Job::FindTime {
+            topic,
+            since_ms,
+            up_to,
+            done,
+        });
     }
 
     fn close(&self, topic: TopicName, generation: u64) {
         // At most one a generation, so it has its place even in a full queue.
-        if self.commands.push_anyway(Command::Close { topic, generation }).is_err() {
+        if self
+            .commands
+            .push_anyway(Command::Close { topic, generation })
+            .is_err()
+        {
             tracing::trace!("a topic was closed after the log");
         }
     }
@@ -201,8 +238,19 @@ impl MessageLog for SledLog {
     }
 
     fn shutdown(&self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { writer, readers, _lock }) = running else { return };
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Running {
+            writer,
+            readers,
+            _lock,
+        }) = running
+        else {
+            return;
+        };
         self.commands.end();
         join(writer);
         self.jobs.end();

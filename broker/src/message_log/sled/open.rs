@@ -98,8 +98,14 @@ pub(super) struct OpenDirectory {
 
 /// Opens `dir`, and creates it if need be.
 pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenError> {
-    let unusable = |source| OpenError::NotWritable { dir: dir.to_owned(), source };
-    let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what };
+    let unusable = |source| OpenError::NotWritable {
+        dir: dir.to_owned(),
+        source,
+    };
+    let damaged = |what: String| OpenError::Damaged {
+        dir: dir.to_owned(),
+        what,
+    };
 
     fs::create_dir_all(dir).map_err(unusable)?;
     check_format(dir)?;
@@ -117,13 +123,17 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
     remove_unfinished_snapshots(dir).map_err(unusable)?;
     let (db, records, meta) = open_sled(dir, cache_bytes).map_err(damaged)?;
     let data = File::open(dir.join("db")).map_err(unusable)?;
-    let found = quietly(|| look(&records, &meta)).and_then(|found| found.map_err(|e| e.to_string()));
+    let found =
+        quietly(|| look(&records, &meta)).and_then(|found| found.map_err(|e| e.to_string()));
     let (directory, mut commits, ids) = found.map_err(damaged)?;
 
     let directory = match directory {
         Some(directory) if directory.format != FORMAT_VERSION => {
             let found = directory.format.to_string();
-            return Err(OpenError::OtherFormat { dir: dir.to_owned(), found });
+            return Err(OpenError::OtherFormat {
+                dir: dir.to_owned(),
+                found,
+            });
         }
         Some(mut directory) => {
             if commits < answered {
@@ -148,13 +158,30 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
         db.flush()?;
         Ok(())
     };
-    quietly(write).and_then(|done| done.map_err(|e| e.to_string())).map_err(damaged)?;
+    quietly(write)
+        .and_then(|done| done.map_err(|e| e.to_string()))
+        .map_err(damaged)?;
     // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
-    data.sync_all().and_then(|()| sync_directory(dir)).map_err(unusable)?;
+    data.sync_all()
+        .and_then(|()| sync_directory(dir))
+        .map_err(unusable)?;
     let mut witness = Witness::open(dir).map_err(unusable)?;
-    witness.write(commits).and_then(|()| witness.sync()).map_err(unusable)?;
+    witness
+        .write(commits)
+        .and_then(|()| witness.sync())
+        .map_err(unusable)?;
     sync_directory(dir).map_err(unusable)?;
-    Ok(OpenDirectory { db, records, meta, directory, ids, commits, data, witness, lock })
+    Ok(OpenDirectory {
+        db,
+        records,
+        meta,
+        directory,
+        ids,
+        commits,
+        data,
+        witness,
+        lock,
+    })
 }
 
 fn format_text() -> String {
@@ -163,19 +190,30 @@ fn format_text() -> String {
 
 /// Whether the format mark is there. Refuses what is not ours.
 fn check_format(dir: &Path) -> Result<bool, OpenError> {
-    let unusable = |source| OpenError::NotWritable { dir: dir.to_owned(), source };
+    let unusable = |source| OpenError::NotWritable {
+        dir: dir.to_owned(),
+        source,
+    };
     match fs::read(dir.join(FORMAT_FILE)) {
         Ok(found) if found.trim_ascii() == format_text().as_bytes() => Ok(true),
         Ok(found) => {
-            let found = String::from_utf8_lossy(&found[..found.len().min(64)]).trim().to_owned();
-            Err(OpenError::OtherFormat { dir: dir.to_owned(), found })
+            let found = String::from_utf8_lossy(&found[..found.len().min(64)])
+                .trim()
+                .to_owned();
+            Err(OpenError::OtherFormat {
+                dir: dir.to_owned(),
+                found,
+            })
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             for entry in fs::read_dir(dir).map_err(unusable)? {
                 let found = entry.map_err(unusable)?.file_name();
                 if !BEFORE_FORMAT.iter().any(|ours| OsStr::new(ours) == found) {
                     let found = found.to_string_lossy().into_owned();
-                    return Err(OpenError::NotHarks { dir: dir.to_owned(), found });
+                    return Err(OpenError::NotHarks {
+                        dir: dir.to_owned(),
+                        found,
+                    });
                 }
             }
             Ok(false)
@@ -199,7 +237,10 @@ fn write_format(dir: &Path) -> io::Result<()> {
 }
 
 fn take_lock(dir: &Path) -> Result<File, OpenError> {
-    let unusable = |source| OpenError::NotWritable { dir: dir.to_owned(), source };
+    let unusable = |source| OpenError::NotWritable {
+        dir: dir.to_owned(),
+        source,
+    };
     let path = dir.join(LOCK_FILE);
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
@@ -212,11 +253,16 @@ fn take_lock(dir: &Path) -> Result<File, OpenError> {
                 "" => String::new(),
                 process => format!(" (process {process})"),
             };
-            return Err(OpenError::InUse { dir: dir.to_owned(), by });
+            return Err(OpenError::InUse {
+                dir: dir.to_owned(),
+                by,
+            });
         }
         Err(TryLockError::Error(e)) => return Err(unusable(e)),
     }
-    let say_who = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    let say_who = lock
+        .set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()));
     say_who.map_err(unusable)?;
     Ok(lock)
 }
@@ -300,7 +346,10 @@ fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree, Meta
         match opened {
             Ok(opened) => return Ok(opened),
             // The lock file is ours, so this is what is left of a log that this process had open.
-            Err(e) if e.to_string().contains("could not acquire lock") && Instant::now() < deadline => {
+            Err(e)
+                if e.to_string().contains("could not acquire lock")
+                    && Instant::now() < deadline =>
+            {
                 thread::park_timeout(Duration::from_millis(10));
             }
             Err(e) => return Err(e.to_string()),
@@ -346,6 +395,9 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("the storage engine gave up: {}", text.unwrap_or("no reason given"))
+        format!(
+            "the storage engine gave up: {}",
+            text.unwrap_or("no reason given")
+        )
     })
 }

@@ -20,12 +20,22 @@ impl Writer {
         let generation = self.state.generation;
         // From here on nothing is written to the topic until `loaded`, and what was written the reader sees.
         self.leave(&name);
-        let load = Job::Load { topic: name.clone(), generation };
+        let load = Job::Load {
+            topic: name.clone(),
+            generation,
+        };
         if self.jobs.push_anyway(load).is_err() {
             return done(Err(LogError::Closed("it is being shut down".into())));
         }
         self.state.opening += 1;
-        self.state.topics.insert(name, Slot::Opening(Opening { generation, news, done }));
+        self.state.topics.insert(
+            name,
+            Slot::Opening(Opening {
+                generation,
+                news,
+                done,
+            }),
+        );
     }
 
     /// A reader has looked at the topic.
@@ -36,11 +46,13 @@ impl Writer {
         found: Result<Box<Loaded>, LogError>,
     ) {
         self.state.opening -= 1;
-        let is_awaited = |slot: &Slot| matches!(slot, Slot::Opening(o) if o.generation == generation);
+        let is_awaited =
+            |slot: &Slot| matches!(slot, Slot::Opening(o) if o.generation == generation);
         if !self.state.topics.get(&name).is_some_and(is_awaited) {
             return;
         }
-        let Some(Slot::Opening(Opening { news, done, .. })) = self.state.topics.remove(&name) else {
+        let Some(Slot::Opening(Opening { news, done, .. })) = self.state.topics.remove(&name)
+        else {
             return;
         };
         let mut loaded = match found {
@@ -54,7 +66,10 @@ impl Writer {
         let directory = &self.store.directory;
         let opened = OpenedTopic {
             generation,
-            epoch: loaded.identity.as_ref().map_or(directory.epoch(), |found| found.epoch()),
+            epoch: loaded
+                .identity
+                .as_ref()
+                .map_or(directory.epoch(), |found| found.epoch()),
             lineage: match &loaded.identity {
                 Some(found) => found.lineage(),
                 None => directory.lineage(),
@@ -81,18 +96,26 @@ impl Writer {
             self.start_forgetting(id, loaded.forgotten);
         }
         self.state.topics.insert(name, Slot::Open(Box::new(topic)));
-        self.state.commit.answers.push(Answer::Opened { done, opened, wrote });
+        self.state.commit.answers.push(Answer::Opened {
+            done,
+            opened,
+            wrote,
+        });
     }
 
     /// Writes what differs from what is stored. Says whether anything did.
     fn put_right(&mut self, name: &TopicName, loaded: &mut Loaded) -> Result<bool, LogError> {
-        let Some(identity) = &loaded.identity else { return Ok(false) };
+        let Some(identity) = &loaded.identity else {
+            return Ok(false);
+        };
         if let Some(reason) = self.store.closed() {
             if loaded.identity_changed {
                 return Err(LogError::Closed(reason.to_owned()));
             }
             // What the failed commit left behind is not committed, whatever lies there.
-            let head = self.store.committed_head(identity.id(), loaded.numbers.head);
+            let head = self
+                .store
+                .committed_head(identity.id(), loaded.numbers.head);
             loaded.numbers.head = head;
             loaded.producers.retain(|mark| mark.offset <= head);
             loaded.keys.retain(|mark| mark.offset <= head);

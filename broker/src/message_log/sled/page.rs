@@ -10,8 +10,13 @@ use crate::message_log::{LogError, Page, PageItem, Read, TopicInfo};
 
 /// Reads a page.
 pub(super) fn read_page(store: &Store, read: &Read) -> Result<Page, LogError> {
-    let nothing = Page { items: Vec::new(), reached: read.after };
-    let Some(identity) = store.meta.identity(&read.topic)? else { return Ok(nothing) };
+    let nothing = Page {
+        items: Vec::new(),
+        reached: read.after,
+    };
+    let Some(identity) = store.meta.identity(&read.topic)? else {
+        return Ok(nothing);
+    };
     let topic = identity.id();
     let numbers = store.meta.numbers(topic)?;
     let up_to = read.up_to.min(numbers.head);
@@ -103,7 +108,12 @@ impl PageInWork {
                 self.full = true;
                 return;
             }
-            let record = Record { offset, prev: None, time_ms: value.time_ms, message };
+            let record = Record {
+                offset,
+                prev: None,
+                time_ms: value.time_ms,
+                message,
+            };
             self.items.push(Item::Record(record));
             self.reached = offset;
             self.bytes = bytes;
@@ -123,7 +133,10 @@ impl PageInWork {
                 Item::Missing { from, to } => explain(from, to, first, &mut items),
             }
         }
-        Page { items, reached: self.reached }
+        Page {
+            items,
+            reached: self.reached,
+        }
     }
 }
 
@@ -131,11 +144,19 @@ impl PageInWork {
 fn explain(from: u64, to: u64, first: u64, items: &mut Vec<PageItem>) {
     let expired = to.min(first - 1);
     if from <= expired {
-        items.push(PageItem::Gap { reason: GapReason::Expired, from, to: expired });
+        items.push(PageItem::Gap {
+            reason: GapReason::Expired,
+            from,
+            to: expired,
+        });
     }
     let lost = from.max(first);
     if lost <= to {
-        items.push(PageItem::Gap { reason: GapReason::Lost, from: lost, to });
+        items.push(PageItem::Gap {
+            reason: GapReason::Lost,
+            from: lost,
+            to,
+        });
     }
 }
 
@@ -146,7 +167,9 @@ pub(super) fn find_time(
     since_ms: u64,
     up_to: u64,
 ) -> Result<u64, LogError> {
-    let Some(identity) = store.meta.identity(topic)? else { return Ok(0) };
+    let Some(identity) = store.meta.identity(topic)? else {
+        return Ok(0);
+    };
     let numbers = store.meta.numbers(identity.id())?;
     let up_to = up_to.min(numbers.head);
     // All before `low` are older; none from `high` on is.
@@ -171,7 +194,9 @@ fn value_at(
     offset: u64,
 ) -> Result<Option<(u64, u64, u64)>, LogError> {
     let whole = || {
-        let Some(Key { base, .. }) = last_key(&store.records, topic, offset)? else { return Ok(None) };
+        let Some(Key { base, .. }) = last_key(&store.records, topic, offset)? else {
+            return Ok(None);
+        };
         let key = Key::new(topic, base, 0).to_bytes();
         Ok(store.records.get(key)?.map(|value| (base, key, value)))
     };
@@ -181,8 +206,14 @@ fn value_at(
         Err(e) if is_damage(&e) => return Ok(None),
         Err(e) => return Err(unreadable(e)),
     };
-    let Some(header) = Header::check(&key, &value) else { return Ok(None) };
-    let records = if header.is_part { 1 } else { u64::from(header.count) };
+    let Some(header) = Header::check(&key, &value) else {
+        return Ok(None);
+    };
+    let records = if header.is_part {
+        1
+    } else {
+        u64::from(header.count)
+    };
     let end = base.saturating_add(records - 1);
     Ok((end >= offset).then_some((base, end, header.time_ms)))
 }
@@ -198,9 +229,19 @@ pub(super) fn list(
         let numbers = store.meta.numbers(identity.id())?;
         let head = store.committed_head(identity.id(), numbers.head);
         identity.see_cuts(&store.directory, head);
-        Ok(TopicInfo { topic, epoch: identity.epoch(), first: numbers.first, head })
+        Ok(TopicInfo {
+            topic,
+            epoch: identity.epoch(),
+            first: numbers.first,
+            head,
+        })
     };
-    store.meta.identities(after).take(limit).map(describe).collect()
+    store
+        .meta
+        .identities(after)
+        .take(limit)
+        .map(describe)
+        .collect()
 }
 
 pub(super) fn unreadable(e: sled::Error) -> LogError {

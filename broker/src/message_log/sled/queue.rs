@@ -40,8 +40,18 @@ pub(super) struct Drained<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new(max_items: usize, max_bytes: usize) -> Self {
-        let state = State { items: VecDeque::new(), bytes: 0, waiting: 0, ended: false };
-        Self { max_items, max_bytes, state: Mutex::new(state), filled: Condvar::new() }
+        let state = State {
+            items: VecDeque::new(),
+            bytes: 0,
+            waiting: 0,
+            ended: false,
+        };
+        Self {
+            max_items,
+            max_bytes,
+            state: Mutex::new(state),
+            filled: Condvar::new(),
+        }
     }
 
     /// Puts an item of `bytes` at the end. One item always has its place, however large it is.
@@ -50,8 +60,8 @@ impl<T> Queue<T> {
         if state.ended {
             return Err(Refused::Ended(item));
         }
-        let full =
-            state.items.len() >= self.max_items || state.bytes.saturating_add(bytes) > self.max_bytes;
+        let full = state.items.len() >= self.max_items
+            || state.bytes.saturating_add(bytes) > self.max_bytes;
         if full && !state.items.is_empty() {
             return Err(Refused::Full(item));
         }
@@ -95,7 +105,10 @@ impl<T> Queue<T> {
         if state.items.is_empty() && state.items.capacity() > 1024 {
             state.items.shrink_to(1024);
         }
-        Drained { ended: state.ended && state.items.is_empty(), items }
+        Drained {
+            ended: state.ended && state.items.is_empty(),
+            items,
+        }
     }
 
     /// Takes one item; waits for it. `None` when the queue has ended and is empty.
@@ -117,7 +130,10 @@ impl<T> Queue<T> {
         if state.items.is_empty() && !state.ended && !patience.is_zero() {
             state.waiting += 1;
             state = match patience {
-                Duration::MAX => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Duration::MAX => self
+                    .filled
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
                 patience => {
                     let waited = self.filled.wait_timeout(state, patience);
                     waited.unwrap_or_else(PoisonError::into_inner).0

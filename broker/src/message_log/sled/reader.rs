@@ -23,10 +23,22 @@ pub(super) const MAX_JOBS: usize = 4096;
 /// What is to be read.
 pub(super) enum Job {
     Read(Read, Done<Page>),
-    FindTime { topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64> },
-    List { after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>> },
+    FindTime {
+        topic: TopicName,
+        since_ms: u64,
+        up_to: u64,
+        done: Done<u64>,
+    },
+    List {
+        after: Option<TopicName>,
+        limit: usize,
+        done: Done<Vec<TopicInfo>>,
+    },
     /// For the writer, which bounds how many of these there are.
-    Load { topic: TopicName, generation: u64 },
+    Load {
+        topic: TopicName,
+        generation: u64,
+    },
     /// For the writer: which producers may be forgotten.
     FindForgotten(TopicId),
 }
@@ -59,7 +71,9 @@ pub(super) fn start(
                 }
             }
         };
-        std::thread::Builder::new().name(format!("log reader {n}")).spawn(work)
+        std::thread::Builder::new()
+            .name(format!("log reader {n}"))
+            .spawn(work)
     };
     (1..=READERS).map(start_one).collect()
 }
@@ -67,13 +81,22 @@ pub(super) fn start(
 fn run(store: &Store, commands: &Queue<Command>, job: Job) {
     match job {
         Job::Read(read, done) => done(guarded(|| read_page(store, &read))),
-        Job::FindTime { topic, since_ms, up_to, done } => {
+        Job::FindTime {
+            topic,
+            since_ms,
+            up_to,
+            done,
+        } => {
             done(guarded(|| find_time(store, &topic, since_ms, up_to)));
         }
         Job::List { after, limit, done } => done(guarded(|| list(store, after.as_ref(), limit))),
         Job::Load { topic, generation } => {
             let found = guarded(|| load(store, &topic)).map(Box::new);
-            let refused = commands.push_anyway(Command::Loaded { topic, generation, found });
+            let refused = commands.push_anyway(Command::Loaded {
+                topic,
+                generation,
+                found,
+            });
             // The writer has ended, and has answered whoever waited.
             drop(refused);
         }

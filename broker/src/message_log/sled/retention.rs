@@ -93,8 +93,12 @@ impl Writer {
         let now_ms = self.store.clock.now_ms();
         let mut budget = TRIM_STEP.max(TRIM_PER_WRITE * self.state.commit.keys);
         while budget > 0 {
-            let Some(name) = self.state.over_bound.pop_front() else { return };
-            let Some(Slot::Open(topic)) = self.state.topics.get_mut(&name) else { continue };
+            let Some(name) = self.state.over_bound.pop_front() else {
+                return;
+            };
+            let Some(Slot::Open(topic)) = self.state.topics.get_mut(&name) else {
+                continue;
+            };
             topic.over_bound = false;
             let first_before = topic.numbers.first;
             let taken = match trim_one(&self.store, topic, TRIM_STEP.min(budget), now_ms) {
@@ -108,7 +112,9 @@ impl Writer {
             };
             budget = budget.saturating_sub(taken.max(1));
             if topic.numbers.first > first_before {
-                let news = LogNews::Trimmed { first: topic.numbers.first };
+                let news = LogNews::Trimmed {
+                    first: topic.numbers.first,
+                };
                 let sink = std::sync::Arc::clone(&topic.news);
                 self.state.commit.answers.push(Answer::News { sink, news });
             }
@@ -172,11 +178,17 @@ struct Extents {
 
 impl Extents {
     fn new(found: sled::Iter, head: u64) -> Self {
-        Self { found, head, ahead: None }
+        Self {
+            found,
+            head,
+            ahead: None,
+        }
     }
 
     fn next_extent(&mut self) -> sled::Result<Option<(Extent, Vec<IVec>)>> {
-        let Some((first, key, value)) = self.take()? else { return Ok(None) };
+        let Some((first, key, value)) = self.take()? else {
+            return Ok(None);
+        };
         let time_ms = Header::unchecked(&value).map_or(0, |header| header.time_ms);
         let mut bytes = (KEY_BYTES + value.len()) as u64;
         let mut keys = vec![key];
@@ -189,7 +201,14 @@ impl Extents {
                 next => {
                     let end = next.as_ref().map_or(self.head, |(next, ..)| next.base - 1);
                     self.ahead = next;
-                    return Ok(Some((Extent { end, bytes, time_ms }, keys)));
+                    return Ok(Some((
+                        Extent {
+                            end,
+                            bytes,
+                            time_ms,
+                        },
+                        keys,
+                    )));
                 }
             }
         }

@@ -42,13 +42,23 @@ impl<'a> Scan<'a> {
     ) -> sled::Result<Self> {
         let base = match last_key(records, topic, from) {
             // A value before that lies in parts is one record: it does not reach `from`.
-            Ok(found) => found.filter(|key| key.part == 0).map_or(from, |key| key.base),
+            Ok(found) => found
+                .filter(|key| key.part == 0)
+                .map_or(from, |key| key.base),
             // `next_value` finds the way around what cannot be read.
             Err(e) if is_damage(&e) => from,
             Err(e) => return Err(e),
         };
         let found = records.range(span(topic, base, until));
-        Ok(Self { records, topic, from, until, found, ahead: None, next: base })
+        Ok(Self {
+            records,
+            topic,
+            from,
+            until,
+            found,
+            ahead: None,
+            next: base,
+        })
     }
 
     /// The next whole value. Errors are those of reading, not of what was read.
@@ -81,16 +91,13 @@ impl<'a> Scan<'a> {
     }
 
     /// Joins the parts that follow the first one. `None` if one is missing or damaged.
-    fn join_parts(
-        &mut self,
-        base: u64,
-        first: Header,
-        value: IVec,
-    ) -> sled::Result<Option<Value>> {
+    fn join_parts(&mut self, base: u64, first: Header, value: IVec) -> sled::Result<Option<Value>> {
         let mut body = BytesMut::with_capacity(usize::from(first.count) * value.len());
         body.extend_from_slice(&value[HEADER_BYTES..]);
         for part in 1..first.count {
-            let Some((key, value)) = self.take()? else { return Ok(None) };
+            let Some((key, value)) = self.take()? else {
+                return Ok(None);
+            };
             if (key.base, key.part) != (base, part) {
                 self.ahead = Some((key, value));
                 return Ok(None);
@@ -102,7 +109,13 @@ impl<'a> Scan<'a> {
         }
         let bytes = body.len() as u64 + u64::from(first.count) * (KEY_BYTES + HEADER_BYTES) as u64;
         let (end, time_ms, body) = (base, first.time_ms, body.freeze());
-        Ok(Some(Value { base, end, time_ms, body, bytes }))
+        Ok(Some(Value {
+            base,
+            end,
+            time_ms,
+            body,
+            bytes,
+        }))
     }
 
     fn take(&mut self) -> sled::Result<Option<(Key, IVec)>> {
@@ -113,12 +126,16 @@ impl<'a> Scan<'a> {
             match self.found.next() {
                 None => return Ok(None),
                 Some(Ok((key, value))) => {
-                    let Some(key) = Key::parse(&key) else { continue };
+                    let Some(key) = Key::parse(&key) else {
+                        continue;
+                    };
                     self.next = key.base;
                     return Ok(Some((key, value)));
                 }
                 Some(Err(e)) if is_damage(&e) => {
-                    let Some(readable) = self.first_readable()? else { return Ok(None) };
+                    let Some(readable) = self.first_readable()? else {
+                        return Ok(None);
+                    };
                     self.next = readable;
                     self.found = self.records.range(span(self.topic, readable, self.until));
                 }
@@ -132,7 +149,10 @@ impl<'a> Scan<'a> {
     fn first_readable(&self) -> sled::Result<Option<u64>> {
         let (mut unreadable, mut step) = (self.next, 1);
         let mut readable = loop {
-            let Some(probe) = unreadable.checked_add(step).filter(|probe| *probe <= self.until) else {
+            let Some(probe) = unreadable
+                .checked_add(step)
+                .filter(|probe| *probe <= self.until)
+            else {
                 match unreadable < self.until && self.can_read(self.until)? {
                     true => break self.until,
                     false => return Ok(None),
@@ -174,7 +194,10 @@ pub(super) fn span(
 
 /// The last key of a topic up to `offset`.
 pub(super) fn last_key(records: &Tree, topic: TopicId, offset: u64) -> sled::Result<Option<Key>> {
-    let found = records.range(span(topic, 0, offset)).next_back().transpose()?;
+    let found = records
+        .range(span(topic, 0, offset))
+        .next_back()
+        .transpose()?;
     Ok(found.and_then(|(key, _)| Key::parse(&key)))
 }
 

@@ -28,7 +28,14 @@ impl Store {
         clock: Clock,
         closed: Arc<OnceLock<String>>,
     ) -> Self {
-        Self { records, meta, directory, clock, closed, committed: Mutex::default() }
+        Self {
+            records,
+            meta,
+            directory,
+            clock,
+            closed,
+            committed: Mutex::default(),
+        }
     }
 
     /// Why the log is closed for writing, if it is.
@@ -45,7 +52,9 @@ impl Store {
 
     /// The committed head of a topic whose numbers say `head`.
     pub(super) fn committed_head(&self, topic: TopicId, head: u64) -> u64 {
-        self.committed().get(&topic).map_or(head, |&committed| head.min(committed))
+        self.committed()
+            .get(&topic)
+            .map_or(head, |&committed| head.min(committed))
     }
 
     /// A commit begins that moves these heads.
@@ -59,6 +68,8 @@ impl Store {
     }
 
     fn committed(&self) -> MutexGuard<'_, HashMap<TopicId, u64>> {
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -90,7 +90,12 @@ impl Packer {
             bytes += (KEY_BYTES + value.len()) as u64;
             put(&key, value).map_err(PackError::Put)
         };
-        let mut place = Place { topic, time_ms, base, count: 0 };
+        let mut place = Place {
+            topic,
+            time_ms,
+            base,
+            count: 0,
+        };
         self.value.clear();
         self.value.resize(HEADER_BYTES, 0);
         for (offset, record) in (base..).zip(records) {
@@ -118,7 +123,11 @@ impl Packer {
                 let body = self.value.len() - HEADER_BYTES;
                 let parts = body.div_ceil(MAX_BODY_BYTES);
                 let parts = u16::try_from(parts).map_err(|_| PackError::TooLarge(body))?;
-                let header = Header { count: parts, is_part: true, time_ms };
+                let header = Header {
+                    count: parts,
+                    is_part: true,
+                    time_ms,
+                };
                 for (part, chunk) in (0..).zip(self.value[HEADER_BYTES..].chunks(MAX_BODY_BYTES)) {
                     self.other.clear();
                     self.other.resize(HEADER_BYTES, 0);
@@ -152,7 +161,11 @@ impl Place {
     }
 
     fn header(&self) -> Header {
-        Header { count: self.count, is_part: false, time_ms: self.time_ms }
+        Header {
+            count: self.count,
+            is_part: false,
+            time_ms: self.time_ms,
+        }
     }
 }
 
@@ -160,19 +173,27 @@ fn encode(record: &NewRecord, into: &mut Vec<u8>) -> Result<(), Malformed> {
     let stored = StoredRecord {
         idempotency: match &record.idempotency {
             Idempotency::None => StoredIdempotency::None,
-            Idempotency::Sequence { producer, seq } => {
-                StoredIdempotency::Sequence { producer: producer.as_str(), seq: *seq }
-            }
+            Idempotency::Sequence { producer, seq } => StoredIdempotency::Sequence {
+                producer: producer.as_str(),
+                seq: *seq,
+            },
             Idempotency::Key(key) => StoredIdempotency::Key(key.as_str()),
         },
         headers: record.message.headers.iter().collect(),
         payload: match &record.message.payload {
             Payload::Json(text) => StoredPayload::Json(text.as_bytes()),
-            Payload::Bytes { data, content_type: None } => StoredPayload::Bytes(data),
-            Payload::Bytes { data, content_type: Some(typ) } => StoredPayload::Typed(typ, data),
+            Payload::Bytes {
+                data,
+                content_type: None,
+            } => StoredPayload::Bytes(data),
+            Payload::Bytes {
+                data,
+                content_type: Some(typ),
+            } => StoredPayload::Typed(typ, data),
         },
     };
-    bincode::serde::encode_into_writer(stored, Behind(into), bincode_config()).map_err(|_| Malformed)
+    bincode::serde::encode_into_writer(stored, Behind(into), bincode_config())
+        .map_err(|_| Malformed)
 }
 
 /// Lets bincode write behind what a buffer holds already.
@@ -207,7 +228,10 @@ impl Body {
             StoredPayload::Json(text) => {
                 Payload::Json(JsonText::from_checked(shared(text)).map_err(|_| Malformed)?)
             }
-            StoredPayload::Bytes(data) => Payload::Bytes { data: shared(data), content_type: None },
+            StoredPayload::Bytes(data) => Payload::Bytes {
+                data: shared(data),
+                content_type: None,
+            },
             StoredPayload::Typed(content_type, data) => Payload::Bytes {
                 data: shared(data),
                 content_type: Some(shared_text(content_type).map_err(|_| Malformed)?),
@@ -217,9 +241,16 @@ impl Body {
             true => Headers::default(),
             false => {
                 let pair = |(name, value): (&str, &str)| {
-                    Ok((shared_text(name).map_err(|_| Malformed)?, shared_text(value).map_err(|_| Malformed)?))
+                    Ok((
+                        shared_text(name).map_err(|_| Malformed)?,
+                        shared_text(value).map_err(|_| Malformed)?,
+                    ))
                 };
-                let pairs = stored.headers.into_iter().map(pair).collect::<Result<_, Malformed>>()?;
+                let pairs = stored
+                    .headers
+                    .into_iter()
+                    .map(pair)
+                    .collect::<Result<_, Malformed>>()?;
                 Headers::new(pairs).map_err(|_| Malformed)?
             }
         };
@@ -280,16 +311,24 @@ mod tests {
         let content_type = proptest::option::of("[a-z/+;= -]{0,255}".prop_map(ByteString::from));
         prop_oneof![
             json.prop_map(|text| Payload::Json(JsonText::check(text.into()).unwrap())),
-            (proptest::collection::vec(any::<u8>(), 0..20_000), content_type).prop_map(
-                |(data, content_type)| Payload::Bytes { data: data.into(), content_type }
-            ),
+            (
+                proptest::collection::vec(any::<u8>(), 0..20_000),
+                content_type
+            )
+                .prop_map(|(data, content_type)| Payload::Bytes {
+                    data: data.into(),
+                    content_type
+                }),
         ]
     }
 
     fn records() -> impl Strategy<Value = NewRecord> {
-        let headers = proptest::collection::btree_map("[a-z]{1,9}", "[ -~é]{0,30}", 0..5)
-            .prop_map(|pairs| {
-                let pairs = pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let headers =
+            proptest::collection::btree_map("[a-z]{1,9}", "[ -~é]{0,30}", 0..5).prop_map(|pairs| {
+                let pairs = pairs
+                    .into_iter()
+                    .map(|(k, v)| (k.into(), v.into()))
+                    .collect();
                 Headers::new(pairs).unwrap()
             });
         let idempotency = prop_oneof![

@@ -1,1 +1,951 @@
-//! What the sled engine promises beyond the contract.
+//! What the sled engine promises beyond the contract: what a restart, a crash, a full disk's error and damage do, and do
+//! not do, to what was kept.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use hark_protocol::{Epoch, GapReason};
+use tempfile::TempDir;
+
+use super::layout::{HEADER_BYTES, Header, Key};
+use super::meta::Meta;
+use super::*;
+use crate::message_log::contract::{
+    Bench, NOON, answer, assert_covered, messages, offsets, sent_by, text, texts, topic, wait_for,
+};
+use crate::message_log::{KEY_MEMORY_MS, Lineage, NewRecord, PageItem};
+
+fn options(dir: &Path) -> SledOptions {
+    SledOptions {
+        clock: Clock::manual(NOON),
+        tick: Duration::from_millis(5),
+        ..SledOptions::new(dir)
+    }
+}
+
+fn start(options: SledOptions) -> Bench {
+    let clock = options.clock.clone();
+    Bench {
+        log: Arc::new(SledLog::open(options).unwrap()),
+        clock,
+        _keep: None,
+    }
+}
+
+fn start_in(dir: &Path) -> Bench {
+    start(options(dir))
+}
+
+/// What a kill leaves behind: the files as they are while the log is open. The witness first, as it must not be ahead.
+fn crash_copy(dir: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(dir.join("witness"), copy.path().join("witness")).unwrap();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let to = copy.path().join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => fs::create_dir(to).unwrap(),
+            false if entry.file_name() == "witness" => {}
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+    copy
+}
+
+/// Every file with its content.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let content = |path: std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        (name, fs::read(path).unwrap_or_default())
+    };
+    entries.map(content).collect()
+}
+
+fn flip(path: &Path, at: u64) {
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[byte[0] ^ 0x10]).unwrap();
+}
+
+/// Changes the trees while no log has them open.
+fn with_trees(dir: &Path, change: impl FnOnce(&sled::Tree, &Meta)) {
+    let opened = open::open(dir, 1 << 20).unwrap();
+    change(&opened.records, &opened.meta);
+    opened.db.flush().unwrap();
+}
+
+fn long(n: u64) -> NewRecord {
+    text(n.to_be_bytes().repeat(25))
+}
+
+#[test]
+fn a_restart_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    let records: Vec<NewRecord> = (0..500).map(long).chain([text(vec![7; 1 << 20])]).collect();
+    orders.append(records).unwrap();
+    bench.clock.set(NOON + 5);
+    orders.append(vec![sent_by("p", 1)]).unwrap();
+    let before = (
+        orders.page(0, 502),
+        bench.open("orders").found,
+        bench.list(),
+    );
+    let unused = bench.open("unused").found.epoch;
+    drop(bench);
+
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    assert_eq!(orders.page(0, 502), before.0);
+    let again = OpenedTopic {
+        generation: before.1.generation,
+        ..orders.found.clone()
+    };
+    assert_eq!(again, before.1);
+    assert_eq!(bench.list(), before.2);
+    assert_eq!(bench.open("unused").found.epoch, unused);
+    // The clock stands before the last record, and time does not go back.
+    let kept = orders.append(texts(0..1)).unwrap();
+    assert_eq!((kept[0].offset, kept[0].time_ms), (503, NOON + 5));
+}
+
+#[test]
+fn what_was_answered_survives_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let names = ["a", "b", "c"];
+    let epoch = bench.open("unused").found.epoch;
+    for round in 1..=20 {
+        for name in names {
+            let kept = bench
+                .open(name)
+                .append((0..round).map(long).collect())
+                .unwrap();
+            assert_eq!(kept.len() as u64, round);
+        }
+        let copy = crash_copy(dir.path());
+
+        let after = start_in(copy.path());
+        for name in names {
+            let opened = after.open(name);
+            let head = round * (round + 1) / 2;
+            assert_eq!((opened.found.head, opened.found.first), (head, 1));
+            assert_eq!((opened.found.epoch, opened.found.lineage.len()), (epoch, 0));
+            let page = opened.page(0, head);
+            assert_eq!(page, bench.open(name).page(0, head));
+            assert_eq!(opened.append(texts(0..1)).unwrap()[0].offset, head + 1);
+        }
+    }
+}
+
+#[test]
+fn a_crash_between_two_commits_of_a_busy_log_loses_nothing_that_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let opened: Vec<_> = (0..4).map(|n| bench.open(&format!("t{n}"))).collect();
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = opened
+            .iter()
+            .map(|topic| {
+                scope.spawn(move || {
+                    for n in 0..200 {
+                        topic.append((0..n % 9 + 1).map(long).collect()).unwrap();
+                    }
+                })
+            })
+            .collect();
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            // A copy of a file that grows is not what a crash leaves (that is one moment of all blocks), but sled has to
+            // get along with less: it cuts what does not fit. So only what was answered before the copy is asked for.
+            let heads: Vec<u64> = bench.list().iter().map(|info| info.head).collect();
+            let copy = crash_copy(dir.path());
+            let after = start_in(copy.path());
+            for (n, head) in heads.into_iter().enumerate() {
+                let found = after.open(&format!("t{n}"));
+                assert!(found.found.head >= head, "{} < {head}", found.found.head);
+                let page = found.page(0, head);
+                assert_covered(&page, 0);
+                assert_eq!(messages(&page).len() as u64, head);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_directory_in_use_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    bench.open("orders").append(texts(0..3)).unwrap();
+    let before = contents(dir.path());
+
+    let refused = SledLog::open(options(dir.path())).unwrap_err();
+
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains(&format!("process {}", std::process::id())),
+        "{refused}"
+    );
+    assert_eq!(contents(dir.path()), before);
+    bench.open("orders").append(texts(3..4)).unwrap();
+}
+
+#[test]
+fn what_is_not_harks_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("holiday.jpg"), b"sun").unwrap();
+    let before = contents(dir.path());
+    let refused = SledLog::open(options(dir.path())).unwrap_err();
+    assert!(matches!(refused, OpenError::NotHarks { .. }), "{refused}");
+    assert!(refused.to_string().contains("holiday.jpg"), "{refused}");
+    assert_eq!(contents(dir.path()), before);
+
+    // Another's sled database is not ours either.
+    let dir = tempfile::tempdir().unwrap();
+    drop(sled::open(dir.path()).unwrap());
+    let before = contents(dir.path());
+    let refused = SledLog::open(options(dir.path())).unwrap_err();
+    assert!(matches!(refused, OpenError::NotHarks { .. }), "{refused}");
+    assert_eq!(contents(dir.path()), before);
+}
+
+#[test]
+fn another_format_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    start_in(dir.path())
+        .open("orders")
+        .append(texts(0..3))
+        .unwrap();
+    fs::write(dir.path().join("FORMAT"), b"hark message log 2\n").unwrap();
+    let before = contents(dir.path());
+    let refused = SledLog::open(options(dir.path())).unwrap_err();
+    assert!(
+        matches!(refused, OpenError::OtherFormat { .. }),
+        "{refused}"
+    );
+    assert!(
+        refused.to_string().contains("hark message log 2"),
+        "{refused}"
+    );
+    assert_eq!(contents(dir.path()), before);
+}
+
+#[test]
+fn a_place_that_cannot_be_a_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, b"x").unwrap();
+    for place in [file.clone(), file.join("below")] {
+        let refused = SledLog::open(options(&place)).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::NotWritable { .. }),
+            "{refused}"
+        );
+        assert!(
+            refused.to_string().contains("check that it is a directory"),
+            "{refused}"
+        );
+    }
+    // /proc takes no files, whoever asks.
+    if cfg!(target_os = "linux") {
+        let refused = SledLog::open(options(Path::new("/proc/hark"))).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::NotWritable { .. }),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn a_start_that_was_interrupted_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("lock"), b"4711\n").unwrap();
+    fs::write(dir.path().join("FORMAT.new"), b"ha").unwrap();
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
+    let bench = start_in(dir.path());
+    bench.open("orders").append(texts(0..3)).unwrap();
+    drop(bench);
+    // Before the witness was there: it does not speak against what is found.
+    fs::remove_file(dir.path().join("witness")).unwrap();
+    assert_eq!(start_in(dir.path()).open("orders").found.head, 3);
+}
+
+#[test]
+fn a_snapshot_that_was_not_finished_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    start_in(dir.path())
+        .open("orders")
+        .append(texts(0..3))
+        .unwrap();
+    start_in(dir.path()); // so that there is a finished one
+    let planted = dir.path().join("snap.FFFFFFFFFFFFFFFF.generating");
+    fs::write(&planted, b"half a snapsh").unwrap();
+    let bench = start_in(dir.path());
+    assert!(!planted.exists());
+    assert_eq!(bench.open("orders").found.head, 3);
+}
+
+#[test]
+fn damage_that_shows_before_sled_opens_changes_nothing() {
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 4] = [
+        ("db", |dir| fs::remove_file(dir.join("db")).unwrap()),
+        ("db", |dir| fs::write(dir.join("db"), b"").unwrap()),
+        ("conf", |dir| flip(&dir.join("conf"), 15)),
+        ("snapshot", |dir| {
+            let names = contents(dir).into_keys();
+            let newest = names
+                .filter(|name| name.starts_with("snap."))
+                .max()
+                .unwrap();
+            flip(&dir.join(newest), 5);
+        }),
+    ];
+    for (what, damage) in damage {
+        let dir = tempfile::tempdir().unwrap();
+        start_in(dir.path())
+            .open("orders")
+            .append(texts(0..3))
+            .unwrap();
+        start_in(dir.path());
+        damage(dir.path());
+        let before = contents(dir.path());
+        let refused = SledLog::open(options(dir.path())).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::Damaged { .. }),
+            "{what}: {refused}"
+        );
+        assert!(refused.to_string().contains(what), "{refused}");
+        let mut after = contents(dir.path());
+        // That we looked is all that shows.
+        after.insert("lock".into(), before["lock"].clone());
+        assert_eq!(after, before);
+    }
+}
+
+#[test]
+fn a_cut_tail_gives_new_epochs_that_know_what_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let quiet = bench.open("quiet");
+    quiet.append((0..10).map(long).collect()).unwrap();
+    let epoch = quiet.found.epoch;
+    let busy = bench.open("busy");
+    for n in 0..50 {
+        busy.append((n * 10..n * 10 + 10).map(long).collect())
+            .unwrap();
+    }
+    let copy = crash_copy(dir.path());
+    let late = bench.open("late");
+    late.append(texts(0..5)).unwrap();
+    // The witness of what came after, beside the file from before: as if the tail had been cut.
+    fs::copy(dir.path().join("witness"), copy.path().join("witness")).unwrap();
+
+    let after = start_in(copy.path());
+    let quiet = after.open("quiet").found;
+    assert_ne!(quiet.epoch, epoch);
+    assert_eq!(
+        quiet.lineage,
+        [Lineage {
+            epoch,
+            kept_up_to: 10
+        }]
+    );
+    assert_eq!(quiet.head, 10);
+    let busy = after.open("busy");
+    assert_eq!(
+        busy.found.lineage,
+        [Lineage {
+            epoch,
+            kept_up_to: 500
+        }]
+    );
+    let late = after.open("late").found;
+    assert_eq!(
+        (late.head, late.lineage),
+        (
+            0,
+            vec![Lineage {
+                epoch,
+                kept_up_to: 0
+            }]
+        )
+    );
+    assert_ne!(late.epoch, epoch);
+    let epochs: Vec<Epoch> = after.list().into_iter().map(|info| info.epoch).collect();
+    assert_eq!(epochs, [busy.found.epoch, quiet.epoch]);
+    busy.append(texts(0..1)).unwrap();
+    let epoch_now = busy.found.epoch;
+    drop(after);
+
+    // Once is enough.
+    let again = start_in(copy.path());
+    let found = again.open("busy").found;
+    assert_eq!((found.epoch, found.head), (epoch_now, 501));
+    assert_eq!(
+        found.lineage,
+        [Lineage {
+            epoch,
+            kept_up_to: 500
+        }]
+    );
+    assert_eq!(again.open("late").found.epoch, late.epoch);
+}
+
+#[test]
+fn a_truncated_file_loses_its_tail_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    let epoch = orders.found.epoch;
+    for n in 0..200 {
+        orders
+            .append((n * 10..n * 10 + 10).map(long).collect())
+            .unwrap();
+    }
+    let full = orders.page(0, 2000);
+    let copy = crash_copy(dir.path());
+    let len = fs::metadata(copy.path().join("db")).unwrap().len();
+    for cut in [1, 100, 5000, 50_000, len / 2] {
+        let copy = crash_copy(copy.path());
+        let db = fs::OpenOptions::new()
+            .write(true)
+            .open(copy.path().join("db"))
+            .unwrap();
+        db.set_len(len - cut).unwrap();
+        drop(db);
+
+        let after = start_in(copy.path());
+        let found = after.open("orders");
+        let head = found.found.head;
+        // The last few bytes may be the commit counter alone, or pages that sled has moved meanwhile.
+        assert!(
+            head > 0 && (head < 2000 || cut <= 100),
+            "{head} after a cut of {cut} bytes"
+        );
+        if head < 2000 || found.found.epoch != epoch {
+            assert_ne!(found.found.epoch, epoch);
+            assert_eq!(
+                found.found.lineage,
+                [Lineage {
+                    epoch,
+                    kept_up_to: head
+                }]
+            );
+        }
+        let page = found.page(0, head);
+        assert_eq!(page.items[..], full.items[..usize::try_from(head).unwrap()]);
+        assert_eq!(found.append(texts(0..1)).unwrap()[0].offset, head + 1);
+    }
+}
+
+#[test]
+fn flipped_bits_are_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    let epoch = orders.found.epoch;
+    for n in 0..40 {
+        orders
+            .append((n * 50..n * 50 + 50).map(long).collect())
+            .unwrap();
+    }
+    let full = messages(&orders.page(0, 2000));
+    drop(bench);
+    let reopened = dir.path().join("db");
+    let len = fs::metadata(&reopened).unwrap().len();
+    // With and without a snapshot that covers the damage: once sled comes across it when opening, once when reading.
+    for (covered, step) in [(false, len / 23), (true, len / 29)] {
+        if covered {
+            start_in(dir.path());
+        }
+        let (mut refused, mut lost, mut cut, mut whole) = (0, 0, 0, 0);
+        for at in (step / 2..len).step_by(usize::try_from(step).unwrap()) {
+            let copy = crash_copy(dir.path());
+            flip(&copy.path().join("db"), at);
+            let log = match SledLog::open(options(copy.path())) {
+                Ok(log) => log,
+                Err(e) => {
+                    assert!(matches!(e, OpenError::Damaged { .. }), "{e}");
+                    refused += 1;
+                    continue;
+                }
+            };
+            let bench = Bench {
+                log: Arc::new(log),
+                clock: Clock::manual(NOON),
+                _keep: None,
+            };
+            let opened = match bench.try_open("orders") {
+                Ok(opened) => opened,
+                Err(e) => {
+                    assert!(matches!(e, LogError::Unreadable(_)), "{e}");
+                    refused += 1;
+                    continue;
+                }
+            };
+            let head = opened.found.head;
+            let page = opened.page(0, head);
+            assert_covered(&page, 0);
+            assert_eq!(page.reached, head);
+            for item in &page.items {
+                match item {
+                    PageItem::Record(record) => {
+                        let n = usize::try_from(record.offset - 1).unwrap();
+                        assert!(
+                            record.message == full[n],
+                            "offset {} is not what was kept",
+                            record.offset
+                        );
+                    }
+                    PageItem::Gap { reason, .. } => assert_eq!(*reason, GapReason::Lost),
+                }
+            }
+            if head < 2000 {
+                assert_ne!(opened.found.epoch, epoch);
+                cut += 1;
+            } else if messages(&page).len() < 2000 {
+                lost += 1;
+            } else {
+                whole += 1;
+            }
+        }
+        println!(
+            "covered by a snapshot: {covered}; {refused} refused, {cut} cut, {lost} with gaps, {whole} whole"
+        );
+        assert!(refused + lost + cut > 0, "no flip hit anything");
+    }
+}
+
+#[test]
+fn a_damaged_value_is_a_gap_and_only_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    for n in 0..30 {
+        orders
+            .append((n * 10..n * 10 + 10).map(long).collect())
+            .unwrap();
+    }
+    orders.append(vec![text(vec![1; 50_000])]).unwrap();
+    orders.append((0..10).map(long).collect()).unwrap();
+    let full = orders.page(0, 311);
+    drop(bench);
+
+    with_trees(dir.path(), |records, meta| {
+        let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+        let damage = |base, part| {
+            let key = Key::new(id, base, part).to_bytes();
+            let mut value = records.get(key).unwrap().unwrap().to_vec();
+            value[HEADER_BYTES + 20] ^= 1;
+            records.insert(key, value).unwrap();
+        };
+        damage(51, 0);
+        damage(101, 0);
+        records.remove(Key::new(id, 111, 0).to_bytes()).unwrap();
+        damage(301, 3);
+    });
+
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    assert_eq!((orders.found.head, orders.found.lineage.len()), (311, 0));
+    let page = orders.page(0, 311);
+    assert_covered(&page, 0);
+    let gap = |from, to| PageItem::Gap {
+        reason: GapReason::Lost,
+        from,
+        to,
+    };
+    let gaps: Vec<_> = page
+        .items
+        .iter()
+        .filter(|item| matches!(item, PageItem::Gap { .. }))
+        .collect();
+    assert_eq!(gaps, [&gap(51, 60), &gap(101, 120), &gap(301, 301)]);
+    assert_eq!(messages(&page).len(), 311 - 31);
+    assert!(
+        page.items
+            .iter()
+            .all(|item| matches!(item, PageItem::Gap { .. }) || full.items.contains(item))
+    );
+    // From within the damage, too.
+    assert_eq!(orders.page(54, 57).items, [gap(55, 57)]);
+    assert_eq!(orders.page(299, 301).items[1], gap(301, 301));
+    assert_eq!(offsets(&orders.page(301, 302)), [302]);
+}
+
+#[test]
+fn records_behind_the_heads_witness_give_the_topic_a_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    for name in ["orders", "others"] {
+        for n in 0..5 {
+            bench
+                .open(name)
+                .append((n * 10..n * 10 + 10).map(long).collect())
+                .unwrap();
+        }
+    }
+    let epoch = bench.open("orders").found.epoch;
+    drop(bench);
+    with_trees(dir.path(), |records, meta| {
+        let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+        records.remove(Key::new(id, 41, 0).to_bytes()).unwrap();
+    });
+
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    assert_eq!(orders.found.head, 40);
+    assert_eq!(
+        orders.found.lineage,
+        [Lineage {
+            epoch,
+            kept_up_to: 40
+        }]
+    );
+    assert_ne!(orders.found.epoch, epoch);
+    assert_eq!(bench.open("others").found.epoch, epoch);
+    assert_eq!(orders.append(texts(0..1)).unwrap()[0].offset, 41);
+    let epoch_now = orders.found.epoch;
+    drop(bench);
+    let again = start_in(dir.path()).open("orders").found.clone();
+    assert_eq!((again.head, again.epoch), (41, epoch_now));
+    assert_eq!(
+        again.lineage,
+        [Lineage {
+            epoch,
+            kept_up_to: 40
+        }]
+    );
+}
+
+#[test]
+fn records_beyond_the_heads_witness_are_kept_and_half_messages_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    orders.append((0..10).map(long).collect()).unwrap();
+    let epoch = orders.found.epoch;
+    drop(bench);
+    // As a crash in the middle of the next commit leaves it: records without their head, and parts without the rest.
+    with_trees(dir.path(), |records, meta| {
+        let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+        let mut packer = super::stored::Packer::default();
+        let put = |key: &[u8; 18], value: &[u8]| records.insert(key, value).map(|_| ());
+        let new = vec![sent_by("p", 7), text("unanswered")];
+        packer
+            .pack(id, 11, NOON + 3, &new, put)
+            .map_err(|_| ())
+            .unwrap();
+        let mut parts = 0;
+        let put_some = |key: &[u8; 18], value: &[u8]| {
+            parts += 1;
+            if parts > 2 {
+                Ok(())
+            } else {
+                records.insert(key, value).map(|_| ())
+            }
+        };
+        packer
+            .pack(id, 13, NOON + 3, &[text(vec![9; 30_000])], put_some)
+            .map_err(|_| ())
+            .unwrap();
+    });
+
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    assert_eq!((orders.found.head, orders.found.epoch), (12, epoch));
+    assert_eq!(orders.found.producers.len(), 1);
+    assert_eq!(
+        (
+            orders.found.producers[0].seq,
+            orders.found.producers[0].offset
+        ),
+        (7, 11)
+    );
+    assert_eq!(orders.append(vec![text("13")]).unwrap()[0].offset, 13);
+    let page = orders.page(10, 13);
+    assert_covered(&page, 10);
+    assert_eq!(messages(&page).len(), 3);
+    drop(bench);
+    with_trees(dir.path(), |records, _| {
+        assert_eq!(records.len(), 3, "the parts are still there")
+    });
+}
+
+#[test]
+fn a_failing_sync_closes_the_log_for_writing_and_not_for_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let faults = options.faults.clone();
+    let bench = start(options);
+    let orders = bench.open("orders");
+    orders.append(texts(0..5)).unwrap();
+    faults.fail_next_sync();
+
+    let failed = orders.append(vec![sent_by("p", 1)]).unwrap_err();
+
+    assert!(
+        matches!(&failed, LogError::Closed(reason) if reason.contains("sync failed")),
+        "{failed}"
+    );
+    assert!(
+        bench
+            .log
+            .closed_for_writing()
+            .unwrap()
+            .contains("sync failed")
+    );
+    assert!(matches!(
+        orders.append(texts(0..1)),
+        Err(LogError::Closed(_))
+    ));
+    assert!(matches!(
+        bench.open("new").append(texts(0..1)),
+        Err(LogError::Closed(_))
+    ));
+    assert_eq!(offsets(&orders.page(0, 5)), [1, 2, 3, 4, 5]);
+    // Nobody sees what is not committed, whoever opens the topic now.
+    let again = bench.open("orders").found;
+    assert_eq!((again.head, again.producers.len()), (5, 0));
+    assert_eq!(bench.list()[0].head, 5);
+    let epoch = again.epoch;
+    drop(bench);
+
+    // Whether it was kept is found out at the next start; here it was.
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    assert_eq!((orders.found.head, orders.found.epoch), (6, epoch));
+    assert_eq!(orders.found.producers[0].seq, 1);
+    orders.append(texts(0..1)).unwrap();
+}
+
+#[test]
+fn producers_are_found_again_without_reading_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    orders.append(vec![sent_by("early", 5)]).unwrap();
+    for n in 0..30 {
+        orders
+            .append((n * 100..n * 100 + 100).map(long).collect())
+            .unwrap();
+    }
+    orders.append(vec![sent_by("late", 9)]).unwrap();
+    let copy = crash_copy(dir.path());
+    // Were the first record read, `early` could not be found any more.
+    with_trees(copy.path(), |records, meta| {
+        let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+        let numbers = meta.numbers(id).unwrap();
+        assert!(
+            numbers.checkpoint > 1000 && numbers.checkpoint < numbers.head,
+            "{numbers:?}"
+        );
+        records.remove(Key::new(id, 1, 0).to_bytes()).unwrap();
+    });
+    let mut producers = start_in(copy.path()).open("orders").found.producers.clone();
+    producers.sort_by(|a, b| a.producer.cmp(&b.producer));
+    let found: Vec<(&str, u64, u64)> = producers
+        .iter()
+        .map(|mark| (mark.producer.as_str(), mark.seq, mark.offset))
+        .collect();
+    assert_eq!(found, [("early", 5, 1), ("late", 9, 3002)]);
+}
+
+#[test]
+fn forgotten_producers_leave_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    orders
+        .append((0..700).map(|n| sent_by(&format!("p{n}"), 1)).collect())
+        .unwrap();
+    orders.close();
+    bench.clock.set(NOON + 2 * 24 * 60 * 60 * 1000);
+    assert_eq!(bench.open("orders").found.producers, []);
+    bench.open("orders").append(vec![sent_by("p3", 2)]).unwrap();
+    bench.log.shutdown();
+    drop(bench);
+    with_trees(dir.path(), |_, meta| {
+        let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+        let left: Vec<_> = meta.marks(id).map(|mark| mark.unwrap().producer).collect();
+        assert!(left.len() < 700, "{} are left", left.len());
+        assert!(left.iter().any(|producer| producer.as_str() == "p3"));
+    });
+}
+
+#[test]
+fn retention_goes_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention {
+        max_bytes: 50_000,
+        ..Retention::default()
+    };
+    let with_retention = || SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..options(dir.path())
+    };
+    for round in 0..5 {
+        let bench = start(with_retention());
+        let orders = bench.open("orders");
+        for n in 0..40 {
+            orders
+                .append((n * 10..n * 10 + 10).map(long).collect())
+                .unwrap();
+        }
+        let head = (round + 1) * 400;
+        wait_for("retention", || offsets(&orders.page(0, head)).len() < 300);
+        let kept = offsets(&orders.page(0, head)).len();
+        assert!(kept >= 200, "{kept}");
+        drop(bench);
+    }
+    with_trees(dir.path(), |records, meta| {
+        let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+        let stored: usize = records
+            .iter()
+            .map(|found| found.unwrap())
+            .map(|(k, v)| k.len() + v.len())
+            .sum();
+        assert_eq!(meta.numbers(id).unwrap().bytes, stored as u64);
+        assert!((50_000..60_000).contains(&stored), "{stored}");
+        let first = records.first().unwrap().unwrap();
+        assert_eq!(
+            Key::parse(&first.0).unwrap().base,
+            meta.numbers(id).unwrap().first
+        );
+        assert!(Header::check(&first.0, &first.1).is_some());
+    });
+}
+
+#[test]
+fn a_trim_that_was_interrupted_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    for n in 0..10 {
+        bench
+            .open("orders")
+            .append((n * 10..n * 10 + 10).map(long).collect())
+            .unwrap();
+    }
+    drop(bench);
+    with_trees(dir.path(), |_, meta| {
+        let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+        let mut numbers = meta.numbers(id).unwrap();
+        numbers.first = 51;
+        numbers.bytes /= 2;
+        meta.set_numbers(id, &numbers).unwrap();
+    });
+    let retention = Retention {
+        max_messages: 45,
+        ..Retention::default()
+    };
+    let bench = start(SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..options(dir.path())
+    });
+    let orders = bench.open("orders");
+    assert_eq!(orders.found.first, 51);
+    orders.append(texts(0..10)).unwrap();
+    orders.wait_for_first(61);
+    drop(bench);
+    with_trees(dir.path(), |records, _| {
+        let first = records.first().unwrap().unwrap();
+        assert_eq!(Key::parse(&first.0).unwrap().base, 61);
+    });
+}
+
+#[test]
+fn a_full_queue_says_busy_and_takes_again_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    let (tell, told) = std::sync::mpsc::channel();
+    let (mut taken, mut busy) = (0, 0);
+    let big = text(vec![0; 1 << 20]);
+    for _ in 0..200 {
+        let (tell, topic) = (tell.clone(), orders.topic.clone());
+        let done =
+            Box::new(move |answer: Result<_, LogError>| tell.send(answer.map(|_| ())).unwrap());
+        let (generation, records) = (orders.found.generation, vec![big.clone()]);
+        bench.log.append(Append {
+            topic,
+            generation,
+            records,
+            done,
+        });
+    }
+    for _ in 0..200 {
+        match told.recv_timeout(Duration::from_secs(60)).unwrap() {
+            Ok(()) => taken += 1,
+            Err(LogError::Busy) => busy += 1,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert!(taken >= 64 && busy > 0, "{taken} taken, {busy} busy");
+    assert_eq!(orders.append(texts(0..1)).unwrap()[0].offset, taken + 1);
+}
+
+#[test]
+fn the_last_handle_may_go_in_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let log: Arc<dyn MessageLog> = Arc::new(SledLog::open(options(dir.path())).unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let held = Arc::clone(&log);
+    let done = Box::new(move |opened: Result<OpenedTopic, LogError>| {
+        drop(held);
+        tell.send(opened.is_ok()).unwrap();
+    });
+    log.open(topic("orders"), Arc::new(|_| {}), done);
+    drop(log);
+    assert!(told.recv_timeout(Duration::from_secs(10)).unwrap());
+    // And the directory is free again, sooner or later.
+    wait_for("the directory", || {
+        SledLog::open(options(dir.path())).is_ok()
+    });
+}
+
+#[test]
+fn keys_of_large_messages_are_found_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    let keyed = |key: &str, size| {
+        let key = hark_protocol::MessageId::parse(key).unwrap();
+        NewRecord {
+            idempotency: hark_protocol::Idempotency::Key(key),
+            ..text(vec![3; size])
+        }
+    };
+    orders.append(vec![keyed("old", 10)]).unwrap();
+    bench.clock.set(NOON + KEY_MEMORY_MS + 1);
+    orders
+        .append(vec![
+            keyed("a", 10),
+            keyed("b", 100_000),
+            keyed("c", 7_000),
+            keyed("d", 1 << 20),
+        ])
+        .unwrap();
+    let keys = answer(|done| bench.log.open(topic("orders"), Arc::new(|_| {}), done))
+        .unwrap()
+        .keys;
+    let found: Vec<_> = keys
+        .iter()
+        .map(|mark| (mark.key.as_str(), mark.offset))
+        .collect();
+    assert_eq!(found, [("a", 2), ("b", 3), ("c", 4), ("d", 5)]);
+}

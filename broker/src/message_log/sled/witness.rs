@@ -23,24 +23,35 @@ pub(super) struct Witness {
 pub(super) fn read(dir: &Path) -> io::Result<u64> {
     let mut bytes = Vec::new();
     match File::open(dir.join(FILE_NAME)) {
-        Ok(file) => file.take(SLOTS * SLOT_BYTES as u64).read_to_end(&mut bytes)?,
+        Ok(file) => file
+            .take(SLOTS * SLOT_BYTES as u64)
+            .read_to_end(&mut bytes)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(e) => return Err(e),
     };
-    Ok(bytes.chunks_exact(SLOT_BYTES).filter_map(parse).max().unwrap_or(0))
+    Ok(bytes
+        .chunks_exact(SLOT_BYTES)
+        .filter_map(parse)
+        .max()
+        .unwrap_or(0))
 }
 
 impl Witness {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         // Not truncated: what it says is needed until there is more to say.
         let path = dir.join(FILE_NAME);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         Ok(Self { file })
     }
 
     /// Says that so many commits are synced.
     pub(super) fn write(&mut self, commits: u64) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(commits % SLOTS * SLOT_BYTES as u64))?;
+        self.file
+            .seek(SeekFrom::Start(commits % SLOTS * SLOT_BYTES as u64))?;
         self.file.write_all(&slot(commits))
     }
 

@@ -43,13 +43,27 @@ const FORGET_STEP: usize = 64;
 
 /// What the writer takes.
 pub(super) enum Command {
-    Open { topic: TopicName, news: NewsSink, done: Done<OpenedTopic> },
+    Open {
+        topic: TopicName,
+        news: NewsSink,
+        done: Done<OpenedTopic>,
+    },
     Append(Append),
-    Close { topic: TopicName, generation: u64 },
+    Close {
+        topic: TopicName,
+        generation: u64,
+    },
     /// What a reader found of a topic that is being opened.
-    Loaded { topic: TopicName, generation: u64, found: Result<Box<Loaded>, LogError> },
+    Loaded {
+        topic: TopicName,
+        generation: u64,
+        found: Result<Box<Loaded>, LogError>,
+    },
     /// What a reader found to be forgotten.
-    Forget { topic: TopicId, producers: Vec<ProducerMark> },
+    Forget {
+        topic: TopicId,
+        producers: Vec<ProducerMark>,
+    },
 }
 
 impl Command {
@@ -141,9 +155,19 @@ pub(super) struct Commit {
 
 /// What is said after the sync, in order.
 pub(super) enum Answer {
-    Appended { done: Done<Appended>, records: Vec<Record> },
-    Opened { done: Done<OpenedTopic>, opened: OpenedTopic, wrote: bool },
-    News { sink: NewsSink, news: LogNews },
+    Appended {
+        done: Done<Appended>,
+        records: Vec<Record>,
+    },
+    Opened {
+        done: Done<OpenedTopic>,
+        opened: OpenedTopic,
+        wrote: bool,
+    },
+    News {
+        sink: NewsSink,
+        news: LogNews,
+    },
 }
 
 /// Starts the thread.
@@ -155,7 +179,9 @@ pub(super) fn start(writer: Writer) -> std::io::Result<JoinHandle<()>> {
             std::process::abort();
         }
     };
-    std::thread::Builder::new().name("log writer".into()).spawn(run)
+    std::thread::Builder::new()
+        .name("log writer".into())
+        .spawn(run)
 }
 
 impl Writer {
@@ -163,7 +189,11 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut ticked = Instant::now();
         loop {
-            let patience = if self.has_work() { Duration::ZERO } else { self.tick };
+            let patience = if self.has_work() {
+                Duration::ZERO
+            } else {
+                self.tick
+            };
             let drained = self.commands.drain(COMMIT_BYTES, patience);
             for command in drained.items {
                 self.take(command);
@@ -188,7 +218,11 @@ impl Writer {
     fn take(&mut self, command: Command) {
         match command {
             Command::Open { topic, news, done } => self.open(topic, news, done),
-            Command::Loaded { topic, generation, found } => self.loaded(topic, generation, found),
+            Command::Loaded {
+                topic,
+                generation,
+                found,
+            } => self.loaded(topic, generation, found),
             Command::Append(append) => self.append(append),
             Command::Close { topic, generation } => self.close(&topic, generation),
             Command::Forget { topic, producers } => self.start_forgetting(topic, producers),
@@ -201,7 +235,12 @@ impl Writer {
     }
 
     /// Notes that a topic's numbers change in this commit.
-    pub(super) fn touch(store: &Store, commit: &mut Commit, name: &TopicName, topic: &mut OpenTopic) {
+    pub(super) fn touch(
+        store: &Store,
+        commit: &mut Commit,
+        name: &TopicName,
+        topic: &mut OpenTopic,
+    ) {
         if let (Some(id), false) = (topic.id, topic.touched) {
             store.begin_commit(std::iter::once((id, topic.numbers.head)));
             topic.touched = true;
@@ -226,7 +265,9 @@ impl Writer {
     /// Writes a topic's numbers, and its producers' if it is time. Called once no commit touches it any more.
     pub(super) fn write_numbers_of(store: &Store, topic: &mut OpenTopic) -> Result<(), MetaError> {
         topic.touched = false;
-        let Some(id) = topic.id.filter(|_| store.closed().is_none()) else { return Ok(()) };
+        let Some(id) = topic.id.filter(|_| store.closed().is_none()) else {
+            return Ok(());
+        };
         if topic.is_checkpoint_due() {
             topic.checkpoint(&store.meta)?;
         }
@@ -235,7 +276,9 @@ impl Writer {
 
     /// Has producers forgotten, bit by bit.
     pub(super) fn start_forgetting(&mut self, topic: TopicId, producers: Vec<ProducerMark>) {
-        self.state.forgetting.extend(producers.into_iter().map(|producer| (topic, producer)));
+        self.state
+            .forgetting
+            .extend(producers.into_iter().map(|producer| (topic, producer)));
     }
 
     fn forget(&mut self) {
@@ -243,7 +286,9 @@ impl Writer {
             return;
         }
         for _ in 0..FORGET_STEP {
-            let Some((topic, producer)) = self.state.forgetting.pop_front() else { return };
+            let Some((topic, producer)) = self.state.forgetting.pop_front() else {
+                return;
+            };
             let forgotten = self.store.meta.forget_mark(topic, &producer);
             self.check(forgotten);
         }
@@ -258,14 +303,22 @@ impl Writer {
                 Err(reason) => self.store.close(reason),
             }
         }
-        let closed = || self.store.closed().map(|reason| LogError::Closed(reason.to_owned()));
+        let closed = || {
+            self.store
+                .closed()
+                .map(|reason| LogError::Closed(reason.to_owned()))
+        };
         for answer in commit.answers {
             match answer {
                 Answer::Appended { done, records } => match closed() {
                     None => done(Ok(Appended { records })),
                     Some(closed) => done(Err(closed)),
                 },
-                Answer::Opened { done, opened, wrote } => match closed().filter(|_| wrote) {
+                Answer::Opened {
+                    done,
+                    opened,
+                    wrote,
+                } => match closed().filter(|_| wrote) {
                     None => done(Ok(opened)),
                     Some(closed) => done(Err(closed)),
                 },
@@ -281,13 +334,18 @@ impl Writer {
     fn sync(&mut self) -> Result<(), String> {
         let commits = self.commits + 1;
         let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what} failed: {e}");
-        self.store.meta.set_commits(commits).map_err(|e| failed("a write", &e))?;
+        self.store
+            .meta
+            .set_commits(commits)
+            .map_err(|e| failed("a write", &e))?;
         self.db.flush().map_err(|e| failed("a write", &e))?;
         if self.faults.sync_fails_now() {
             return Err(failed("a sync", &"a fault that a test ordered"));
         }
         self.data.sync_data().map_err(|e| failed("a sync", &e))?;
-        self.witness.write(commits).map_err(|e| failed("writing the witness", &e))?;
+        self.witness
+            .write(commits)
+            .map_err(|e| failed("writing the witness", &e))?;
         self.commits = commits;
         Ok(())
     }
