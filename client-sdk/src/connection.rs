@@ -273,14 +273,15 @@ impl Connection {
         for _ in 0..TURNS_PER_POLL {
             let now = Instant::now();
             let mut progress = self.poll_commands(cx);
+            // Before reading, which they may allow again.
+            self.outbox.wake_up(now);
+            self.inbox
+                .wake_up(now, self.outbox.unanswered() > 0, &mut self.to_say);
             match self.poll_read(line, cx, now) {
                 ControlFlow::Break(end) => return Poll::Ready(end),
                 ControlFlow::Continue(read) => progress |= read,
             }
             self.poll_token(line, cx);
-            self.outbox.wake_up(now);
-            self.inbox
-                .wake_up(now, self.outbox.unanswered() > 0, &mut self.to_say);
             if let Err(error) = self.poll_write(line, cx) {
                 // What the broker said before it closed is worth more than that it has closed.
                 return Poll::Ready(match self.poll_read(line, cx, now) {

@@ -584,3 +584,6 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

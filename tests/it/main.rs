@@ -8,6 +8,7 @@
 mod bad_input;
 mod basics;
 mod cli;
+mod damage;
 mod faults;
 #[cfg(feature = "peers")]
 mod flights;

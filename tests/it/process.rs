@@ -25,7 +25,7 @@ fn expect_sentence(exit: &Exit, code: i32, hint: &str) {
     );
 }
 
-/// Every file below a folder, with its content.
+/// Every file below a folder, with its content; but for the lock file, which tells who looked last.
 fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -35,7 +35,7 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             if path.is_dir() {
                 files.insert(path.clone(), Vec::new());
                 folders.push(path);
-            } else {
+            } else if !path.ends_with("lock") {
                 let content = std::fs::read(&path).unwrap();
                 files.insert(path, content);
             }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use actix::prelude::*;
 use hark_protocol::{CloseCode, Encoded, ErrorCode, ServerFrame, codec};
@@ -13,10 +14,14 @@ use hark_protocol::{CloseCode, Encoded, ErrorCode, ServerFrame, codec};
 use super::Session;
 use super::publishing::Receipts;
 use super::socket::SessionContext;
+use super::subscriptions::Asked;
 use crate::topic::{Delivery, Publisher, Receipt, Refused, RoomNews, Subscriber};
 
 /// Bytes of live messages that all rooms together may have on their way to one session.
 const CREDIT_BYTES: i64 = 256 * 1024;
+
+/// How long to wait before asking again, where a room's mailbox or the reader pool is full.
+pub(super) const PULL_RETRY: Duration = Duration::from_millis(20);
 
 /// What rooms may still send a session, in bytes. Rooms take, the socket gives back.
 #[derive(Debug)]
@@ -251,16 +256,30 @@ impl Session {
     }
 
     /// Asks for the next page, if one is wanted and the last one is written.
-    pub(super) fn pull_next(&mut self) {
+    pub(super) fn pull_next(&mut self, ctx: &mut SessionContext) {
         while self.flow.page_written()
             && let Some(key) = self.pulls.next()
         {
-            match self.subscriptions.get_mut(key).and_then(|subscription| subscription.pull()) {
-                Some(()) => return,
-                // It has left, or its room has gone and will say so.
-                None => self.pulls.answered(key),
+            match self.subscriptions.get_mut(key).map_or(Asked::Nobody, |subscription| subscription.pull()) {
+                Asked::Room => return,
+                Asked::Nobody => self.pulls.answered(key),
+                Asked::Full => {
+                    self.pull_again_later(key, ctx);
+                    return;
+                }
             }
         }
+    }
+
+    /// Asks again for a page that could not be had just now.
+    pub(super) fn pull_again_later(&mut self, key: u32, ctx: &mut SessionContext) {
+        ctx.run_later(PULL_RETRY, move |session, ctx| {
+            session.pulls.answered(key);
+            if session.subscriptions.get_mut(key).is_some() {
+                session.pulls.add(key);
+            }
+            session.pull_next(ctx);
+        });
     }
 
     /// Writes a page's frames; the next page is asked for when the socket has taken them.

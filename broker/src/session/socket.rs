@@ -154,8 +154,8 @@ impl Stream for BodyTurns {
 }
 
 impl StreamHandler<PageWritten> for Session {
-    fn handle(&mut self, PageWritten: PageWritten, _: &mut Self::Context) {
-        self.pull_next();
+    fn handle(&mut self, PageWritten: PageWritten, ctx: &mut Self::Context) {
+        self.pull_next(ctx);
     }
 
     fn finished(&mut self, _: &mut Self::Context) {}

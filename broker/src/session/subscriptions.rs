@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use hark_protocol::{CloseCode, Cursor, Encoded, Epoch, ErrorCode, ServerFrame, SubscribeFrom, TopicName};
 
+use super::outbound::PULL_RETRY;
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
 use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Subscribe, Unsubscribe};
@@ -21,8 +22,6 @@ use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Subscribe, Unsubscribe};
 const MAX_JOIN_ATTEMPTS: u32 = 10;
 /// Commands for a topic that may wait for its `unsubscribed`.
 const MAX_DEFERRED: usize = 16;
-/// How long to wait when the reader pool is full.
-const PAGE_RETRY: Duration = Duration::from_millis(20);
 
 /// A session's subscriptions, by the session's own key. A key stands for one joining: a subscription that joins again gets a new
 /// one, so that pages on their way to the earlier life cannot be taken for the new one's.
@@ -89,11 +88,26 @@ impl Subscriptions {
     }
 }
 
+/// What came of asking for a page.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The room or the reader pool will answer.
+    Room,
+    /// The room's mailbox is full.
+    Full,
+    /// There is no seat, or its room has gone and will say so.
+    Nobody,
+}
+
 impl Subscription {
-    /// Asks for the page after the position. `None` if there is nobody to ask.
-    pub(super) fn pull(&mut self) -> Option<()> {
-        let pull = Pull { seat: self.seat?, position: self.position.offset };
-        self.room.order(pull).then_some(())
+    /// Asks for the page after the position.
+    pub(super) fn pull(&mut self) -> Asked {
+        let Some(seat) = self.seat.filter(|_| self.leaving.is_none()) else { return Asked::Nobody };
+        match self.room.order(Pull { seat, position: self.position.offset }) {
+            true => Asked::Room,
+            false if self.room.is_connected() => Asked::Full,
+            false => Asked::Nobody,
+        }
     }
 }
 
@@ -169,7 +183,7 @@ impl Session {
                 // Its mailbox is full: ask again in a moment.
                 true => {
                     let topic = topic.clone();
-                    ctx.run_later(PAGE_RETRY, move |session, ctx| session.leave_if_seated(&topic, ctx));
+                    ctx.run_later(PULL_RETRY, move |session, ctx| session.leave_if_seated(&topic, ctx));
                 }
                 false => self.left(key, ctx),
             }
@@ -178,7 +192,7 @@ impl Session {
 
     /// Says `unsubscribed`, and begins what the client asked for meanwhile.
     fn left(&mut self, key: u32, ctx: &mut SessionContext) {
-        self.pulls.remove(key);
+        self.stop_pulling(key, ctx);
         let Some(left) = self.subscriptions.remove(key) else { return };
         let Some(Leaving { id, deferred }) = left.leaving else { return };
         self.send(ctx, &ServerFrame::Unsubscribed { id, topic: left.topic.clone() });
@@ -190,6 +204,12 @@ impl Session {
         }
     }
 
+    /// A page of this subscription that is still on its way will not come, or not count: the others have their turn.
+    fn stop_pulling(&mut self, key: u32, ctx: &mut SessionContext) {
+        self.pulls.remove(key);
+        self.pull_next(ctx);
+    }
+
     pub(super) fn room_news(&mut self, news: RoomNews, ctx: &mut SessionContext) {
         match news {
             RoomNews::Subscribed { key, seat, cursor, position, head, resumed, gap, live } => {
@@ -199,18 +219,12 @@ impl Session {
             RoomNews::NotSubscribed { key, code, message } => self.not_subscribed(key, code, message, ctx),
             RoomNews::Lagging { key } => {
                 self.pulls.add(key);
-                self.pull_next();
+                self.pull_next(ctx);
             }
             RoomNews::Page { key, frames, position, live } => self.page(key, frames, position, live, ctx),
             RoomNews::PageFailed { key, reason } => {
                 tracing::debug!(session = self.name, reason, "a page could not be read; trying again");
-                ctx.run_later(PAGE_RETRY, move |session, _| {
-                    session.pulls.answered(key);
-                    if session.subscriptions.get_mut(key).is_some() {
-                        session.pulls.add(key);
-                    }
-                    session.pull_next();
-                });
+                self.pull_again_later(key, ctx);
             }
             RoomNews::Unsubscribed { key } => self.left(key, ctx),
             RoomNews::Gone { key } => self.room_gone(key, ctx),
@@ -235,7 +249,7 @@ impl Session {
             true => self.say_caught_up(key, ctx),
             false => {
                 self.pulls.add(key);
-                self.pull_next();
+                self.pull_next(ctx);
             }
         }
         self.leave_if_seated(&topic, ctx);
@@ -273,12 +287,12 @@ impl Session {
                 false => self.pulls.add(key),
             }
         }
-        self.pull_next();
+        self.pull_next(ctx);
     }
 
     /// Joins again, from the position, a little later each time it fails.
     fn room_gone(&mut self, key: u32, ctx: &mut SessionContext) {
-        self.pulls.remove(key);
+        self.stop_pulling(key, ctx);
         if subscription_is_leaving(self.subscriptions.get_mut(key)) {
             self.left(key, ctx);
             return;

@@ -186,6 +186,9 @@ pub(super) struct AppendAnswered(Result<Appended, LogError>);
 impl Room {
     pub(super) fn publish(&mut self, Publish { envelope, items }: Publish, ctx: &mut Context<Self>) {
         self.last_used = std::time::Instant::now();
+        if items.is_empty() {
+            return; // an envelope without messages is answered by being dropped
+        }
         let entry = self.envelopes.insert(envelope);
         let now_ms = self.settings.clock.now_ms();
         for (index, item) in items.into_iter().enumerate() {

@@ -17,6 +17,8 @@ const FRAME_OVERHEAD_BYTES: usize = 64;
 pub struct Batch {
     topic: TopicName,
     records: Vec<Record>,
+    /// What it holds in memory, roughly: its payloads, and once more as frames.
+    held_bytes: usize,
     /// One encoding per subprotocol serves every subscriber; made when the first one needs it.
     encoded: [OnceLock<EncodedBatch>; 2],
 }
@@ -30,7 +32,9 @@ struct EncodedBatch {
 impl Batch {
     pub(super) fn new(topic: TopicName, records: Vec<Record>) -> Self {
         debug_assert!(!records.is_empty());
-        Self { topic, records, encoded: [OnceLock::new(), OnceLock::new()] }
+        let held = |record: &Record| 2 * (record.message.payload.len() + FRAME_OVERHEAD_BYTES);
+        let held_bytes = records.iter().map(held).sum();
+        Self { topic, records, held_bytes, encoded: [OnceLock::new(), OnceLock::new()] }
     }
 
     fn first_offset(&self) -> u64 {
@@ -74,11 +78,6 @@ impl Batch {
             start => (start, encoded.frames[start..].iter().map(frame_bytes).sum()),
         }
     }
-
-    /// What the batch holds in memory, roughly: its payloads, and once more as frames.
-    fn held_bytes(&self) -> usize {
-        self.records.iter().map(|record| 2 * (record.message.payload.len() + FRAME_OVERHEAD_BYTES)).sum()
-    }
 }
 
 pub(super) fn frame_bytes(frame: &Encoded) -> usize {
@@ -108,7 +107,7 @@ impl Tail {
     }
 
     pub(super) fn push(&mut self, batch: Arc<Batch>) {
-        let bytes = batch.held_bytes();
+        let bytes = batch.held_bytes;
         self.bytes += bytes;
         let within_budget = self.budget.take_even_if_over(bytes);
         self.batches.push_back(batch);
@@ -120,7 +119,7 @@ impl Tail {
 
     fn drop_oldest(&mut self) {
         if let Some(batch) = self.batches.pop_front() {
-            let bytes = batch.held_bytes();
+            let bytes = batch.held_bytes;
             self.bytes -= bytes;
             self.budget.give_back(bytes);
             self.covered_after = batch.last_offset();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use futures_util::{SinkExt, StreamExt};
-use hark_client::{Cursor, ErrorCode, ProducerId, SubscribeFrom, Subprotocol, TopicName};
+use hark_client::{Cursor, ErrorCode, ProducerId, Subprotocol, SubscribeFrom, TopicName};
 use hark_protocol::{ClientFrame, Encoded, Epoch, Idempotency, Record, ServerFrame, codec};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -49,11 +49,15 @@ async fn serve(mini: Arc<Mini>, stream: TcpStream) {
     let choose = |request: &Request, mut response: Response| {
         if let Some(offered) = request.headers().get("sec-websocket-protocol") {
             subprotocol = Subprotocol::by_name(offered.to_str().unwrap()).unwrap();
-            response.headers_mut().insert("sec-websocket-protocol", offered.clone());
+            response
+                .headers_mut()
+                .insert("sec-websocket-protocol", offered.clone());
         }
         Ok(response)
     };
-    let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, choose).await else { return };
+    let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, choose).await else {
+        return;
+    };
     let mut out = vec![ServerFrame::Welcome {
         session: "s1".into(),
         version: "0".into(),
@@ -96,22 +100,41 @@ async fn serve(mini: Arc<Mini>, stream: TcpStream) {
                     SubscribeFrom::Now => head,
                     SubscribeFrom::After(cursor) => cursor.offset,
                     SubscribeFrom::Last(n) => head.saturating_sub(n),
-                    SubscribeFrom::Earliest | SubscribeFrom::SinceTime(_) | SubscribeFrom::SinceAgo(_) => 0,
+                    SubscribeFrom::Earliest
+                    | SubscribeFrom::SinceTime(_)
+                    | SubscribeFrom::SinceAgo(_) => 0,
                 };
-                let cursor = |offset| Cursor { epoch: EPOCH, offset };
+                let cursor = |offset| Cursor {
+                    epoch: EPOCH,
+                    offset,
+                };
                 let resumed = matches!(from, SubscribeFrom::After(_));
-                out.push(ServerFrame::Subscribed { id, topic: topic.clone(), cursor: cursor(start), head, resumed });
+                out.push(ServerFrame::Subscribed {
+                    id,
+                    topic: topic.clone(),
+                    cursor: cursor(start),
+                    head,
+                    resumed,
+                });
                 let history = mini.after(&topic, start);
                 let position = start + history.len() as u64;
                 out.extend(history);
-                out.push(ServerFrame::CaughtUp { topic: topic.clone(), cursor: cursor(position) });
+                out.push(ServerFrame::CaughtUp {
+                    topic: topic.clone(),
+                    cursor: cursor(position),
+                });
                 positions.insert(topic, position);
             }
             ClientFrame::Unsubscribe { id, topic } => {
                 positions.remove(&topic);
                 out.push(ServerFrame::Unsubscribed { id, topic });
             }
-            ClientFrame::Publish { id, topic, message, idempotency } => {
+            ClientFrame::Publish {
+                id,
+                topic,
+                message,
+                idempotency,
+            } => {
                 out.push(mini.publish(id.unwrap(), topic, message, idempotency));
             }
             ClientFrame::Ping { id } => out.push(ServerFrame::Pong { id }),
@@ -122,14 +145,25 @@ async fn serve(mini: Arc<Mini>, stream: TcpStream) {
 
 impl Mini {
     fn head(&self, topic: &TopicName) -> u64 {
-        self.topics.lock().unwrap().get(topic).map_or(0, |topic| topic.records.len() as u64)
+        self.topics
+            .lock()
+            .unwrap()
+            .get(topic)
+            .map_or(0, |topic| topic.records.len() as u64)
     }
 
     fn after(&self, topic: &TopicName, offset: u64) -> Vec<ServerFrame> {
         let topics = self.topics.lock().unwrap();
-        let Some(kept) = topics.get(topic) else { return Vec::new() };
+        let Some(kept) = topics.get(topic) else {
+            return Vec::new();
+        };
         let records = kept.records.iter().skip(offset as usize);
-        records.map(|record| ServerFrame::Message { topic: topic.clone(), record: record.clone() }).collect()
+        records
+            .map(|record| ServerFrame::Message {
+                topic: topic.clone(),
+                record: record.clone(),
+            })
+            .collect()
     }
 
     /// Keeps a message that is the next of its producer; the answer.
@@ -159,17 +193,32 @@ impl Mini {
         }
         if !duplicate {
             let offset = kept.records.len() as u64 + 1;
-            kept.records.push(Record { offset, prev: None, time_ms: 1_764_230_400_000 + offset, message });
+            kept.records.push(Record {
+                offset,
+                prev: None,
+                time_ms: 1_764_230_400_000 + offset,
+                message,
+            });
             self.changed.send_replace(());
         }
-        let cursor = Cursor { epoch: EPOCH, offset: kept.records.len() as u64 };
-        ServerFrame::Published { id, topic, cursor, duplicate }
+        let cursor = Cursor {
+            epoch: EPOCH,
+            offset: kept.records.len() as u64,
+        };
+        ServerFrame::Published {
+            id,
+            topic,
+            cursor,
+            duplicate,
+        }
     }
 
     /// The messages of a topic, as text.
     pub fn kept(&self, topic: &str) -> Vec<String> {
         let topics = self.topics.lock().unwrap();
-        let Some(topic) = topics.get(topic) else { return Vec::new() };
+        let Some(topic) = topics.get(topic) else {
+            return Vec::new();
+        };
         let text = |record: &Record| match &record.message.payload {
             hark_client::Payload::Json(text) => text.as_str().to_owned(),
             hark_client::Payload::Bytes { data, .. } => String::from_utf8_lossy(data).into_owned(),
