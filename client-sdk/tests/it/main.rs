@@ -1,0 +1,10 @@
+//! The client against a scripted broker that speaks the real frames: for what a real one cannot be made to do on demand. What
+//! a real one does is tested in the workspace's `tests`.
+#![allow(clippy::unwrap_used)]
+
+mod connecting;
+mod fake;
+mod mini;
+mod publishing;
+mod subscribing;
+mod together;
