@@ -1,7 +1,7 @@
 //! The broker as a process: started on a port and in a folder of its own, stopped, killed and started again. Owns its
 //! life; leaves what is said to it to the clients.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -253,20 +253,36 @@ pub fn hark() -> Command {
     command
 }
 
-fn binary() -> PathBuf {
-    let path = std::env::var_os("HARK_BIN").map_or_else(
-        || {
-            let tests = std::env::current_exe().unwrap(); // target/release/deps/it-…
-            tests.parent().and_then(Path::parent).unwrap().join("hark")
-        },
-        |path: OsString| PathBuf::from(path),
-    );
-    assert!(
-        path.is_file(),
-        "{} is not there: build it with `cargo build --release -p hark-broker`, or name it in HARK_BIN",
-        path.display()
-    );
-    path
+/// The broker's binary: `HARK_BIN`, or the one beside this test, brought up to date first. (Cargo builds a package's
+/// binary for that package's own tests only.)
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("HARK_BIN") {
+            return path.into();
+        }
+        let test = std::env::current_exe().unwrap(); // target/release/deps/it-…, or target/release/hark-bench
+        let folder = test.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).unwrap();
+        let profile = folder.file_name().and_then(OsStr::to_str).unwrap();
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            let built = Command::new(cargo)
+                .args(["build", "--quiet", "--package", "hark-broker", "--bin", "hark", "--profile"])
+                .arg(if profile == "debug" { "dev" } else { profile })
+                .arg("--target-dir")
+                .arg(folder.parent().unwrap())
+                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+                .status()
+                .unwrap();
+            assert!(built.success(), "the broker could not be built");
+        }
+        let path = folder.join("hark");
+        assert!(
+            path.is_file(),
+            "{} is not there: build it with `cargo build --release -p hark-broker`, or name it in HARK_BIN",
+            path.display()
+        );
+        path
+    })
 }
 
 type Shared = Arc<Mutex<Vec<u8>>>;
