@@ -1,5 +1,6 @@
 //! Measures the sled engine: records a second and latency of appends, with the disk's own `fdatasync` beside them.
-//! `cargo run --release -p hark-broker --example log_bench [DIR]`; DIR decides which disk is measured.
+//! `cargo run --release -p hark-broker --example log_bench [DIR [SHAPE]]`; DIR decides which disk is measured,
+//! SHAPE (`100 x 1:`) which line.
 
 #![allow(clippy::print_stdout, reason = "a program that prints figures")]
 
@@ -14,33 +15,43 @@ use hark_broker::message_log::sled::{SledLog, SledOptions};
 use hark_broker::message_log::{Append, LogError, MessageLog, NewRecord, OpenedTopic, Read};
 use hark_protocol::{Headers, Idempotency, JsonText, Message, Payload, ProducerId, TopicName};
 
+/// As the broker does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Failure = Box<dyn std::error::Error>;
 
 const RUN: Duration = Duration::from_secs(3);
 
 fn main() -> Result<(), Failure> {
-    let parent = std::env::args().nth(1).unwrap_or_else(|| ".".into());
+    let mut args = std::env::args().skip(1);
+    let parent = args.next().unwrap_or_else(|| ".".into());
+    let only = args.next().unwrap_or_default();
     let dir = Path::new(&parent).join(format!("hark-log-bench-{}", std::process::id()));
     std::fs::create_dir(&dir)?;
-    let measured = measure_all(&dir);
+    let measured = measure_all(&dir, &only);
     std::fs::remove_dir_all(&dir)?;
     measured
 }
 
-fn measure_all(dir: &Path) -> Result<(), Failure> {
+fn measure_all(dir: &Path, only: &str) -> Result<(), Failure> {
     let (p50, p99) = fdatasync(&dir.join("probe"))?;
     println!("fdatasync of 4 KiB                     p50 {p50:>9.3?}   p99 {p99:>9.3?}");
-    for records in [1, 10, 100, 1000] {
-        measure(
-            dir,
-            &format!("1 topic, {records} records an append"),
-            1,
-            records,
-        )?;
+    let shapes = [
+        (1, 1),
+        (1, 10),
+        (1, 100),
+        (1, 1000),
+        (100, 1),
+        (100, 10),
+        (1000, 10),
+    ];
+    for (topics, records) in shapes {
+        let what = format!("{topics} x {records}: topics x records an append");
+        if what.starts_with(only) {
+            measure(dir, &what, topics, records)?;
+        }
     }
-    measure(dir, "100 topics, 1 record an append", 100, 1)?;
-    measure(dir, "100 topics, 10 records an append", 100, 10)?;
-    measure(dir, "1000 topics, 10 records an append", 1000, 10)?;
     Ok(())
 }
 

@@ -949,3 +949,170 @@ fn keys_of_large_messages_are_found_too() {
         .collect();
     assert_eq!(found, [("a", 2), ("b", 3), ("c", 4), ("d", 5)]);
 }
+
+/// Where the process that is to be killed keeps its log.
+const VICTIM_DIR: &str = "HARK_TEST_VICTIM_DIR";
+const VICTIM_TOPICS: u64 = 5;
+
+/// Not a test by itself: the process that `a_killed_process_loses_nothing_that_was_answered` starts and kills. Appends
+/// for ever, and prints what was answered.
+#[test]
+fn victim() {
+    let Ok(dir) = std::env::var(VICTIM_DIR) else {
+        return;
+    };
+    let retention = Retention {
+        max_bytes: 300_000,
+        ..Retention::default()
+    };
+    let log = SledLog::open(SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..SledOptions::new(dir)
+    });
+    let bench = Bench {
+        log: Arc::new(log.unwrap()),
+        clock: Clock::system(),
+        _keep: None,
+    };
+    println!("\nopened");
+    std::thread::scope(|scope| {
+        for n in 0..VICTIM_TOPICS {
+            let topic = bench.open(&format!("t{n}"));
+            let mut head = topic.found.head;
+            let mut seq = topic.found.producers.first().map_or(0, |mark| mark.seq);
+            scope.spawn(move || {
+                loop {
+                    let size = (head * 31 + n * 7) % 40;
+                    let records: Vec<NewRecord> = (0..size + 1)
+                        .map(|k| NewRecord {
+                            idempotency: sent_by("p", seq + k + 1).idempotency,
+                            ..victims(head + k + 1)
+                        })
+                        .collect();
+                    seq += size + 1;
+                    head = topic.append(records).unwrap().last().unwrap().offset;
+                    println!("{n} {head} {seq}");
+                }
+            });
+        }
+    });
+}
+
+/// What the victim writes at an offset: now and then something large.
+fn victims(offset: u64) -> NewRecord {
+    match offset % 97 {
+        0 => text(offset.to_be_bytes().repeat(4000)),
+        _ => text(offset.to_be_bytes().repeat(20)),
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_answered() {
+    use std::io::BufRead;
+    let dir = tempfile::tempdir().unwrap();
+    let mut heads = [0; VICTIM_TOPICS as usize];
+    let mut seqs = [0; VICTIM_TOPICS as usize];
+    let mut epoch = None;
+    for round in 0..25u64 {
+        let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "message_log::sled::tests::victim",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(VICTIM_DIR, dir.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(victim.stdout.take().unwrap()).lines();
+        // Some are killed while they open the log.
+        let lives = if round % 5 == 4 { 0 } else { 200 + round * 37 };
+        if lives == 0 {
+            std::thread::park_timeout(Duration::from_millis(round));
+        }
+        let answered = |line: Result<String, std::io::Error>| {
+            let line = line.ok()?;
+            let mut numbers = line.split(' ').map(|number| number.parse::<u64>().ok());
+            Some((numbers.next()??, numbers.next()??, numbers.next()??))
+        };
+        let mut note = |(topic, head, seq): (u64, u64, u64)| {
+            let topic = usize::try_from(topic).unwrap();
+            (heads[topic], seqs[topic]) = (head, seq);
+        };
+        lines
+            .by_ref()
+            .filter_map(&answered)
+            .take(usize::try_from(lives).unwrap())
+            .for_each(&mut note);
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        lines.filter_map(&answered).for_each(&mut note);
+
+        let bench = start_in(dir.path());
+        for (n, (head, seq)) in heads.iter_mut().zip(&mut seqs).enumerate() {
+            let topic = bench.open(&format!("t{n}"));
+            let found = &topic.found;
+            assert!(
+                found.head >= *head,
+                "round {round}: {} < {head}",
+                found.head
+            );
+            assert_eq!(found.lineage, []);
+            assert_eq!(*epoch.get_or_insert(found.epoch), found.epoch);
+            let mark = found.producers.first().map_or(0, |mark| mark.seq);
+            assert!(
+                mark >= *seq && mark == found.head,
+                "round {round}: {mark} {seq}"
+            );
+            let mut after = 0;
+            while after < found.head {
+                let page = topic.page(after, found.head);
+                assert_covered(&page, after);
+                for item in &page.items {
+                    match item {
+                        PageItem::Record(record) => {
+                            assert!(record.message == victims(record.offset).message);
+                        }
+                        PageItem::Gap { reason, to, .. } => {
+                            assert_eq!((*reason, *to), (GapReason::Expired, found.first - 1));
+                        }
+                    }
+                }
+                after = page.reached;
+            }
+            (*head, *seq) = (found.head, mark);
+        }
+    }
+    assert!(heads.iter().all(|head| *head > 1000), "{heads:?}");
+}
+
+#[test]
+fn the_file_stays_small_while_records_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention {
+        max_bytes: 1_000_000,
+        ..Retention::default()
+    };
+    let bench = start(SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..options(dir.path())
+    });
+    let topics: Vec<_> = (0..5).map(|n| bench.open(&format!("t{n}"))).collect();
+    let size = || fs::metadata(dir.path().join("db")).unwrap().len();
+    let mut sizes = Vec::new();
+    for _ in 0..6 {
+        for _ in 0..100 {
+            for topic in &topics {
+                topic.append((0..100).map(long).collect()).unwrap();
+            }
+        }
+        sizes.push(size() >> 20);
+    }
+    // Ten times what is kept went through.
+    assert!(
+        *sizes.last().unwrap() < 60,
+        "the file's size in MiB: {sizes:?}"
+    );
+}
