@@ -1,7 +1,11 @@
 //! The command line: which commands there are. Each is carried out in the file of its name.
 
+mod connection;
 mod output;
+mod publish;
 mod serve;
+mod subscribe;
+mod topics;
 
 use std::process::ExitCode;
 
@@ -21,6 +25,12 @@ struct Cli {
 enum Command {
     /// Run the broker (what `hark` alone does).
     Serve(serve::ServeArgs),
+    /// Publish a message, or standard input line by line.
+    Pub(publish::PublishArgs),
+    /// Print a topic's messages as they come.
+    Sub(subscribe::SubscribeArgs),
+    /// List topics.
+    Topics(topics::TopicsArgs),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
@@ -31,6 +41,9 @@ pub fn main() -> ExitCode {
     });
     let done = match command {
         Command::Serve(args) => serve::run(args),
+        Command::Pub(args) => client(publish::run(args)),
+        Command::Sub(args) => client(subscribe::run(args)),
+        Command::Topics(args) => client(topics::run(args)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use hark_protocol::ErrorCode;
 use serde_json::json;
@@ -84,7 +84,9 @@ pub(super) async fn no_such_route(request: HttpRequest) -> HttpResponse {
     ApiError::with_status(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message).error_response()
 }
 
-pub(super) async fn wrong_method(request: HttpRequest) -> HttpResponse {
-    let message = format!("{} cannot be done to {}", request.method(), request.path());
-    ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message).error_response()
+/// A method that the path does not have; `allowed` are those it has (RFC 9110, section 15.5.6).
+pub(super) async fn wrong_method(request: HttpRequest, allowed: &'static str) -> HttpResponse {
+    let message = format!("{} cannot be done to {}; {allowed} can", request.method(), request.path());
+    let error = ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message);
+    HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, allowed)).json(error.body())
 }

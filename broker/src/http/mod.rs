@@ -11,7 +11,7 @@ mod upgrade;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, Resource, Route, web};
 use serde_json::json;
 
 use crate::session::Sessions;
@@ -38,18 +38,21 @@ pub struct Gate {
 
 /// Every route.
 pub fn routes(app: &mut web::ServiceConfig) {
-    app.route("/", web::get().to(front_page))
-        .service(web::resource("/ws").route(web::get().to(upgrade::upgrade)).default_service(web::to(error::wrong_method)))
-        .service(
-            web::resource("/v1/topics/{topic}/messages")
-                .route(web::post().to(publish::publish))
-                .route(web::get().to(messages::history))
-                .default_service(web::to(error::wrong_method)),
-        )
-        .service(web::resource("/v1/topics").route(web::get().to(topics::list)).default_service(web::to(error::wrong_method)))
-        .route("/healthz", web::get().to(alive))
-        .route("/readyz", web::get().to(ready))
+    let messages = web::resource("/v1/topics/{topic}/messages")
+        .route(web::post().to(publish::publish))
+        .route(web::get().to(messages::history))
+        .default_service(web::to(|request| error::wrong_method(request, "GET, POST")));
+    app.service(messages)
+        .service(read_only("/", web::get().to(front_page)))
+        .service(read_only("/ws", web::get().to(upgrade::upgrade)))
+        .service(read_only("/v1/topics", web::get().to(topics::list)))
+        .service(read_only("/healthz", web::get().to(alive)))
+        .service(read_only("/readyz", web::get().to(ready)))
         .default_service(web::to(error::no_such_route));
+}
+
+fn read_only(path: &str, route: Route) -> Resource {
+    web::resource(path).route(route).default_service(web::to(|request| error::wrong_method(request, "GET")))
 }
 
 /// A page of Hark's own origin, so that a browser's console has somewhere to stand.

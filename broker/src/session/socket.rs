@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use actix::prelude::*;
 use actix_http::ws::Item;
 use actix_web::error::PayloadError;
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws::{self, ProtocolError, WebsocketContext};
 use bytes::{Bytes, BytesMut};
@@ -33,9 +34,11 @@ const MAX_CLOSE_REASON_BYTES: usize = 123;
 
 /// Answers an upgrade that has been checked, and starts the session on it.
 pub fn upgrade(request: &HttpRequest, payload: web::Payload, session: Session, answer_subprotocol: bool) -> actix_web::Result<HttpResponse> {
-    let protocol = session.subprotocol.name();
-    let protocols: &[&str] = if answer_subprotocol { &[protocol] } else { &[] };
-    let mut response = ws::handshake_with_protocols(request, protocols)?;
+    let mut response = ws::handshake(request)?;
+    if answer_subprotocol {
+        // Not left to actix-web-actors, which looks at the first line of what the client offers alone.
+        response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, session.subprotocol.name()));
+    }
     let (flow, watch) = (session.flow.clone(), session.watch.clone());
     let max_bytes = session.settings.max_message_bytes;
     let frames = FrameGuard::new(payload.into_inner(), flow.clone(), max_bytes);
@@ -90,6 +93,7 @@ impl StreamHandler<Result<ws::Message, ProtocolError>> for Session {
                 let reason = match code {
                     CloseCode::TOO_LARGE => format!("a message has at most {} bytes", self.settings.max_message_bytes),
                     CloseCode::BAD_TEXT => "the text is not UTF-8".to_owned(),
+                    _ if self.flow.violation().is_some() => "a control frame has at most 125 bytes".to_owned(),
                     _ => error.to_string(),
                 };
                 let end = reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES);
@@ -186,6 +190,8 @@ enum Header {
     Refused,
     /// It announces too much.
     TooLarge,
+    /// It is a control frame that announces more than one may have (RFC 6455, section 5.5).
+    TooLargeControl,
 }
 
 impl<S> FrameGuard<S> {
@@ -216,7 +222,7 @@ impl<S> FrameGuard<S> {
         };
         let before = if opcode == 0 { self.message_bytes } else { 0 };
         let length = match usize::try_from(length) {
-            Ok(length) if control && length > 125 => return Header::TooLarge,
+            _ if control && length > 125 => return Header::TooLargeControl,
             Ok(length) if control || length.saturating_add(before) <= self.max_bytes => length,
             _ => return Header::TooLarge,
         };
@@ -225,6 +231,13 @@ impl<S> FrameGuard<S> {
             true => Header::Complete { frame_bytes, payload_bytes: length },
             false => Header::Incomplete,
         }
+    }
+
+    /// Ends the connection at the frame that begins here.
+    fn end_with(&mut self, code: CloseCode) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        self.ended = true;
+        self.flow.set_violation(code);
+        Poll::Ready(Some(Err(PayloadError::Overflow)))
     }
 
     fn hand_out(&mut self, frame_bytes: usize, payload_bytes: usize) -> Bytes {
@@ -263,11 +276,8 @@ where
                     self.handed_out = true;
                     return Poll::Ready(Some(Ok(self.buffer.split().freeze())));
                 }
-                Header::TooLarge => {
-                    self.ended = true;
-                    self.flow.set_violation(CloseCode::TOO_LARGE);
-                    return Poll::Ready(Some(Err(PayloadError::Overflow)));
-                }
+                Header::TooLarge => return self.end_with(CloseCode::TOO_LARGE),
+                Header::TooLargeControl => return self.end_with(CloseCode::PROTOCOL),
                 Header::Incomplete => {}
             }
             match Pin::new(&mut self.payload).poll_next(cx) {

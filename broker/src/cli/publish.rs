@@ -1,0 +1,397 @@
+//! `hark pub`: publishes one message, or the lines of standard input.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hark_client::{Client, JsonText, PendingReceipt, Publish, PublishError, Receipt, TopicName};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+use tokio::sync::mpsc;
+
+use super::CliError;
+use super::connection::{ConnectionArgs, WaitArgs, connect};
+use super::output::{Output, say};
+
+/// The most bytes of a line; with what a frame has around it the broker takes a little less.
+const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// How many failures are told one by one.
+const FAILURES_TOLD: u64 = 20;
+/// How often the progress line is written.
+const PROGRESS: Duration = Duration::from_millis(200);
+/// How long an interrupted `hark pub -` waits for what is unanswered.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Publish a message, or each line of standard input as one.
+///
+/// A message is JSON if it parses as JSON, and text otherwise. What the broker has not confirmed when a connection breaks
+/// is sent again, and kept once.
+#[derive(Debug, clap::Args)]
+pub(super) struct PublishArgs {
+    /// Where to publish, such as orders.eu.
+    topic: TopicName,
+
+    /// The message. `-`, or nothing: every line of standard input is a message; empty lines are skipped.
+    #[arg(allow_hyphen_values = true)]
+    data: Option<String>,
+
+    /// Publish the bytes as they are, as content of this type, such as image/svg+xml.
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+
+    /// A name and a value beside the content; may be given up to 32 times.
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+
+    /// How many messages may be unconfirmed at a time.
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    window: u32,
+
+    /// Write the receipt, or the summary, as a line of JSON also on a terminal.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a header looks like name=value".to_owned()),
+    }
+}
+
+pub(super) async fn run(args: PublishArgs) -> Result<(), CliError> {
+    let client = connect(
+        args.connection.builder().window(args.window as usize),
+        &args.wait,
+    )
+    .await?;
+    match args.data.as_deref() {
+        Some(data) if data != "-" => publish_one(&client, &args, data).await,
+        _ => publish_lines(&client, &args).await,
+    }
+}
+
+async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<(), CliError> {
+    let message = args.message(client, Bytes::copy_from_slice(data.as_bytes()));
+    let receipt = message
+        .receipt()
+        .await
+        .map_err(|e| CliError::failed(e.to_string()))?;
+    let mut output = Output::new(args.json);
+    let line = match output.json {
+        true => format!(
+            r#"{{"type":"published","topic":"{}","cursor":"{}","duplicate":{}}}"#,
+            args.topic, receipt.cursor, receipt.duplicate
+        ),
+        false => format!("kept at {}", receipt.cursor),
+    };
+    // A reader that has gone does not unpublish it.
+    output.line(line.as_bytes())?;
+    output.flush()?;
+    client.close(CLOSE_PATIENCE).await.ok();
+    Ok(())
+}
+
+impl PublishArgs {
+    fn message<'a>(&'a self, client: &'a Client, data: Bytes) -> Publish<'a> {
+        let topic = self.topic.as_str();
+        let message = match &self.content_type {
+            Some(content_type) => client.publish_bytes(topic, data, Some(content_type)),
+            None => match JsonText::check(data.clone()) {
+                Ok(json) => client.publish_json(topic, json),
+                Err(_) => {
+                    let text = std::str::from_utf8(&data)
+                        .is_ok()
+                        .then_some("text/plain; charset=utf-8");
+                    client.publish_bytes(topic, data, text)
+                }
+            },
+        };
+        let header = |message: Publish<'a>, (name, value): &(String, String)| {
+            message.header(&**name, &**value)
+        };
+        self.headers.iter().fold(message, header)
+    }
+}
+
+/// A line that was handed over, or could not be.
+type Handed = (u64, Result<PendingReceipt, PublishError>);
+
+async fn publish_lines(client: &Client, args: &PublishArgs) -> Result<(), CliError> {
+    // As many receipts as may be awaited; full, the reader waits, as it would for the window.
+    let (handed, receipts) = mpsc::channel(args.window as usize);
+    let reading = async {
+        let read = tokio::select! {
+            read = read_lines(client, args, &handed) => read,
+            interrupted = tokio::signal::ctrl_c() => {
+                say("interrupted; waiting for what is unconfirmed");
+                client.close(CLOSE_PATIENCE).await.ok(); // those that are not confirmed fail, and are told
+                interrupted
+            }
+        };
+        drop(handed); // nothing follows
+        read.map_err(|error| CliError::failed(format!("cannot read standard input: {error}")))
+    };
+    let (read, tally) = tokio::join!(reading, collect(receipts));
+    client.close(CLOSE_PATIENCE).await.ok();
+    read?;
+    tally.summarize(args.json)?;
+    match (tally.ended, tally.failed) {
+        (Some(error), _) => Err(CliError::failed(error.to_string())),
+        (None, 0) => Ok(()),
+        (None, failed) => Err(CliError::failed(format!("{failed} messages failed"))),
+    }
+}
+
+/// Hands over line by line, until the input ends or the client does.
+async fn read_lines(
+    client: &Client,
+    args: &PublishArgs,
+    handed: &mpsc::Sender<Handed>,
+) -> io::Result<()> {
+    let mut input = tokio::io::BufReader::with_capacity(256 * 1024, tokio::io::stdin());
+    let mut line = Vec::new();
+    for number in 1.. {
+        let bytes = match next_line(&mut input, &mut line).await? {
+            Line::End => break,
+            Line::Whole if line.is_empty() => continue,
+            Line::Whole => line.len(),
+            Line::TooLong(bytes) => bytes,
+        };
+        let sent = match bytes > MAX_LINE_BYTES {
+            true => Err(PublishError::TooLarge {
+                bytes,
+                limit: MAX_LINE_BYTES,
+            }),
+            false => {
+                args.message(client, Bytes::copy_from_slice(&line))
+                    .send()
+                    .await
+            }
+        };
+        let ended = matches!(sent, Err(PublishError::Ended(_)));
+        if handed.send((number, sent)).await.is_err() || ended {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What was found of a line.
+enum Line {
+    /// All of it, without its line break.
+    Whole,
+    /// So many bytes, which were passed over.
+    TooLong(usize),
+    /// The input has ended.
+    End,
+}
+
+/// Reads a line into `line`, and never more than a line may have.
+async fn next_line(
+    input: &mut (impl AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+) -> io::Result<Line> {
+    line.clear();
+    let mut bytes = 0;
+    let mut ended = false;
+    while !ended {
+        let available = input.fill_buf().await?;
+        if available.is_empty() {
+            if bytes == 0 {
+                return Ok(Line::End);
+            }
+            break;
+        }
+        let (part, used) = match available.iter().position(|&byte| byte == b'\n') {
+            Some(at) => (&available[..at], at + 1),
+            None => (available, available.len()),
+        };
+        ended = used > part.len();
+        // One more than may be, so that a carriage return at the end is not what makes it too long.
+        if line.len() + part.len() <= MAX_LINE_BYTES + 1 {
+            line.extend_from_slice(part);
+        }
+        bytes += part.len();
+        input.consume(used);
+        // An empty line is not the end.
+        bytes = bytes.max(usize::from(ended));
+    }
+    if bytes > MAX_LINE_BYTES + 1 {
+        return Ok(Line::TooLong(bytes));
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(Line::Whole)
+}
+
+/// What became of the lines.
+struct Tally {
+    started: Instant,
+    kept: u64,
+    duplicates: u64,
+    failed: u64,
+    last: Option<Receipt>,
+    /// Why it could not go on.
+    ended: Option<hark_client::ClientError>,
+    /// A terminal that is not also the input.
+    shows_progress: bool,
+}
+
+/// Awaits the receipts, in the order of the lines.
+async fn collect(mut receipts: mpsc::Receiver<Handed>) -> Tally {
+    let mut tally = Tally {
+        started: Instant::now(),
+        kept: 0,
+        duplicates: 0,
+        failed: 0,
+        last: None,
+        ended: None,
+        shows_progress: io::stderr().is_terminal() && !io::stdin().is_terminal(),
+    };
+    let mut tick = tokio::time::interval(PROGRESS);
+    loop {
+        let next = async {
+            let (line, sent) = receipts.recv().await?;
+            Some((
+                line,
+                match sent {
+                    Ok(pending) => pending.await,
+                    Err(error) => Err(error),
+                },
+            ))
+        };
+        let mut next = std::pin::pin!(next);
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut next => break done,
+                _ = tick.tick(), if tally.shows_progress => tally.show_progress("\r"),
+            }
+        };
+        match done {
+            None => break,
+            Some((_, Ok(receipt))) => tally.count(receipt),
+            Some((line, Err(error))) => tally.fail(line, error),
+        }
+    }
+    if tally.shows_progress {
+        tally.show_progress("\n");
+    }
+    tally
+}
+
+impl Tally {
+    fn count(&mut self, receipt: Receipt) {
+        self.kept += 1;
+        self.duplicates += u64::from(receipt.duplicate);
+        self.last = Some(receipt);
+    }
+
+    fn fail(&mut self, line: u64, error: PublishError) {
+        self.failed += 1;
+        match error {
+            PublishError::Ended(error) if self.ended.is_none() => {
+                say(&format!("line {line} and those after it: {error}"));
+                self.ended = Some(error);
+            }
+            PublishError::Ended(_) => {}
+            error if self.failed <= FAILURES_TOLD => say(&format!("line {line}: {error}")),
+            _ if self.failed == FAILURES_TOLD + 1 => say("further failures are only counted"),
+            _ => {}
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        self.kept as f64 / self.started.elapsed().as_secs_f64().max(0.001)
+    }
+
+    fn show_progress(&self, end: &str) {
+        let failed = if self.failed > 0 {
+            format!(", {} failed", self.failed)
+        } else {
+            String::new()
+        };
+        // Blanks over what a longer line has left. A terminal that has gone is no reason to stop.
+        write!(
+            io::stderr(),
+            "{} kept{failed}, {:.0}/s   {end}",
+            self.kept,
+            self.rate()
+        )
+        .ok();
+    }
+
+    fn summarize(&self, json: bool) -> Result<(), CliError> {
+        let mut output = Output::new(json);
+        let seconds = self.started.elapsed().as_secs_f64();
+        let last = self.last.map(|receipt| receipt.cursor.to_string());
+        let Self {
+            kept,
+            duplicates,
+            failed,
+            ..
+        } = self;
+        let line = match output.json {
+            true => {
+                let last = last.map_or("null".to_owned(), |cursor| format!("\"{cursor}\""));
+                format!(
+                    r#"{{"type":"summary","kept":{kept},"duplicates":{duplicates},"failed":{failed},"last":{last},"seconds":{seconds:.3}}}"#
+                )
+            }
+            false => {
+                let last = last
+                    .map(|cursor| format!(", the last at {cursor}"))
+                    .unwrap_or_default();
+                format!(
+                    "{kept} kept, {failed} failed in {seconds:.1} s ({:.0}/s){last}",
+                    self.rate()
+                )
+            }
+        };
+        output.line(line.as_bytes())?;
+        output.flush()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_of_every_kind() {
+        let whole = |text: &str| Some(Ok(text.to_owned()));
+        let longest = "x".repeat(MAX_LINE_BYTES);
+        let too_long = MAX_LINE_BYTES + 2;
+        let text = format!("a\n\nb\r\n{longest}\n{longest}\r\n{longest}yy\nc");
+        let expected = [
+            whole("a"),
+            whole(""),
+            whole("b"),
+            whole(&longest),
+            whole(&longest),
+            Some(Err(too_long)),
+            whole("c"),
+            None,
+        ];
+        for capacity in [1, 7, 64 * 1024] {
+            let mut input = tokio::io::BufReader::with_capacity(capacity, text.as_bytes());
+            let mut line = Vec::new();
+            for expected in &expected {
+                let found = match next_line(&mut input, &mut line).await.unwrap() {
+                    Line::Whole => Some(Ok(String::from_utf8(line.clone()).unwrap())),
+                    Line::TooLong(bytes) => Some(Err(bytes)),
+                    Line::End => None,
+                };
+                assert!(found == *expected, "capacity {capacity}");
+            }
+        }
+    }
+}
