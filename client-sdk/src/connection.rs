@@ -169,7 +169,10 @@ impl Connection {
             let drawn = backoff::draw(self.failures, reconnect.first_wait, reconnect.longest_wait);
             let wait = self.retry_after.take().unwrap_or(drawn);
             self.failures = self.failures.saturating_add(1);
-            self.tell(ConnectionEvent::Reconnecting { wait });
+            self.tell(ConnectionEvent::Reconnecting {
+                reason: lost.to_string(),
+                wait,
+            });
             if let Err(closed) = self.meanwhile(tokio::time::sleep(wait)).await {
                 return closed;
             }

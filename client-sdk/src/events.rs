@@ -31,8 +31,10 @@ pub enum ConnectionEvent {
         /// How.
         reason: String,
     },
-    /// There will be another attempt to connect.
+    /// There is no connection, and there will be another attempt.
     Reconnecting {
+        /// Why the last attempt, or the last connection, failed.
+        reason: String,
         /// After so long.
         wait: Duration,
     },

@@ -23,13 +23,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    // What the others do is said where their arguments are.
     /// Run the broker (what `hark` alone does).
-    Serve(serve::ServeArgs),
-    /// Publish a message, or standard input line by line.
+    Serve(Box<serve::ServeArgs>),
     Pub(publish::PublishArgs),
-    /// Print a topic's messages as they come.
     Sub(subscribe::SubscribeArgs),
-    /// List topics.
     Topics(topics::TopicsArgs),
 }
 
@@ -37,10 +35,10 @@ enum Command {
 pub fn main() -> ExitCode {
     let command = Cli::parse().command.unwrap_or_else(|| {
         // `hark` alone: the broker, with the settings of the environment.
-        Command::Serve(serve::ServeArgs::from_environment())
+        Command::Serve(Box::new(serve::ServeArgs::from_environment()))
     });
     let done = match command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Pub(args) => client(publish::run(args)),
         Command::Sub(args) => client(subscribe::run(args)),
         Command::Topics(args) => client(topics::run(args)),
@@ -54,8 +52,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a client's command: one thread is enough.
+/// Runs a client's command. The connection has a thread of its own beside it, since a command may block: on a pipe that
+/// nobody reads, say.
 fn client(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| CliError::failed(format!("cannot start: {error}")))?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::failed(format!("cannot start: {error}")))?;
+    let done = runtime.block_on(command);
+    // A read of standard input cannot be called off, and must not hold up the end.
+    runtime.shutdown_background();
+    done
 }

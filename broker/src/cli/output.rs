@@ -159,23 +159,13 @@ pub(super) async fn tell_of_trouble(mut events: ConnectionEvents) {
     let mut trouble = None;
     while let Some(event) = events.next().await {
         match event {
-            ConnectionEvent::Connected { .. } => {
-                if trouble.take().is_some() {
-                    say("connected");
-                }
-            }
+            ConnectionEvent::Connected { .. } if trouble.take().is_some() => say("connected"),
             ConnectionEvent::Reconnecting { reason, .. } => {
-                if trouble.as_ref() != Some(&reason) {
-                    say(&format!("{reason}; trying again"));
-                    trouble = Some(reason);
-                }
+                say_once(&mut trouble, format!("{reason}; trying again"));
             }
             ConnectionEvent::PublishDelayed { topic, code, .. } => {
                 let delay = format!("{topic}: the broker says {code}; trying again");
-                if trouble.as_ref() != Some(&delay) {
-                    say(&delay);
-                    trouble = Some(delay);
-                }
+                say_once(&mut trouble, delay);
             }
             ConnectionEvent::Unreadable { reason } => {
                 say(&format!("the broker sent what cannot be read: {reason}"))
@@ -183,6 +173,13 @@ pub(super) async fn tell_of_trouble(mut events: ConnectionEvents) {
             ConnectionEvent::TokenFailed { reason } => say(&format!("no token: {reason}")),
             _ => {}
         }
+    }
+}
+
+fn say_once(said: &mut Option<String>, sentence: String) {
+    if said.as_ref() != Some(&sentence) {
+        say(&sentence);
+        *said = Some(sentence);
     }
 }
 

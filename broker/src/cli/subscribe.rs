@@ -66,9 +66,7 @@ pub(super) async fn run(args: SubscribeArgs) -> Result<(), CliError> {
     let mut printer = Printer {
         output: Output::new(args.json),
         left: args.count,
-        behind: args
-            .until_caught_up
-            .then(|| args.topics.iter().cloned().collect()),
+        behind: args.until_caught_up.then(|| args.topics.clone()),
     };
     let printed = print(&client, &args, &mut printer, &mut cursors).await;
     // The process ends; the broker need not wait for a timeout to learn it.

@@ -263,7 +263,7 @@ async fn comes_back_when_the_broker_said() {
     session.close(CloseCode::RESTART, "restart").await;
     let started = Instant::now();
     let wait = event(&mut events, |event| match event {
-        ConnectionEvent::Reconnecting { wait } => Some(*wait),
+        ConnectionEvent::Reconnecting { wait, .. } => Some(*wait),
         _ => None,
     })
     .await;
