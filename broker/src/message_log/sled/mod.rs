@@ -8,7 +8,6 @@
 //! How records lie on the disk: `layout` (keys and values), `stored` (records), `meta` (everything else), `witness`.
 
 use std::fmt;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -45,6 +44,7 @@ mod writer;
 pub use faults::Faults;
 pub use open::OpenError;
 
+use open::DirectoryLock;
 use queue::{Queue, Refused};
 use reader::{Job, MAX_JOBS};
 use store::Store;
@@ -105,7 +105,7 @@ pub struct SledLog {
 struct Running {
     writer: JoinHandle<()>,
     readers: Vec<JoinHandle<()>>,
-    _lock: File,
+    lock: DirectoryLock,
 }
 
 impl fmt::Debug for SledLog {
@@ -164,7 +164,7 @@ impl SledLog {
         let running = Running {
             writer,
             readers,
-            _lock: opened.lock,
+            lock: opened.lock,
         };
         Ok(Self {
             commands,
@@ -246,7 +246,7 @@ impl MessageLog for SledLog {
         let Some(Running {
             writer,
             readers,
-            _lock,
+            lock,
         }) = running
         else {
             return;
@@ -255,6 +255,7 @@ impl MessageLog for SledLog {
         join(writer);
         self.jobs.end();
         readers.into_iter().for_each(join);
+        drop(lock);
         // A reason that was there before stays.
         let _new = self.closed.set("it has been shut down".into());
     }

@@ -93,7 +93,20 @@ pub(super) struct OpenDirectory {
     pub(super) data: File,
     pub(super) witness: Witness,
     /// Held while the log is open.
-    pub(super) lock: File,
+    pub(super) lock: DirectoryLock,
+}
+
+/// Keeps other brokers out.
+#[derive(Debug)]
+pub(super) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Said aloud: a process that this one is just starting may share the handle until it runs its own program.
+        if let Err(e) = self.0.unlock() {
+            tracing::warn!(error = %e, "the data directory's lock could not be given back");
+        }
+    }
 }
 
 /// Opens `dir`, and creates it if need be.
@@ -236,7 +249,7 @@ fn write_format(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn take_lock(dir: &Path) -> Result<File, OpenError> {
+fn take_lock(dir: &Path) -> Result<DirectoryLock, OpenError> {
     let unusable = |source| OpenError::NotWritable {
         dir: dir.to_owned(),
         source,
@@ -264,7 +277,7 @@ fn take_lock(dir: &Path) -> Result<File, OpenError> {
         .set_len(0)
         .and_then(|()| writeln!(lock, "{}", std::process::id()));
     say_who.map_err(unusable)?;
-    Ok(lock)
+    Ok(DirectoryLock(lock))
 }
 
 enum FileError {
