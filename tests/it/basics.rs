@@ -305,3 +305,17 @@ async fn a_close_is_answered() {
         raw.expect_end();
     }
 }
+
+#[tokio::test]
+async fn any_id_is_echoed() {
+    let broker = Broker::start();
+    for subprotocol in Subprotocol::ALL {
+        let mut ws = Ws::connect_as(&broker, subprotocol).await;
+        for id in [0, 1, 1 << 53, u64::MAX] {
+            ws.send(&json!({"type": "publish", "id": id, "topic": "a", "data": null}))
+                .await;
+            let receipt = ws.expect("published").await;
+            assert_eq!(receipt["id"], id, "{receipt}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! A restart changes nothing: same epochs, same offsets, everybody resumes, whether the broker was stopped or killed.
 
 use hark_protocol::Subprotocol;
-use hark_tests::{Acked, Broker, Seen, Setup, Ws, publish_surely, subscribe_surely};
+use hark_tests::{Acked, Broker, Seen, Setup, Ws, publish_surely, subscribe_surely, until};
 use serde_json::{Value, json};
 
 type End = fn(&mut Broker);
@@ -95,6 +95,53 @@ fn history(broker: &Broker) -> Vec<Value> {
         .as_array()
         .unwrap()
         .clone()
+}
+
+#[tokio::test]
+async fn what_has_expired_stays_expired() {
+    let mut broker = Setup::new()
+        .restarts()
+        .flag("retention-messages", 100)
+        .start();
+    let mut ws = Ws::connect(&broker).await;
+    let frames: Vec<Value> = (0..2000)
+        .map(|n| json!({"topic": "a", "data": n}))
+        .collect();
+    let receipts = ws.publish_all(frames, 128).await;
+    let (epoch, _) = receipts[0]["cursor"]
+        .as_str()
+        .unwrap()
+        .split_once(':')
+        .unwrap();
+    let first = |broker: &Broker| {
+        broker
+            .http()
+            .history("a", "from=earliest&limit=1")
+            .ok()
+            .json()["messages"][0]["offset"]
+            .as_u64()
+            .unwrap()
+    };
+    let before = until("retention has caught up", async || {
+        Some(first(&broker)).filter(|first| *first > 1500)
+    })
+    .await;
+
+    broker.kill9();
+    broker.start_again();
+
+    assert!(first(&broker) >= before, "{} is back", first(&broker));
+    let mut ws = Ws::connect(&broker).await;
+    let seen = ws
+        .watch_to_caught_up("a", json!({"after": format!("{epoch}:10")}))
+        .await;
+    assert_eq!(seen.gaps.len(), 1, "{:?}", seen.gaps);
+    assert_eq!(seen.gaps[0]["from"], 11);
+    assert_eq!(seen.position, 2000);
+    assert_eq!(
+        ws.publish("a", json!("next")).await["cursor"],
+        format!("{epoch}:2001")
+    );
 }
 
 #[tokio::test]

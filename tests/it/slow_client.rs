@@ -1,8 +1,8 @@
 //! Clients that stop reading: what they cost the broker, that they cost nobody else, and that they lose nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hark_tests::{Broker, RawWs, Seen, Ws};
+use hark_tests::{Broker, DEADLINE, RawWs, Seen, Ws};
 use serde_json::{Value, json};
 
 /// How many messages of about 1 KB are published, in how many rounds.
@@ -202,5 +202,58 @@ async fn a_stopped_client_of_many_topics_loses_nothing() {
     }
     for seen in seen {
         seen.expect(1..=6000 / TOPICS);
+    }
+}
+
+/// Promise 7: only who takes nothing at all for a minute is ended, or so little that not even a page gets through; and both
+/// can resume.
+#[tokio::test]
+async fn who_takes_nothing_for_a_minute_is_ended_and_can_resume() {
+    let broker = Broker::start();
+    let mut publisher = Ws::connect(&broker).await;
+    let sockets = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", broker.pid()))
+            .unwrap()
+            .filter_map(Result::ok);
+        let targets = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        targets
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    publisher
+        .publish("b", json!("so that everything is open"))
+        .await;
+    let without = sockets();
+    let (mut stopped_one, mut stopped_seen) = stopped(&broker);
+    let (mut trickling, trickling_seen) = stopped(&broker);
+    publisher.publish_all(messages(), 256).await;
+
+    let start = Instant::now();
+    while sockets() > without {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        trickling.take_bytes(10);
+        assert!(
+            start.elapsed() < 4 * DEADLINE,
+            "{} of {without} sockets are open",
+            sockets()
+        );
+    }
+    assert!(
+        start.elapsed() > DEADLINE / 2,
+        "ended after {:?}, long before a minute",
+        start.elapsed()
+    );
+
+    // What had been sent is still to be read, by one that knows its place.
+    for _ in 0..3 {
+        stopped_seen.take(&stopped_one.read_json());
+    }
+    for mut seen in [stopped_seen, trickling_seen] {
+        let mut ws = Ws::connect(&broker).await;
+        let subscribed = ws.subscribe("a", seen.after()).await;
+        seen.resume(&subscribed);
+        ws.follow(&mut seen, |seen| seen.position == ROUNDS * A_ROUND)
+            .await;
+        seen.expect(1..=ROUNDS * A_ROUND);
     }
 }

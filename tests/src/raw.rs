@@ -155,6 +155,12 @@ impl RawWs {
         self.write(&head(0x80 | op.0, bytes));
     }
 
+    /// Takes this many bytes from the connection, whatever they are, to be read as frames later.
+    pub fn take_bytes(&mut self, bytes: usize) {
+        let have = self.read.len();
+        self.fill_by(have + bytes, bytes);
+    }
+
     /// The next frame: its first byte and its payload. `None` when the broker hung up.
     pub fn try_read_frame(&mut self) -> Option<(Op, Vec<u8>)> {
         self.fill(2)?;
@@ -238,7 +244,12 @@ impl RawWs {
 
     /// Makes sure that `n` bytes are there; `None` at the end.
     fn fill(&mut self, n: usize) -> Option<()> {
-        let mut chunk = [0; 16 * 1024];
+        self.fill_by(n, 16 * 1024)
+    }
+
+    /// Like `fill`, with at most `chunk` bytes at a time taken from the system.
+    fn fill_by(&mut self, n: usize, chunk: usize) -> Option<()> {
+        let mut chunk = vec![0; chunk];
         while self.read.len() < n {
             match self.tcp.read(&mut chunk) {
                 Ok(0) => return None,
