@@ -24,12 +24,19 @@ pub struct Taken {
 impl Budget {
     /// A budget of `limit_bytes`, called `name` in logs.
     pub fn new(name: &'static str, limit_bytes: usize) -> Self {
-        Self(Arc::new(Inner { name, limit_bytes, used_bytes: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner {
+            name,
+            limit_bytes,
+            used_bytes: AtomicUsize::new(0),
+        }))
     }
 
     /// Takes `bytes`, or nothing if that would be over the limit.
     pub fn try_take(&self, bytes: usize) -> Option<Taken> {
-        let taken = Taken { budget: self.clone(), bytes };
+        let taken = Taken {
+            budget: self.clone(),
+            bytes,
+        };
         if self.take_even_if_over(bytes) {
             return Some(taken);
         }

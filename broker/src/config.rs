@@ -13,15 +13,30 @@ use crate::message_log::Retention;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
     /// Address and port to serve on; port 0 takes a free one.
-    #[arg(long, env = "HARK_LISTEN", default_value = "127.0.0.1:4275", value_name = "ADDRESS:PORT")]
+    #[arg(
+        long,
+        env = "HARK_LISTEN",
+        default_value = "127.0.0.1:4275",
+        value_name = "ADDRESS:PORT"
+    )]
     pub listen: SocketAddr,
 
     /// Folder that holds the log; made if it does not exist.
-    #[arg(long, env = "HARK_DATA_DIR", default_value = "./hark-data", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "HARK_DATA_DIR",
+        default_value = "./hark-data",
+        value_name = "DIR"
+    )]
     pub data_dir: PathBuf,
 
     /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`.
-    #[arg(long, env = "HARK_MEMORY_TOPICS", value_name = "PATTERN", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "HARK_MEMORY_TOPICS",
+        value_name = "PATTERN",
+        value_delimiter = ','
+    )]
     pub memory_topics: Vec<TopicPattern>,
 
     /// Messages older than this are taken out (7d, 12h, 30m).
@@ -37,11 +52,21 @@ pub struct Config {
     pub retention_messages: Option<u64>,
 
     /// The most topics there may be.
-    #[arg(long, env = "HARK_MAX_TOPICS", default_value_t = 1_000_000, value_name = "COUNT")]
+    #[arg(
+        long,
+        env = "HARK_MAX_TOPICS",
+        default_value_t = 1_000_000,
+        value_name = "COUNT"
+    )]
     pub max_topics: usize,
 
     /// Web pages of other origins that may connect and publish, as browsers write them (https://app.example); `*` is any.
-    #[arg(long = "allowed-origin", env = "HARK_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long = "allowed-origin",
+        env = "HARK_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
     pub allowed_origins: Vec<String>,
 
     /// Serve another address than loopback although anybody who reaches it may read and publish everything.
@@ -100,8 +125,13 @@ impl Config {
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time such as 30s, 5m, 12h or 7d");
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
-    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    Duration::try_from(duration).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)
+    let duration = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| wrong())?;
+    Duration::try_from(duration)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]

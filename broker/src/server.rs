@@ -40,7 +40,9 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be served.
-    #[error("cannot listen on {address}: {source}; stop what is using it or choose another with --listen")]
+    #[error(
+        "cannot listen on {address}: {source}; stop what is using it or choose another with --listen"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -57,7 +59,10 @@ pub enum ServeError {
 
 /// Serves until told to end. `announce` is called once, with the address served, when connections are accepted.
 pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
-    let listen_error = |source| ServeError::Listen { address: config.listen, source };
+    let listen_error = |source| ServeError::Listen {
+        address: config.listen,
+        source,
+    };
     let listener = listener(config.listen, config.stall_timeout).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     raise_descriptor_limit();
@@ -116,12 +121,18 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         idle: config.room_idle,
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
-        faults: Faults { enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1") },
+        faults: Faults {
+            enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
+        },
     };
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
         sessions: Arc::<Sessions>::default(),
-        session_settings: SessionSettings { heartbeat: config.heartbeat, stall_timeout: config.stall_timeout, ..SessionSettings::default() },
+        session_settings: SessionSettings {
+            heartbeat: config.heartbeat,
+            stall_timeout: config.stall_timeout,
+            ..SessionSettings::default()
+        },
         admission: Admission {
             allowed_origins: config.allowed_origins.clone(),
             loopback_hosts_only: !config.insecure_no_auth,
@@ -140,7 +151,11 @@ fn room_arbiters(threads: u16) -> Vec<ArbiterHandle> {
 
 /// A listener whose accepted sockets inherit what keeps a client that does not read from costing more than its share.
 fn listener(address: SocketAddr, stall_timeout: Duration) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;

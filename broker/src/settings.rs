@@ -39,7 +39,11 @@ pub struct Engines {
 impl Engines {
     /// The engine that keeps `topic`.
     pub fn log_of(&self, topic: &TopicName) -> Arc<dyn MessageLog> {
-        match self.memory_topics.iter().any(|pattern| pattern.matches(topic)) {
+        match self
+            .memory_topics
+            .iter()
+            .any(|pattern| pattern.matches(topic))
+        {
             true => self.memory.clone(),
             false => self.synced.clone(),
         }
@@ -59,13 +63,19 @@ pub struct Faults {
 impl Faults {
     /// Panics if `message` asks for a room that breaks before the message is kept.
     pub fn strike_before_append(self, message: &Message) {
-        assert!(!self.asked(message, "room-panic"), "a fault was asked for: before the append");
+        assert!(
+            !self.asked(message, "room-panic"),
+            "a fault was asked for: before the append"
+        );
     }
 
     /// Panics if one of `records` asks for a room that breaks when it is kept but not yet answered or passed on.
     pub fn strike_after_append(self, records: &[Record]) {
         let asked = |record: &Record| self.asked(&record.message, "room-panic-after-commit");
-        assert!(!records.iter().any(asked), "a fault was asked for: after the append");
+        assert!(
+            !records.iter().any(asked),
+            "a fault was asked for: after the append"
+        );
     }
 
     fn asked(self, message: &Message, fault: &str) -> bool {

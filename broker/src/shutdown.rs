@@ -14,7 +14,11 @@ use crate::http::Gate;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Runs the server until a signal comes, then drains for at most `drain`. A second signal ends it at once.
-pub(crate) async fn run_until_told(server: Server, gate: web::Data<Gate>, drain: Duration) -> io::Result<()> {
+pub(crate) async fn run_until_told(
+    server: Server,
+    gate: web::Data<Gate>,
+    drain: Duration,
+) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let handle = server.handle();
@@ -23,7 +27,11 @@ pub(crate) async fn run_until_told(server: Server, gate: web::Data<Gate>, drain:
         ended = &mut running => return ended.unwrap_or_else(|error| Err(io::Error::other(error))),
         () = told(&mut terminate, &mut interrupt) => {}
     }
-    tracing::info!(sessions = gate.sessions.count(), drain_ms = drain.as_millis() as u64, "hark was told to end");
+    tracing::info!(
+        sessions = gate.sessions.count(),
+        drain_ms = drain.as_millis() as u64,
+        "hark was told to end"
+    );
     gate.stopping.store(true, Ordering::Relaxed);
     handle.pause().await;
     gate.sessions.say_goodbye(drain.as_millis() as u64);
@@ -58,6 +66,9 @@ async fn everybody_gone(gate: &Gate, drain: Duration) {
         }
     };
     if tokio::time::timeout(drain, look).await.is_err() {
-        tracing::warn!(sessions = gate.sessions.count(), "not everybody has heard that hark ends");
+        tracing::warn!(
+            sessions = gate.sessions.count(),
+            "not everybody has heard that hark ends"
+        );
     }
 }

@@ -55,7 +55,10 @@ pub fn main() -> ExitCode {
 /// Runs a client's command. The connection has a thread of its own beside it, since a command may block: on a pipe that
 /// nobody reads, say.
 fn client(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("cannot start: {error}")))?;
     let done = runtime.block_on(command);
     // A read of standard input cannot be called off, and must not hold up the end.

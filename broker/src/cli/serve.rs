@@ -61,7 +61,9 @@ fn log_to_stderr(filter: EnvFilter, json: bool) {
 /// The one line that says where and how. A standard output that is closed is no reason not to serve.
 fn announce(address: SocketAddr, data_dir: &str) {
     let version = env!("CARGO_PKG_VERSION");
-    let line = format!("hark {version} serves http://{address} and ws://{address}/ws, keeps its log in {data_dir}; stop it with Ctrl-C\n");
+    let line = format!(
+        "hark {version} serves http://{address} and ws://{address}/ws, keeps its log in {data_dir}; stop it with Ctrl-C\n"
+    );
     let mut out = std::io::stdout();
     if let Err(error) = out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
         tracing::warn!(%error, "standard output is closed");

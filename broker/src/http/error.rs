@@ -28,17 +28,24 @@ impl ApiError {
 
     /// An error with another status than the code's own.
     pub fn with_status(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, ..Self::new(code, message) }
+        Self {
+            status,
+            ..Self::new(code, message)
+        }
     }
 
     /// The same error as a fault of the request.
     pub(super) fn into_bad_request(self) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, ..self }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            ..self
+        }
     }
 
     /// The error as JSON.
     pub fn body(&self) -> serde_json::Value {
-        let mut body = json!({ "code": self.refusal.code.as_str(), "message": self.refusal.message });
+        let mut body =
+            json!({ "code": self.refusal.code.as_str(), "message": self.refusal.message });
         if let Some(expected_seq) = self.refusal.expected_seq {
             body["expected_seq"] = expected_seq.into();
         }
@@ -48,7 +55,8 @@ impl ApiError {
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
-        let status = StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(refusal.code.http_status())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, refusal }
     }
 }
@@ -80,13 +88,26 @@ impl ResponseError for ApiError {
 }
 
 pub(super) async fn no_such_route(request: HttpRequest) -> HttpResponse {
-    let message = format!("there is nothing at {}; protocol/README.md lists the routes", request.path());
+    let message = format!(
+        "there is nothing at {}; protocol/README.md lists the routes",
+        request.path()
+    );
     ApiError::with_status(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message).error_response()
 }
 
 /// A method that the path does not have; `allowed` are those it has (RFC 9110, section 15.5.6).
 pub(super) async fn wrong_method(request: HttpRequest, allowed: &'static str) -> HttpResponse {
-    let message = format!("{} cannot be done to {}; {allowed} can", request.method(), request.path());
-    let error = ApiError::with_status(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message);
-    HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, allowed)).json(error.body())
+    let message = format!(
+        "{} cannot be done to {}; {allowed} can",
+        request.method(),
+        request.path()
+    );
+    let error = ApiError::with_status(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ErrorCode::Unsupported,
+        message,
+    );
+    HttpResponse::MethodNotAllowed()
+        .insert_header((header::ALLOW, allowed))
+        .json(error.body())
 }

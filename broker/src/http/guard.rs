@@ -20,9 +20,15 @@ pub struct Admission {
 impl Admission {
     /// Checks a plain read without credentials: the name it was asked under.
     pub fn check_host(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = request
+            .headers()
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default();
         if self.loopback_hosts_only && !is_loopback(host) {
-            let message = format!("without authentication Hark answers to loopback names only, not to {host:?}");
+            let message = format!(
+                "without authentication Hark answers to loopback names only, not to {host:?}"
+            );
             return Err(forbidden(message));
         }
         Ok(())
@@ -32,15 +38,24 @@ impl Admission {
     pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
         self.check_host(request)?;
         let headers = request.headers();
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+        let Some(origin) = headers.get(header::ORIGIN) else {
+            return Ok(());
+        };
         let origin = origin.to_str().unwrap_or_default();
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let own = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default();
+        let own = origin
+            .split_once("://")
+            .is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
         let allowed = |known: &String| known == "*" || known.eq_ignore_ascii_case(origin);
         if own || self.allowed_origins.iter().any(allowed) {
             return Ok(());
         }
-        Err(forbidden(format!("pages of {origin} may not use this broker; start it with --allowed-origin {origin} if they should")))
+        Err(forbidden(format!(
+            "pages of {origin} may not use this broker; start it with --allowed-origin {origin} if they should"
+        )))
     }
 }
 
@@ -55,7 +70,10 @@ fn is_loopback(host: &str) -> bool {
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -75,7 +93,10 @@ mod tests {
     #[test]
     fn only_own_and_allowed_pages_come_in() {
         let allowed_origins = vec!["https://app.example".to_owned()];
-        let admission = Admission { allowed_origins, loopback_hosts_only: true };
+        let admission = Admission {
+            allowed_origins,
+            loopback_hosts_only: true,
+        };
         let here = "127.0.0.1:4275";
         for (host, origin, expected) in [
             (here, None, true),
@@ -92,7 +113,11 @@ mod tests {
             ("localhost.evil.example", None, false),
             ("", None, false),
         ] {
-            assert_eq!(admits(&admission, host, origin), expected, "{host} {origin:?}");
+            assert_eq!(
+                admits(&admission, host, origin),
+                expected,
+                "{host} {origin:?}"
+            );
         }
     }
 }

@@ -27,9 +27,14 @@ struct Query {
 
 impl Query {
     fn read(query: &str) -> Result<Self, ApiError> {
-        web::Query::<Self>::from_query(query).map(web::Query::into_inner).map_err(|error| {
-            ApiError::new(ErrorCode::BadFrame, format!("{error}; a read takes after, from and limit"))
-        })
+        web::Query::<Self>::from_query(query)
+            .map(web::Query::into_inner)
+            .map_err(|error| {
+                ApiError::new(
+                    ErrorCode::BadFrame,
+                    format!("{error}; a read takes after, from and limit"),
+                )
+            })
     }
 
     /// A read starts with the oldest message, unless it says where.
@@ -37,17 +42,31 @@ impl Query {
         let bad = |message: String| ApiError::new(ErrorCode::BadCursor, message);
         match (&self.after, &self.from) {
             (None, None) => Ok(SubscribeFrom::Earliest),
-            (Some(after), None) => after.parse().map(SubscribeFrom::After).map_err(|error: hark_protocol::CursorError| bad(error.to_string())),
-            (None, Some(from)) => from.parse().map_err(|error: hark_protocol::SubscribeFromError| bad(error.to_string())),
+            (Some(after), None) => after
+                .parse()
+                .map(SubscribeFrom::After)
+                .map_err(|error: hark_protocol::CursorError| bad(error.to_string())),
+            (None, Some(from)) => from
+                .parse()
+                .map_err(|error: hark_protocol::SubscribeFromError| bad(error.to_string())),
             (Some(_), Some(_)) => Err(bad("give after or from, not both".to_owned())),
         }
     }
 
     fn limit(&self) -> Result<usize, ApiError> {
-        let Some(limit) = &self.limit else { return Ok(DEFAULT_LIMIT) };
-        limit.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
-            ApiError::new(ErrorCode::BadFrame, format!("limit is a number from 1 to {MAX_LIMIT}"))
-        })
+        let Some(limit) = &self.limit else {
+            return Ok(DEFAULT_LIMIT);
+        };
+        limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::BadFrame,
+                    format!("limit is a number from 1 to {MAX_LIMIT}"),
+                )
+            })
     }
 }
 
@@ -63,12 +82,28 @@ pub(super) async fn history(
     let (reply, page) = oneshot::channel();
     // Held until the answer, so that the room does not retire.
     let room = gate.registry.room(&topic);
-    room.order(History { from, max_records, max_bytes: MAX_PAGE_BYTES, reply });
-    let gone = || ApiError::new(ErrorCode::Busy, "the topic's room could not answer; ask again");
-    let page = page.await.map_err(|_| gone())?.map_err(|error| ApiError::from(&error))?;
+    room.order(History {
+        from,
+        max_records,
+        max_bytes: MAX_PAGE_BYTES,
+        reply,
+    });
+    let gone = || {
+        ApiError::new(
+            ErrorCode::Busy,
+            "the topic's room could not answer; ask again",
+        )
+    };
+    let page = page
+        .await
+        .map_err(|_| gone())?
+        .map_err(|error| ApiError::from(&error))?;
     let page = Page::cut(page, &topic);
     let cursor = page.cursor.to_string();
-    Ok(HttpResponse::Ok().insert_header(("Hark-Cursor", cursor)).content_type("application/json").body(page.body()))
+    Ok(HttpResponse::Ok()
+        .insert_header(("Hark-Cursor", cursor))
+        .content_type("application/json")
+        .body(page.body()))
 }
 
 /// A page as it is answered: at most one gap, and that before the messages. What comes behind a second one is the next page's.
@@ -81,10 +116,23 @@ struct Page {
 
 impl Page {
     fn cut(found: HistoryPage, topic: &TopicName) -> Self {
-        let HistoryPage { gap, page, cursor, caught_up } = found;
-        let at = |offset| Cursor { epoch: cursor.epoch, offset };
+        let HistoryPage {
+            gap,
+            page,
+            cursor,
+            caught_up,
+        } = found;
+        let at = |offset| Cursor {
+            epoch: cursor.epoch,
+            offset,
+        };
         let gap_frame = |frame: &ServerFrame| codec::json::encode_server(frame).to_string();
-        let mut cut = Self { gap: gap.as_ref().map(gap_frame), messages: Vec::new(), cursor, caught_up };
+        let mut cut = Self {
+            gap: gap.as_ref().map(gap_frame),
+            messages: Vec::new(),
+            cursor,
+            caught_up,
+        };
         let mut position = match gap {
             Some(ServerFrame::Gap { cursor, .. }) => Some(cursor),
             _ => None,
@@ -93,12 +141,21 @@ impl Page {
             match item {
                 PageItem::Record(record) => {
                     position = Some(at(record.offset));
-                    cut.messages.push(codec::json::encode_message(topic, &record).to_string());
+                    cut.messages
+                        .push(codec::json::encode_message(topic, &record).to_string());
                 }
-                PageItem::Gap { reason, from, to } if cut.gap.is_none() && cut.messages.is_empty() => {
+                PageItem::Gap { reason, from, to }
+                    if cut.gap.is_none() && cut.messages.is_empty() =>
+                {
                     position = Some(at(to));
                     let (topic, cursor) = (topic.clone(), at(to));
-                    cut.gap = Some(gap_frame(&ServerFrame::Gap { topic, reason, from: Some(from), to: Some(to), cursor }));
+                    cut.gap = Some(gap_frame(&ServerFrame::Gap {
+                        topic,
+                        reason,
+                        from: Some(from),
+                        to: Some(to),
+                        cursor,
+                    }));
                 }
                 PageItem::Gap { .. } => {
                     cut.cursor = position.unwrap_or(cursor);
@@ -111,8 +168,15 @@ impl Page {
     }
 
     fn body(&self) -> String {
-        let gap = self.gap.as_ref().map(|gap| format!(",\"gap\":{gap}")).unwrap_or_default();
+        let gap = self
+            .gap
+            .as_ref()
+            .map(|gap| format!(",\"gap\":{gap}"))
+            .unwrap_or_default();
         let messages = self.messages.join(",");
-        format!("{{\"messages\":[{messages}],\"cursor\":\"{}\",\"caught_up\":{}{gap}}}", self.cursor, self.caught_up)
+        format!(
+            "{{\"messages\":[{messages}],\"cursor\":\"{}\",\"caught_up\":{}{gap}}}",
+            self.cursor, self.caught_up
+        )
     }
 }

@@ -52,7 +52,9 @@ pub fn routes(app: &mut web::ServiceConfig) {
 }
 
 fn read_only(path: &str, route: Route) -> Resource {
-    web::resource(path).route(route).default_service(web::to(|request| error::wrong_method(request, "GET")))
+    web::resource(path)
+        .route(route)
+        .default_service(web::to(|request| error::wrong_method(request, "GET")))
 }
 
 /// A page of Hark's own origin, so that a browser's console has somewhere to stand.
@@ -77,7 +79,8 @@ async fn ready(gate: web::Data<Gate>) -> HttpResponse {
         _ if gate.stopping.load(Ordering::Relaxed) => {
             HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }))
         }
-        Some(reason) => HttpResponse::ServiceUnavailable().json(json!({ "status": "closed_for_writing", "reason": reason })),
+        Some(reason) => HttpResponse::ServiceUnavailable()
+            .json(json!({ "status": "closed_for_writing", "reason": reason })),
         None => HttpResponse::Ok().json(json!({ "status": "ready" })),
     }
 }

@@ -11,13 +11,16 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use futures_util::{StreamExt, stream};
 use hark_protocol::{
-    ErrorCode, Headers, HeadersError, Idempotency, JsonText, MAX_FRAME_BYTES, Message, MessageId, Payload, ProducerId, TopicName,
+    ErrorCode, Headers, HeadersError, Idempotency, JsonText, MAX_FRAME_BYTES, Message, MessageId,
+    Payload, ProducerId, TopicName,
 };
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{ApiError, Gate};
-use crate::topic::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal, Registry, RoomHandle};
+use crate::topic::{
+    Outcome, Publish, PublishItem, Publisher, Receipt, Refusal, Registry, RoomHandle,
+};
 
 /// Request headers that become the message's, without the prefix.
 const MESSAGE_HEADER_PREFIX: &str = "hark-header-";
@@ -36,18 +39,27 @@ pub(super) async fn publish(
     let topic = publishable(&topic)?;
     let headers = message_headers(request.headers())?;
     let counted = Counted::read(request.headers())?;
-    let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default().trim().to_owned());
-    let line = Line { room: gate.registry.room(&topic), registry: gate.registry.clone(), headers };
-    if content_type.as_deref().is_some_and(|name| essence(name) == "application/x-ndjson") {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .map(|value| value.to_str().unwrap_or_default().trim().to_owned());
+    let line = Line {
+        room: gate.registry.room(&topic),
+        registry: gate.registry.clone(),
+        headers,
+    };
+    if content_type
+        .as_deref()
+        .is_some_and(|name| essence(name) == "application/x-ndjson")
+    {
         return Ok(publish_lines(line, counted, payload));
     }
     let body = read_body(payload).await?;
     let message = line.message(payload_of(body, content_type.as_deref())?);
     let outcome = line.publish(vec![(message, counted.of_line(0))]).await?;
     match outcome.into_iter().next() {
-        Some(Outcome::Kept { cursor, duplicate }) => {
-            Ok(HttpResponse::Ok().json(json!({ "cursor": cursor.to_string(), "duplicate": duplicate })))
-        }
+        Some(Outcome::Kept { cursor, duplicate }) => Ok(HttpResponse::Ok()
+            .json(json!({ "cursor": cursor.to_string(), "duplicate": duplicate }))),
         Some(Outcome::Refused(refusal)) => Err(refusal.into()),
         None => Err(no_answer()),
     }
@@ -56,7 +68,10 @@ pub(super) async fn publish(
 fn publishable(topic: &str) -> Result<TopicName, ApiError> {
     let topic = super::topics::parse(topic)?;
     if topic.is_system() {
-        return Err(ApiError::new(ErrorCode::BadTopic, format!("{topic} belongs to the system: nobody can publish to it")));
+        return Err(ApiError::new(
+            ErrorCode::BadTopic,
+            format!("{topic} belongs to the system: nobody can publish to it"),
+        ));
     }
     Ok(topic)
 }
@@ -66,7 +81,10 @@ fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {
     for (name, value) in headers {
         if let Some(name) = name.as_str().strip_prefix(MESSAGE_HEADER_PREFIX) {
             let value = value.to_str().map_err(|_| {
-                ApiError::new(ErrorCode::BadFrame, format!("the value of {MESSAGE_HEADER_PREFIX}{name} is not ASCII text"))
+                ApiError::new(
+                    ErrorCode::BadFrame,
+                    format!("the value of {MESSAGE_HEADER_PREFIX}{name} is not ASCII text"),
+                )
             })?;
             pairs.push((ByteString::from(name), ByteString::from(value)));
         }
@@ -92,27 +110,43 @@ impl Counted {
             Some(Err(_)) => Err(bad(format!("{name} is not ASCII text"))),
         };
         let key64 = |error: hark_protocol::Key64Error| bad(error.to_string());
-        Ok(Self(match (text("hark-producer")?, text("hark-seq")?, text("hark-message-id")?) {
-            (None, None, None) => Idempotency::None,
-            (None, None, Some(key)) => Idempotency::Key(MessageId::parse(&key).map_err(key64)?),
-            (Some(producer), Some(seq), None) => {
-                let seq = seq.parse().ok().filter(|&seq| seq > 0);
-                let seq = seq.ok_or_else(|| bad("Hark-Seq is a number from 1".to_owned()))?;
-                Idempotency::Sequence { producer: ProducerId::parse(&producer).map_err(key64)?, seq }
-            }
-            _ => return Err(bad("give Hark-Producer and Hark-Seq together, or Hark-Message-Id alone".to_owned())),
-        }))
+        Ok(Self(
+            match (
+                text("hark-producer")?,
+                text("hark-seq")?,
+                text("hark-message-id")?,
+            ) {
+                (None, None, None) => Idempotency::None,
+                (None, None, Some(key)) => Idempotency::Key(MessageId::parse(&key).map_err(key64)?),
+                (Some(producer), Some(seq), None) => {
+                    let seq = seq.parse().ok().filter(|&seq| seq > 0);
+                    let seq = seq.ok_or_else(|| bad("Hark-Seq is a number from 1".to_owned()))?;
+                    Idempotency::Sequence {
+                        producer: ProducerId::parse(&producer).map_err(key64)?,
+                        seq,
+                    }
+                }
+                _ => {
+                    return Err(bad(
+                        "give Hark-Producer and Hark-Seq together, or Hark-Message-Id alone"
+                            .to_owned(),
+                    ));
+                }
+            },
+        ))
     }
 
     /// The `n`th published line's: a producer counts on from the request's number, a key has the line's number behind it.
     fn of_line(&self, n: u64) -> Idempotency {
         match &self.0 {
-            Idempotency::Sequence { producer, seq } => {
-                Idempotency::Sequence { producer: producer.clone(), seq: seq.saturating_add(n) }
-            }
+            Idempotency::Sequence { producer, seq } => Idempotency::Sequence {
+                producer: producer.clone(),
+                seq: seq.saturating_add(n),
+            },
             Idempotency::Key(key) if n > 0 => {
                 // A key too long to be told apart by line leaves the line without one.
-                MessageId::parse(&format!("{}#{n}", key.as_str())).map_or(Idempotency::None, Idempotency::Key)
+                MessageId::parse(&format!("{}#{n}", key.as_str()))
+                    .map_or(Idempotency::None, Idempotency::Key)
             }
             same => same.clone(),
         }
@@ -121,7 +155,12 @@ impl Counted {
 
 /// What a content type says without its parameters.
 fn essence(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
 }
 
 /// Takes the body for what its type says (RFC 9110, section 8.3). `curl -d` says "form", whatever it sends.
@@ -135,20 +174,34 @@ fn payload_of(body: Bytes, content_type: Option<&str>) -> Result<Payload, ApiErr
         return Ok(json().unwrap_or_else(|_| {
             let text = std::str::from_utf8(&body).is_ok();
             let content_type = text.then(|| ByteString::from_static("text/plain; charset=utf-8"));
-            Payload::Bytes { data: body.clone(), content_type }
+            Payload::Bytes {
+                data: body.clone(),
+                content_type,
+            }
         }));
     }
     let content_type = content_type.unwrap_or_default();
     if content_type.len() > 255 {
-        return Err(ApiError::new(ErrorCode::TooLarge, "a content type has at most 255 bytes"));
+        return Err(ApiError::new(
+            ErrorCode::TooLarge,
+            "a content type has at most 255 bytes",
+        ));
     }
-    Ok(Payload::Bytes { data: body.clone(), content_type: Some(content_type.into()) })
+    Ok(Payload::Bytes {
+        data: body.clone(),
+        content_type: Some(content_type.into()),
+    })
 }
 
 async fn read_body(mut payload: web::Payload) -> Result<Bytes, ApiError> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| ApiError::new(ErrorCode::BadFrame, format!("the body ended early: {error}")))?;
+        let chunk = chunk.map_err(|error| {
+            ApiError::new(
+                ErrorCode::BadFrame,
+                format!("the body ended early: {error}"),
+            )
+        })?;
         if body.len() + chunk.len() > MAX_FRAME_BYTES {
             return Err(too_large("a message"));
         }
@@ -158,11 +211,17 @@ async fn read_body(mut payload: web::Payload) -> Result<Bytes, ApiError> {
 }
 
 fn too_large(what: &str) -> ApiError {
-    ApiError::new(ErrorCode::TooLarge, format!("{what} has at most {MAX_FRAME_BYTES} bytes"))
+    ApiError::new(
+        ErrorCode::TooLarge,
+        format!("{what} has at most {MAX_FRAME_BYTES} bytes"),
+    )
 }
 
 fn no_answer() -> ApiError {
-    ApiError::new(ErrorCode::Busy, "the topic's room could not answer; send it again")
+    ApiError::new(
+        ErrorCode::Busy,
+        "the topic's room could not answer; send it again",
+    )
 }
 
 /// Where a request publishes to.
@@ -175,25 +234,42 @@ struct Line {
 
 impl Line {
     fn message(&self, payload: Payload) -> Message {
-        Message { payload, headers: self.headers.clone() }
+        Message {
+            payload,
+            headers: self.headers.clone(),
+        }
     }
 
     /// Publishes messages together and waits until they are answered.
-    async fn publish(&self, messages: Vec<(Message, Idempotency)>) -> Result<Vec<Outcome>, ApiError> {
+    async fn publish(
+        &self,
+        messages: Vec<(Message, Idempotency)>,
+    ) -> Result<Vec<Outcome>, ApiError> {
         let mut items = Vec::with_capacity(messages.len());
         let budget = &self.registry.settings().staged_budget;
         for (tag, (message, idempotency)) in messages.into_iter().enumerate() {
             let taken = budget.try_take(message.payload.len()).ok_or_else(|| {
-                ApiError::new(ErrorCode::Busy, "too much is waiting to be kept; send it again in a moment")
+                ApiError::new(
+                    ErrorCode::Busy,
+                    "too much is waiting to be kept; send it again in a moment",
+                )
             })?;
-            items.push(PublishItem { tag, message, idempotency, taken });
+            items.push(PublishItem {
+                tag,
+                message,
+                idempotency,
+                taken,
+            });
         }
         let (send, receipts) = oneshot::channel();
         let reply = Arc::new(Reply(Mutex::new(Some(send))));
         // Where it cannot be sent, the envelope answers `busy` by itself.
         self.room.order(Publish::new(reply, items));
         let receipts = receipts.await.map_err(|_| no_answer())?;
-        Ok(receipts.into_iter().map(|receipt| receipt.outcome).collect())
+        Ok(receipts
+            .into_iter()
+            .map(|receipt| receipt.outcome)
+            .collect())
     }
 }
 
@@ -211,13 +287,25 @@ impl Publisher for Reply {
 
 /// One message a line, each answered by a line, as they are kept: the answer begins while the body still comes.
 fn publish_lines(line: Line, counted: Counted, payload: web::Payload) -> HttpResponse {
-    let lines = Lines { payload: Box::pin(payload), buffer: BytesMut::new(), skipping: false, ended: false };
-    let state = LinesTurn { line, counted, lines, published: 0 };
+    let lines = Lines {
+        payload: Box::pin(payload),
+        buffer: BytesMut::new(),
+        skipping: false,
+        ended: false,
+    };
+    let state = LinesTurn {
+        line,
+        counted,
+        lines,
+        published: 0,
+    };
     let answers = stream::unfold(state, |mut state| async move {
         let answer = state.turn().await?;
         Some((Ok::<_, actix_web::Error>(answer), state))
     });
-    HttpResponse::Ok().content_type("application/x-ndjson").streaming(answers)
+    HttpResponse::Ok()
+        .content_type("application/x-ndjson")
+        .streaming(answers)
 }
 
 struct LinesTurn {
@@ -236,7 +324,8 @@ impl LinesTurn {
         let mut refused = VecDeque::new();
         for (at, line) in lines.into_iter().enumerate() {
             let message = line.and_then(|line| {
-                JsonText::check(line).map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()))
+                JsonText::check(line)
+                    .map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()))
             });
             match message {
                 Ok(json) => {
@@ -250,15 +339,21 @@ impl LinesTurn {
         let wanted = messages.len();
         let outcomes = match self.line.publish(messages).await {
             Ok(outcomes) => outcomes,
-            Err(error) => vec![Outcome::Refused(Refusal::new(ErrorCode::Busy, error.to_string())); wanted],
+            Err(error) => {
+                vec![Outcome::Refused(Refusal::new(ErrorCode::Busy, error.to_string())); wanted]
+            }
         };
         let mut answer = BytesMut::new();
         let mut outcomes = outcomes.into_iter();
         for at in 0.. {
             let line = match refused.front() {
-                Some((refused_at, _)) if *refused_at == at => refused.pop_front().map(|(_, error)| error.body()),
+                Some((refused_at, _)) if *refused_at == at => {
+                    refused.pop_front().map(|(_, error)| error.body())
+                }
                 _ => outcomes.next().map(|outcome| match outcome {
-                    Outcome::Kept { cursor, duplicate } => json!({ "cursor": cursor.to_string(), "duplicate": duplicate }),
+                    Outcome::Kept { cursor, duplicate } => {
+                        json!({ "cursor": cursor.to_string(), "duplicate": duplicate })
+                    }
                     Outcome::Refused(refusal) => ApiError::from(refusal).body(),
                 }),
             };

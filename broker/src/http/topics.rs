@@ -25,16 +25,29 @@ pub(super) fn parse(topic: &str) -> Result<TopicName, ApiError> {
     TopicName::parse(topic).map_err(|error| ApiError::new(ErrorCode::BadTopic, error.to_string()))
 }
 
-pub(super) async fn list(request: HttpRequest, gate: web::Data<Gate>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn list(
+    request: HttpRequest,
+    gate: web::Data<Gate>,
+) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
     let query = web::Query::<Query>::from_query(request.query_string()).map_err(|error| {
-        ApiError::new(ErrorCode::BadFrame, format!("{error}; a listing takes prefix, after and limit"))
+        ApiError::new(
+            ErrorCode::BadFrame,
+            format!("{error}; a listing takes prefix, after and limit"),
+        )
     })?;
     let limit = match &query.limit {
         None => MAX_LIMIT,
-        Some(limit) => limit.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
-            ApiError::new(ErrorCode::BadFrame, format!("limit is a number from 1 to {MAX_LIMIT}"))
-        })?,
+        Some(limit) => limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::BadFrame,
+                    format!("limit is a number from 1 to {MAX_LIMIT}"),
+                )
+            })?,
     };
     let mut after = query.after.as_deref().map(parse).transpose()?;
     let prefix = query.prefix.as_deref().unwrap_or_default();
@@ -44,8 +57,13 @@ pub(super) async fn list(request: HttpRequest, gate: web::Data<Gate>) -> Result<
         let page = names_after(&gate, after.clone()).await?;
         let full = page.len() == MAX_LIMIT;
         after = page.last().map(|info| info.topic.clone());
-        let beyond = page.last().is_some_and(|last| last.topic.as_str() > prefix && !last.topic.as_str().starts_with(prefix));
-        for info in page.into_iter().filter(|info| info.topic.as_str().starts_with(prefix)) {
+        let beyond = page.last().is_some_and(|last| {
+            last.topic.as_str() > prefix && !last.topic.as_str().starts_with(prefix)
+        });
+        for info in page
+            .into_iter()
+            .filter(|info| info.topic.as_str().starts_with(prefix))
+        {
             if found.len() == limit {
                 next = found.last().map(|last: &TopicInfo| last.topic.to_string());
                 break;
@@ -82,9 +100,19 @@ async fn names_after(gate: &Gate, after: Option<TopicName>) -> Result<Vec<TopicI
     Ok(found)
 }
 
-async fn list_of(engine: &dyn MessageLog, after: Option<TopicName>) -> Result<Vec<TopicInfo>, ApiError> {
+async fn list_of(
+    engine: &dyn MessageLog,
+    after: Option<TopicName>,
+) -> Result<Vec<TopicInfo>, ApiError> {
     let (send, found) = oneshot::channel();
-    engine.list(after, MAX_LIMIT, Box::new(move |list| drop(send.send(list))));
+    engine.list(
+        after,
+        MAX_LIMIT,
+        Box::new(move |list| drop(send.send(list))),
+    );
     let unanswered = || ApiError::new(ErrorCode::Internal, "the log did not answer; ask again");
-    found.await.map_err(|_| unanswered())?.map_err(|error| ApiError::from(&error))
+    found
+        .await
+        .map_err(|_| unanswered())?
+        .map_err(|error| ApiError::from(&error))
 }

@@ -21,7 +21,11 @@ pub(super) async fn upgrade(
     }
     let chosen = choose(&request)?;
     if gate.stopping.load(Ordering::Relaxed) {
-        return Err(ApiError::new(ErrorCode::Busy, "hark is about to end; connect again in a moment").into());
+        return Err(ApiError::new(
+            ErrorCode::Busy,
+            "hark is about to end; connect again in a moment",
+        )
+        .into());
     }
     let session = Session::new(
         &request,
@@ -50,7 +54,11 @@ fn choose(request: &HttpRequest) -> Result<Option<Subprotocol>, ApiError> {
     let chosen = offered.iter().find_map(|name| Subprotocol::by_name(name));
     chosen.map(Some).ok_or_else(|| {
         let known: Vec<_> = Subprotocol::ALL.iter().map(|known| known.name()).collect();
-        let message = format!("of the subprotocols offered ({}) none is known; Hark speaks {}", offered.join(", "), known.join(" and "));
+        let message = format!(
+            "of the subprotocols offered ({}) none is known; Hark speaks {}",
+            offered.join(", "),
+            known.join(" and ")
+        );
         ApiError::new(ErrorCode::Unsupported, message).into_bad_request()
     })
 }
@@ -58,11 +66,18 @@ fn choose(request: &HttpRequest) -> Result<Option<Subprotocol>, ApiError> {
 /// What is wrong with the upgrade (RFC 6455, sections 4.2.1 and 4.4).
 fn refuse_handshake(error: &HandshakeError) -> HttpResponse {
     let (status, message) = match error {
-        HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => {
-            (StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13")
-        }
-        HandshakeError::BadWebsocketKey => (StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"),
-        _ => (StatusCode::BAD_REQUEST, "this is a WebSocket: ask for it with Upgrade: websocket and Connection: Upgrade"),
+        HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => (
+            StatusCode::UPGRADE_REQUIRED,
+            "Sec-WebSocket-Version must be 13",
+        ),
+        HandshakeError::BadWebsocketKey => (
+            StatusCode::BAD_REQUEST,
+            "Sec-WebSocket-Key must be 16 bytes in base64",
+        ),
+        _ => (
+            StatusCode::BAD_REQUEST,
+            "this is a WebSocket: ask for it with Upgrade: websocket and Connection: Upgrade",
+        ),
     };
     let error = ApiError::with_status(status, ErrorCode::Unsupported, message);
     let mut response = HttpResponse::build(status);

@@ -38,7 +38,10 @@ impl Session {
             Piece::Whole { text, bytes } => self.take_bytes(text, &bytes, ctx),
             Piece::First { text, bytes } => {
                 if self.is_right_kind(text, ctx) {
-                    self.assembling = Some(Assembling { text, bytes: BytesMut::from(bytes) });
+                    self.assembling = Some(Assembling {
+                        text,
+                        bytes: BytesMut::from(bytes),
+                    });
                 }
             }
             Piece::Next(bytes) => {
@@ -47,7 +50,9 @@ impl Session {
                 }
             }
             Piece::Last(bytes) => {
-                let Some(mut assembling) = self.assembling.take() else { return };
+                let Some(mut assembling) = self.assembling.take() else {
+                    return;
+                };
                 assembling.bytes.extend_from_slice(&bytes);
                 let (text, bytes) = (assembling.text, assembling.bytes.freeze());
                 if text && std::str::from_utf8(&bytes).is_err() {
@@ -88,20 +93,36 @@ impl Session {
         self.bad_frames_in_a_row += 1;
         self.send_error(ctx, error.id, error.code, error.message);
         if self.bad_frames_in_a_row >= MAX_BAD_FRAMES_IN_A_ROW {
-            self.close(ctx, CloseCode::BAD_FRAMES, "ten frames in a row could not be understood");
+            self.close(
+                ctx,
+                CloseCode::BAD_FRAMES,
+                "ten frames in a row could not be understood",
+            );
         }
     }
 
     fn carry_out(&mut self, frame: ClientFrame, ctx: &mut SessionContext) {
         match frame {
-            ClientFrame::Publish { id, topic, message, idempotency } => self.publish(id, topic, message, idempotency, ctx),
+            ClientFrame::Publish {
+                id,
+                topic,
+                message,
+                idempotency,
+            } => self.publish(id, topic, message, idempotency, ctx),
             ClientFrame::Subscribe { id, topic, from } => self.subscribe(id, topic, from, ctx),
             ClientFrame::Unsubscribe { id, topic } => self.unsubscribe(id, &topic, ctx),
             ClientFrame::Ping { id } => self.send(ctx, &ServerFrame::Pong { id }),
             // Without configured authentication everybody is the same, and a token is neither needed nor looked at.
             ClientFrame::Auth { id, .. } => {
                 let identity = "anonymous".to_owned();
-                self.send(ctx, &ServerFrame::Authenticated { id, identity, expires_at_ms: None });
+                self.send(
+                    ctx,
+                    &ServerFrame::Authenticated {
+                        id,
+                        identity,
+                        expires_at_ms: None,
+                    },
+                );
             }
         }
     }

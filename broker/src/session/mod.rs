@@ -82,7 +82,10 @@ pub struct Goodbye {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("name", &self.name).field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("name", &self.name)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,7 +98,10 @@ impl Session {
         sessions: Arc<Sessions>,
         settings: SessionSettings,
     ) -> Self {
-        let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let peer = request
+            .peer_addr()
+            .map(|peer| peer.to_string())
+            .unwrap_or_default();
         let watch = Arc::new(Watch::new(settings.stall_timeout, request.conn_data()));
         let name = format!("s{:012x}", rand::random::<u64>() >> 16);
         Self {
@@ -122,7 +128,9 @@ impl Session {
     fn begin(&mut self, ctx: &mut SessionContext) {
         let port = Port::new(ctx.address(), self.flow.credit().clone());
         self.port = Some(Arc::new(port));
-        self.listed_as = self.sessions.enter(ctx.address().recipient(), self.watch.clone());
+        self.listed_as = self
+            .sessions
+            .enter(ctx.address().recipient(), self.watch.clone());
         self.send(
             ctx,
             &ServerFrame::Welcome {
@@ -137,13 +145,24 @@ impl Session {
             self.close(ctx, CloseCode::RESTART, "hark is about to end");
             return;
         }
-        ctx.run_interval(self.settings.heartbeat, |session, ctx| session.heartbeat(ctx));
-        tracing::debug!(session = self.name, peer = self.peer, subprotocol = self.subprotocol.name(), "a session began");
+        ctx.run_interval(self.settings.heartbeat, |session, ctx| {
+            session.heartbeat(ctx)
+        });
+        tracing::debug!(
+            session = self.name,
+            peer = self.peer,
+            subprotocol = self.subprotocol.name(),
+            "a session began"
+        );
     }
 
     fn heartbeat(&mut self, ctx: &mut SessionContext) {
         if self.last_heard.elapsed() > self.settings.heartbeat * 5 / 2 {
-            self.close(ctx, CloseCode::SILENT, "nothing came for too long, not even the answer to a ping");
+            self.close(
+                ctx,
+                CloseCode::SILENT,
+                "nothing came for too long, not even the answer to a ping",
+            );
             return;
         }
         ctx.ping(b"");
@@ -155,7 +174,11 @@ impl Session {
             self.sessions.leave(listed_as);
         }
         self.leave_all_rooms();
-        tracing::debug!(session = self.name, seconds = self.started.elapsed().as_secs(), "a session ended");
+        tracing::debug!(
+            session = self.name,
+            seconds = self.started.elapsed().as_secs(),
+            "a session ended"
+        );
     }
 }
 
@@ -191,7 +214,13 @@ impl Handler<Goodbye> for Session {
     type Result = ();
     fn handle(&mut self, goodbye: Goodbye, ctx: &mut SessionContext) {
         let reason = "restart".to_owned();
-        self.send(ctx, &ServerFrame::Goodbye { reason, retry_after_ms: goodbye.retry_after_ms });
+        self.send(
+            ctx,
+            &ServerFrame::Goodbye {
+                reason,
+                retry_after_ms: goodbye.retry_after_ms,
+            },
+        );
         self.close(ctx, CloseCode::RESTART, "hark is about to end");
     }
 }

@@ -239,16 +239,33 @@ impl Session {
         }
     }
 
-    pub(super) fn send_error(&self, ctx: &mut SessionContext, id: Option<u64>, code: ErrorCode, message: impl Into<String>) {
+    pub(super) fn send_error(
+        &self,
+        ctx: &mut SessionContext,
+        id: Option<u64>,
+        code: ErrorCode,
+        message: impl Into<String>,
+    ) {
         let message = message.into();
-        self.send(ctx, &ServerFrame::Error { id, code, message, expected_seq: None, retry_after_ms: None });
+        self.send(
+            ctx,
+            &ServerFrame::Error {
+                id,
+                code,
+                message,
+                expected_seq: None,
+                retry_after_ms: None,
+            },
+        );
     }
 
     /// Passes on live messages. The credit goes back when the socket has taken them.
     pub(super) fn deliver(&mut self, delivery: &Delivery, ctx: &mut SessionContext) {
         let owed = &self.flow.owed_bytes;
         owed.set(owed.get() + delivery.bytes as i64);
-        let Some(subscription) = self.subscriptions.get_mut(delivery.key) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(delivery.key) else {
+            return;
+        };
         subscription.position.offset = delivery.last_offset();
         for frame in delivery.frames() {
             self.send_encoded(ctx, frame.clone());
@@ -260,7 +277,11 @@ impl Session {
         while self.flow.page_written()
             && let Some(key) = self.pulls.next()
         {
-            match self.subscriptions.get_mut(key).map_or(Asked::Nobody, |subscription| subscription.pull()) {
+            match self
+                .subscriptions
+                .get_mut(key)
+                .map_or(Asked::Nobody, |subscription| subscription.pull())
+            {
                 Asked::Room => return,
                 Asked::Nobody => self.pulls.answered(key),
                 Asked::Full => {

@@ -76,21 +76,39 @@ impl Session {
         let bytes = message.payload.len() + PUBLISH_OVERHEAD_BYTES;
         let Some(taken) = self.registry.settings().staged_budget.try_take(bytes) else {
             if id.is_some() {
-                self.send_error(ctx, id, ErrorCode::Busy, "too much is waiting to be kept; send it again in a moment");
+                self.send_error(
+                    ctx,
+                    id,
+                    ErrorCode::Busy,
+                    "too much is waiting to be kept; send it again in a moment",
+                );
             }
             return;
         };
-        let tag = self.publishing.in_flight.insert(InFlight { id, topic: topic.clone(), bytes });
+        let tag = self.publishing.in_flight.insert(InFlight {
+            id,
+            topic: topic.clone(),
+            bytes,
+        });
         self.publishing.in_flight_bytes += bytes;
         let registry = &self.registry;
-        let to_room = self.publishing.rooms.entry(topic).or_insert_with_key(|topic| ToRoom {
-            room: registry.room(topic),
-            collected: Vec::new(),
-            envelopes_out: 0,
-            used: true,
-        });
+        let to_room = self
+            .publishing
+            .rooms
+            .entry(topic)
+            .or_insert_with_key(|topic| ToRoom {
+                room: registry.room(topic),
+                collected: Vec::new(),
+                envelopes_out: 0,
+                used: true,
+            });
         to_room.used = true;
-        to_room.collected.push(PublishItem { tag, message, idempotency, taken });
+        to_room.collected.push(PublishItem {
+            tag,
+            message,
+            idempotency,
+            taken,
+        });
         self.pace_inbound();
         self.note_flush(ctx);
     }
@@ -121,7 +139,10 @@ impl Session {
     pub(super) fn take_receipts(&mut self, Receipts(receipts): Receipts, ctx: &mut SessionContext) {
         let mut answered_topic = None;
         for Receipt { tag, outcome } in receipts {
-            let Some(InFlight { id, topic, bytes }) = self.publishing.in_flight.try_remove(tag) else { continue };
+            let Some(InFlight { id, topic, bytes }) = self.publishing.in_flight.try_remove(tag)
+            else {
+                continue;
+            };
             self.publishing.in_flight_bytes -= bytes;
             if let Some(id) = id {
                 self.send(ctx, &answer(id, &topic, outcome));
@@ -129,7 +150,9 @@ impl Session {
             answered_topic = Some(topic);
         }
         // An envelope holds messages of one topic.
-        if let Some(to_room) = answered_topic.and_then(|topic| self.publishing.rooms.get_mut(&topic)) {
+        if let Some(to_room) =
+            answered_topic.and_then(|topic| self.publishing.rooms.get_mut(&topic))
+        {
             to_room.envelopes_out -= 1;
             if !to_room.collected.is_empty() {
                 self.note_flush(ctx);
@@ -151,7 +174,12 @@ impl Session {
 
 fn answer(id: u64, topic: &TopicName, outcome: Outcome) -> ServerFrame {
     match outcome {
-        Outcome::Kept { cursor, duplicate } => ServerFrame::Published { id, topic: topic.clone(), cursor, duplicate },
+        Outcome::Kept { cursor, duplicate } => ServerFrame::Published {
+            id,
+            topic: topic.clone(),
+            cursor,
+            duplicate,
+        },
         Outcome::Refused(refusal) => ServerFrame::Error {
             id: Some(id),
             code: refusal.code,

@@ -52,15 +52,25 @@ impl Sessions {
         let count = list.present.len().max(1) as u64;
         for (at, (_, Present { session, .. })) in list.present.iter().enumerate() {
             let jitter_ms = rand::random_range(0..=spread_ms / count);
-            session.do_send(Goodbye { retry_after_ms: spread_ms * at as u64 / count + jitter_ms });
+            session.do_send(Goodbye {
+                retry_after_ms: spread_ms * at as u64 / count + jitter_ms,
+            });
         }
     }
 
     /// Cuts the connections that have taken next to nothing for too long. To be called every few seconds.
     pub fn end_stalled(&self) {
-        let ended = self.lock().present.iter().filter(|(_, present)| present.watch.end_if_overdue()).count();
+        let ended = self
+            .lock()
+            .present
+            .iter()
+            .filter(|(_, present)| present.watch.end_if_overdue())
+            .count();
         if ended > 0 {
-            tracing::info!(sessions = ended, "ended: they took less than a page within the stall timeout");
+            tracing::info!(
+                sessions = ended,
+                "ended: they took less than a page within the stall timeout"
+            );
         }
     }
 

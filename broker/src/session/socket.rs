@@ -33,7 +33,12 @@ const SESSION_MAILBOX: usize = 256;
 const MAX_CLOSE_REASON_BYTES: usize = 123;
 
 /// Answers an upgrade that has been checked, and starts the session on it.
-pub fn upgrade(request: &HttpRequest, payload: web::Payload, session: Session, answer_subprotocol: bool) -> actix_web::Result<HttpResponse> {
+pub fn upgrade(
+    request: &HttpRequest,
+    payload: web::Payload,
+    session: Session,
+    answer_subprotocol: bool,
+) -> actix_web::Result<HttpResponse> {
     let mut response = ws::handshake(request)?;
     if answer_subprotocol {
         // Not left to actix-web-actors, which looks at the first line of what the client offers alone.
@@ -44,7 +49,11 @@ pub fn upgrade(request: &HttpRequest, payload: web::Payload, session: Session, a
     let frames = FrameGuard::new(payload.into_inner(), flow.clone(), max_bytes);
     let codec = actix_http::ws::Codec::new().max_size(max_bytes);
     let body = WebsocketContext::with_codec(session, frames, codec);
-    Ok(response.streaming(PacedBody { body: Box::pin(body), flow, watch }))
+    Ok(response.streaming(PacedBody {
+        body: Box::pin(body),
+        flow,
+        watch,
+    }))
 }
 
 impl Actor for Session {
@@ -64,9 +73,18 @@ impl Actor for Session {
 impl Session {
     /// Ends the session with a code and a reason, which also goes to the log.
     pub(super) fn close(&mut self, ctx: &mut SessionContext, code: CloseCode, reason: &str) {
-        tracing::info!(session = self.name, peer = self.peer, code = code.0, reason, "a session is ended");
+        tracing::info!(
+            session = self.name,
+            peer = self.peer,
+            code = code.0,
+            reason,
+            "a session is ended"
+        );
         debug_assert!(reason.len() <= MAX_CLOSE_REASON_BYTES);
-        ctx.close(Some(ws::CloseReason { code: code.0.into(), description: Some(reason.to_owned()) }));
+        ctx.close(Some(ws::CloseReason {
+            code: code.0.into(),
+            description: Some(reason.to_owned()),
+        }));
         ctx.stop();
     }
 }
@@ -75,12 +93,28 @@ impl StreamHandler<Result<ws::Message, ProtocolError>> for Session {
     fn handle(&mut self, message: Result<ws::Message, ProtocolError>, ctx: &mut Self::Context) {
         self.heard();
         match message {
-            Ok(ws::Message::Text(text)) => self.take_piece(Piece::Whole { text: true, bytes: text.into_bytes() }, ctx),
-            Ok(ws::Message::Binary(bytes)) => self.take_piece(Piece::Whole { text: false, bytes }, ctx),
-            Ok(ws::Message::Continuation(Item::FirstText(bytes))) => self.take_piece(Piece::First { text: true, bytes }, ctx),
-            Ok(ws::Message::Continuation(Item::FirstBinary(bytes))) => self.take_piece(Piece::First { text: false, bytes }, ctx),
-            Ok(ws::Message::Continuation(Item::Continue(bytes))) => self.take_piece(Piece::Next(bytes), ctx),
-            Ok(ws::Message::Continuation(Item::Last(bytes))) => self.take_piece(Piece::Last(bytes), ctx),
+            Ok(ws::Message::Text(text)) => self.take_piece(
+                Piece::Whole {
+                    text: true,
+                    bytes: text.into_bytes(),
+                },
+                ctx,
+            ),
+            Ok(ws::Message::Binary(bytes)) => {
+                self.take_piece(Piece::Whole { text: false, bytes }, ctx)
+            }
+            Ok(ws::Message::Continuation(Item::FirstText(bytes))) => {
+                self.take_piece(Piece::First { text: true, bytes }, ctx)
+            }
+            Ok(ws::Message::Continuation(Item::FirstBinary(bytes))) => {
+                self.take_piece(Piece::First { text: false, bytes }, ctx)
+            }
+            Ok(ws::Message::Continuation(Item::Continue(bytes))) => {
+                self.take_piece(Piece::Next(bytes), ctx)
+            }
+            Ok(ws::Message::Continuation(Item::Last(bytes))) => {
+                self.take_piece(Piece::Last(bytes), ctx)
+            }
             Ok(ws::Message::Ping(payload)) => ctx.pong(&payload),
             Ok(ws::Message::Pong(_) | ws::Message::Nop) => {}
             Ok(ws::Message::Close(reason)) => {
@@ -89,14 +123,26 @@ impl StreamHandler<Result<ws::Message, ProtocolError>> for Session {
                 ctx.stop();
             }
             Err(error) => {
-                let code = self.flow.violation().unwrap_or_else(|| violation_code(&error));
+                let code = self
+                    .flow
+                    .violation()
+                    .unwrap_or_else(|| violation_code(&error));
                 let reason = match code {
-                    CloseCode::TOO_LARGE => format!("a message has at most {} bytes", self.settings.max_message_bytes),
+                    CloseCode::TOO_LARGE => format!(
+                        "a message has at most {} bytes",
+                        self.settings.max_message_bytes
+                    ),
                     CloseCode::BAD_TEXT => "the text is not UTF-8".to_owned(),
-                    _ if self.flow.violation().is_some() => "a control frame has at most 125 bytes".to_owned(),
+                    _ if self.flow.violation().is_some() => {
+                        "a control frame has at most 125 bytes".to_owned()
+                    }
                     _ => error.to_string(),
                 };
-                let end = reason.floor_char_boundary(MAX_CLOSE_REASON_BYTES);
+                let longest = reason.len().min(MAX_CLOSE_REASON_BYTES);
+                let end = (0..=longest)
+                    .rev()
+                    .find(|&end| reason.is_char_boundary(end))
+                    .unwrap_or(0);
                 self.close(ctx, code, &reason[..end]);
             }
         }
@@ -108,7 +154,9 @@ fn violation_code(error: &ProtocolError) -> CloseCode {
     match error {
         ProtocolError::Overflow => CloseCode::TOO_LARGE,
         // actix-web-actors reports text that is not UTF-8 so; reserved bits are `InvalidData`.
-        ProtocolError::Io(error) if error.kind() == std::io::ErrorKind::Other => CloseCode::BAD_TEXT,
+        ProtocolError::Io(error) if error.kind() == std::io::ErrorKind::Other => {
+            CloseCode::BAD_TEXT
+        }
         _ => CloseCode::PROTOCOL,
     }
 }
@@ -185,7 +233,10 @@ enum Header {
     /// There is more to come.
     Incomplete,
     /// The whole frame is there.
-    Complete { frame_bytes: usize, payload_bytes: usize },
+    Complete {
+        frame_bytes: usize,
+        payload_bytes: usize,
+    },
     /// The codec will refuse it by what is there.
     Refused,
     /// It announces too much.
@@ -196,13 +247,23 @@ enum Header {
 
 impl<S> FrameGuard<S> {
     fn new(payload: S, flow: Rc<Flow>, max_bytes: usize) -> Self {
-        Self { payload, flow, max_bytes, buffer: BytesMut::new(), message_bytes: 0, handed_out: false, ended: false }
+        Self {
+            payload,
+            flow,
+            max_bytes,
+            buffer: BytesMut::new(),
+            message_bytes: 0,
+            handed_out: false,
+            ended: false,
+        }
     }
 
     /// Reads a frame's header (RFC 6455, section 5.2).
     fn look(&self) -> Header {
         let bytes = &self.buffer[..];
-        let [first, second, rest @ ..] = bytes else { return Header::Incomplete };
+        let [first, second, rest @ ..] = bytes else {
+            return Header::Incomplete;
+        };
         let opcode = first & 0x0f;
         let masked = second & 0x80 != 0;
         let control = opcode & 0x08 != 0;
@@ -228,7 +289,10 @@ impl<S> FrameGuard<S> {
         };
         let frame_bytes = header_bytes + 4 + length;
         match bytes.len() >= frame_bytes {
-            true => Header::Complete { frame_bytes, payload_bytes: length },
+            true => Header::Complete {
+                frame_bytes,
+                payload_bytes: length,
+            },
             false => Header::Incomplete,
         }
     }
@@ -243,7 +307,11 @@ impl<S> FrameGuard<S> {
     fn hand_out(&mut self, frame_bytes: usize, payload_bytes: usize) -> Bytes {
         let first = self.buffer[0];
         if first & 0x08 == 0 {
-            let before = if first & 0x0f == 0 { self.message_bytes } else { 0 };
+            let before = if first & 0x0f == 0 {
+                self.message_bytes
+            } else {
+                0
+            };
             let last = first & 0x80 != 0;
             self.message_bytes = if last { 0 } else { before + payload_bytes };
         }
@@ -268,7 +336,10 @@ where
         }
         loop {
             match self.look() {
-                Header::Complete { frame_bytes, payload_bytes } => {
+                Header::Complete {
+                    frame_bytes,
+                    payload_bytes,
+                } => {
                     return Poll::Ready(Some(Ok(self.hand_out(frame_bytes, payload_bytes))));
                 }
                 Header::Refused => {

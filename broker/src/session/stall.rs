@@ -22,7 +22,9 @@ pub(super) struct Line(Option<Arc<Socket>>);
 
 /// To be called when a connection is accepted: keeps a second handle of its socket.
 pub fn keep_line(connection: &dyn Any, data: &mut Extensions) {
-    let socket = connection.downcast_ref::<TcpStream>().map(|stream| SockRef::from(stream).try_clone());
+    let socket = connection
+        .downcast_ref::<TcpStream>()
+        .map(|stream| SockRef::from(stream).try_clone());
     let line = match socket {
         Some(Ok(socket)) => Some(Arc::new(socket)),
         Some(Err(error)) => {
@@ -47,7 +49,12 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(timeout: Duration, line: Option<&Line>) -> Self {
         let line = line.cloned().unwrap_or(Line(None));
-        Self { began: Instant::now(), timeout, deadline_ms: AtomicU64::new(0), line }
+        Self {
+            began: Instant::now(),
+            timeout,
+            deadline_ms: AtomicU64::new(0),
+            line,
+        }
     }
 
     /// The socket asks for more.
@@ -61,16 +68,21 @@ impl Watch {
     pub(super) fn gave(&self, bytes: usize) {
         let pages = u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
         let deadline = self.began.elapsed() + self.timeout * pages;
-        self.deadline_ms.store(deadline.as_millis() as u64, Ordering::Relaxed);
+        self.deadline_ms
+            .store(deadline.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Cuts the connection if the deadline has passed, and says whether it did.
     pub(super) fn end_if_overdue(&self) -> bool {
         let deadline_ms = self.deadline_ms.load(Ordering::Relaxed);
         let overdue = deadline_ms != 0 && self.began.elapsed().as_millis() as u64 > deadline_ms;
-        let Some(socket) = self.line.0.as_ref().filter(|_| overdue) else { return false };
+        let Some(socket) = self.line.0.as_ref().filter(|_| overdue) else {
+            return false;
+        };
         // What is still in the kernel's buffer is thrown away, or the connection would live on until it is taken.
-        let cut = socket.set_linger(Some(Duration::ZERO)).and_then(|()| socket.shutdown(std::net::Shutdown::Both));
+        let cut = socket
+            .set_linger(Some(Duration::ZERO))
+            .and_then(|()| socket.shutdown(std::net::Shutdown::Both));
         if let Err(error) = &cut {
             tracing::debug!(%error, "a stalled connection was gone already");
         }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use hark_protocol::{CloseCode, Cursor, Encoded, Epoch, ErrorCode, ServerFrame, SubscribeFrom, TopicName};
+use hark_protocol::{
+    CloseCode, Cursor, Encoded, Epoch, ErrorCode, ServerFrame, SubscribeFrom, TopicName,
+};
 
 use super::outbound::PULL_RETRY;
 use super::socket::SessionContext;
@@ -60,8 +62,13 @@ struct Leaving {
 
 #[derive(Debug)]
 enum Deferred {
-    Subscribe { id: Option<u64>, from: SubscribeFrom },
-    Unsubscribe { id: Option<u64> },
+    Subscribe {
+        id: Option<u64>,
+        from: SubscribeFrom,
+    },
+    Unsubscribe {
+        id: Option<u64>,
+    },
 }
 
 impl Subscriptions {
@@ -71,7 +78,9 @@ impl Subscriptions {
 
     fn of_topic(&mut self, topic: &TopicName) -> Option<(u32, &mut Subscription)> {
         let key = *self.keys.get(topic)?;
-        self.by_key.get_mut(&key).map(|subscription| (key, subscription))
+        self.by_key
+            .get_mut(&key)
+            .map(|subscription| (key, subscription))
     }
 
     fn insert(&mut self, subscription: Subscription) -> u32 {
@@ -102,8 +111,13 @@ pub(super) enum Asked {
 impl Subscription {
     /// Asks for the page after the position.
     pub(super) fn pull(&mut self) -> Asked {
-        let Some(seat) = self.seat.filter(|_| self.leaving.is_none()) else { return Asked::Nobody };
-        match self.room.order(Pull { seat, position: self.position.offset }) {
+        let Some(seat) = self.seat.filter(|_| self.leaving.is_none()) else {
+            return Asked::Nobody;
+        };
+        match self.room.order(Pull {
+            seat,
+            position: self.position.offset,
+        }) {
             true => Asked::Room,
             false if self.room.is_connected() => Asked::Full,
             false => Asked::Nobody,
@@ -112,7 +126,13 @@ impl Subscription {
 }
 
 impl Session {
-    pub(super) fn subscribe(&mut self, id: Option<u64>, topic: TopicName, from: SubscribeFrom, ctx: &mut SessionContext) {
+    pub(super) fn subscribe(
+        &mut self,
+        id: Option<u64>,
+        topic: TopicName,
+        from: SubscribeFrom,
+        ctx: &mut SessionContext,
+    ) {
         if let Some((_, existing)) = self.subscriptions.of_topic(&topic) {
             match existing.leaving.as_mut() {
                 Some(leaving) if leaving.deferred.len() < MAX_DEFERRED => {
@@ -120,7 +140,9 @@ impl Session {
                 }
                 Some(_) => self.send_error(ctx, id, ErrorCode::Busy, "wait for `unsubscribed`"),
                 None => {
-                    let message = format!("this session has a subscription to {topic} already; unsubscribe first");
+                    let message = format!(
+                        "this session has a subscription to {topic} already; unsubscribe first"
+                    );
                     self.send_error(ctx, id, ErrorCode::AlreadySubscribed, message);
                 }
             }
@@ -128,7 +150,8 @@ impl Session {
         }
         let limit = self.settings.max_subscriptions;
         if self.subscriptions.by_key.len() >= limit {
-            let message = format!("a session has at most {limit} subscriptions; open another connection");
+            let message =
+                format!("a session has at most {limit} subscriptions; open another connection");
             self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
             return;
         }
@@ -137,7 +160,10 @@ impl Session {
             topic,
             seat: None,
             from,
-            position: Cursor { epoch: Epoch::new(1), offset: 0 },
+            position: Cursor {
+                epoch: Epoch::new(1),
+                offset: 0,
+            },
             id,
             said_subscribed: false,
             said_caught_up: false,
@@ -148,12 +174,24 @@ impl Session {
     }
 
     fn join(&mut self, key: u32) {
-        let (Some(port), Some(subscription)) = (&self.port, self.subscriptions.get_mut(key)) else { return };
+        let (Some(port), Some(subscription)) = (&self.port, self.subscriptions.get_mut(key)) else {
+            return;
+        };
         // Where the order cannot be sent, its drop guard says that the room is gone.
-        subscription.room.order(Subscribe::new(port.clone(), key, subscription.from, self.subprotocol));
+        subscription.room.order(Subscribe::new(
+            port.clone(),
+            key,
+            subscription.from,
+            self.subprotocol,
+        ));
     }
 
-    pub(super) fn unsubscribe(&mut self, id: Option<u64>, topic: &TopicName, ctx: &mut SessionContext) {
+    pub(super) fn unsubscribe(
+        &mut self,
+        id: Option<u64>,
+        topic: &TopicName,
+        ctx: &mut SessionContext,
+    ) {
         let Some((_, subscription)) = self.subscriptions.of_topic(topic) else {
             let message = format!("this session has no subscription to {topic}");
             self.send_error(ctx, id, ErrorCode::NotSubscribed, message);
@@ -165,7 +203,10 @@ impl Session {
             }
             Some(_) => self.send_error(ctx, id, ErrorCode::Busy, "wait for `unsubscribed`"),
             None => {
-                subscription.leaving = Some(Leaving { id, deferred: VecDeque::new() });
+                subscription.leaving = Some(Leaving {
+                    id,
+                    deferred: VecDeque::new(),
+                });
                 self.leave_if_seated(topic, ctx);
             }
         }
@@ -173,17 +214,23 @@ impl Session {
 
     /// Tells the room; while joining, that has to wait for the seat.
     fn leave_if_seated(&mut self, topic: &TopicName, ctx: &mut SessionContext) {
-        let Some((key, subscription)) = self.subscriptions.of_topic(topic) else { return };
+        let Some((key, subscription)) = self.subscriptions.of_topic(topic) else {
+            return;
+        };
         if subscription.leaving.is_none() {
             return;
         }
-        let Some(seat) = subscription.seat else { return };
+        let Some(seat) = subscription.seat else {
+            return;
+        };
         if !subscription.room.order(Unsubscribe { seat }) {
             match subscription.room.is_connected() {
                 // Its mailbox is full: ask again in a moment.
                 true => {
                     let topic = topic.clone();
-                    ctx.run_later(PULL_RETRY, move |session, ctx| session.leave_if_seated(&topic, ctx));
+                    ctx.run_later(PULL_RETRY, move |session, ctx| {
+                        session.leave_if_seated(&topic, ctx)
+                    });
                 }
                 false => self.left(key, ctx),
             }
@@ -193,12 +240,24 @@ impl Session {
     /// Says `unsubscribed`, and begins what the client asked for meanwhile.
     fn left(&mut self, key: u32, ctx: &mut SessionContext) {
         self.stop_pulling(key, ctx);
-        let Some(left) = self.subscriptions.remove(key) else { return };
-        let Some(Leaving { id, deferred }) = left.leaving else { return };
-        self.send(ctx, &ServerFrame::Unsubscribed { id, topic: left.topic.clone() });
+        let Some(left) = self.subscriptions.remove(key) else {
+            return;
+        };
+        let Some(Leaving { id, deferred }) = left.leaving else {
+            return;
+        };
+        self.send(
+            ctx,
+            &ServerFrame::Unsubscribed {
+                id,
+                topic: left.topic.clone(),
+            },
+        );
         for command in deferred {
             match command {
-                Deferred::Subscribe { id, from } => self.subscribe(id, left.topic.clone(), from, ctx),
+                Deferred::Subscribe { id, from } => {
+                    self.subscribe(id, left.topic.clone(), from, ctx)
+                }
                 Deferred::Unsubscribe { id } => self.unsubscribe(id, &left.topic, ctx),
             }
         }
@@ -212,18 +271,46 @@ impl Session {
 
     pub(super) fn room_news(&mut self, news: RoomNews, ctx: &mut SessionContext) {
         match news {
-            RoomNews::Subscribed { key, seat, cursor, position, head, resumed, gap, live } => {
-                let seated = Seating { seat, cursor, position, head, resumed, gap, live };
+            RoomNews::Subscribed {
+                key,
+                seat,
+                cursor,
+                position,
+                head,
+                resumed,
+                gap,
+                live,
+            } => {
+                let seated = Seating {
+                    seat,
+                    cursor,
+                    position,
+                    head,
+                    resumed,
+                    gap,
+                    live,
+                };
                 self.subscribed(key, seated, ctx);
             }
-            RoomNews::NotSubscribed { key, code, message } => self.not_subscribed(key, code, message, ctx),
+            RoomNews::NotSubscribed { key, code, message } => {
+                self.not_subscribed(key, code, message, ctx)
+            }
             RoomNews::Lagging { key } => {
                 self.pulls.add(key);
                 self.pull_next(ctx);
             }
-            RoomNews::Page { key, frames, position, live } => self.page(key, frames, position, live, ctx),
+            RoomNews::Page {
+                key,
+                frames,
+                position,
+                live,
+            } => self.page(key, frames, position, live, ctx),
             RoomNews::PageFailed { key, reason } => {
-                tracing::debug!(session = self.name, reason, "a page could not be read; trying again");
+                tracing::debug!(
+                    session = self.name,
+                    reason,
+                    "a page could not be read; trying again"
+                );
                 self.pull_again_later(key, ctx);
             }
             RoomNews::Unsubscribed { key } => self.left(key, ctx),
@@ -232,15 +319,31 @@ impl Session {
     }
 
     fn subscribed(&mut self, key: u32, seating: Seating, ctx: &mut SessionContext) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(key) else {
+            return;
+        };
         subscription.seat = Some(seating.seat);
         subscription.position = seating.position;
         subscription.attempts = 0;
         let topic = subscription.topic.clone();
         let id = subscription.id;
         if !std::mem::replace(&mut subscription.said_subscribed, true) {
-            let Seating { cursor, head, resumed, .. } = seating;
-            self.send(ctx, &ServerFrame::Subscribed { id, topic: topic.clone(), cursor, head, resumed });
+            let Seating {
+                cursor,
+                head,
+                resumed,
+                ..
+            } = seating;
+            self.send(
+                ctx,
+                &ServerFrame::Subscribed {
+                    id,
+                    topic: topic.clone(),
+                    cursor,
+                    head,
+                    resumed,
+                },
+            );
         }
         if let Some(gap) = seating.gap {
             self.send_encoded(ctx, gap);
@@ -256,15 +359,28 @@ impl Session {
     }
 
     fn say_caught_up(&mut self, key: u32, ctx: &mut SessionContext) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(key) else {
+            return;
+        };
         if !std::mem::replace(&mut subscription.said_caught_up, true) {
-            let frame = ServerFrame::CaughtUp { topic: subscription.topic.clone(), cursor: subscription.position };
+            let frame = ServerFrame::CaughtUp {
+                topic: subscription.topic.clone(),
+                cursor: subscription.position,
+            };
             self.send(ctx, &frame);
         }
     }
 
-    fn not_subscribed(&mut self, key: u32, code: ErrorCode, message: String, ctx: &mut SessionContext) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+    fn not_subscribed(
+        &mut self,
+        key: u32,
+        code: ErrorCode,
+        message: String,
+        ctx: &mut SessionContext,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else {
+            return;
+        };
         if subscription.said_subscribed {
             self.room_gone(key, ctx);
             return;
@@ -277,7 +393,14 @@ impl Session {
         }
     }
 
-    fn page(&mut self, key: u32, frames: Vec<Encoded>, position: u64, live: bool, ctx: &mut SessionContext) {
+    fn page(
+        &mut self,
+        key: u32,
+        frames: Vec<Encoded>,
+        position: u64,
+        live: bool,
+        ctx: &mut SessionContext,
+    ) {
         self.pulls.answered(key);
         if let Some(subscription) = self.subscriptions.get_mut(key) {
             subscription.position.offset = position;
@@ -297,7 +420,9 @@ impl Session {
             self.left(key, ctx);
             return;
         }
-        let Some(mut subscription) = self.subscriptions.remove(key) else { return };
+        let Some(mut subscription) = self.subscriptions.remove(key) else {
+            return;
+        };
         subscription.attempts += 1;
         if subscription.attempts > MAX_JOIN_ATTEMPTS {
             tracing::error!(session = self.name, topic = %subscription.topic, "the topic's room cannot be had");

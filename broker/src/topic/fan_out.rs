@@ -37,7 +37,9 @@ impl Room {
     }
 
     pub(super) fn continue_fan_out(&mut self, ctx: &mut Context<Self>) {
-        let Some(from) = self.fan_out.next else { return };
+        let Some(from) = self.fan_out.next else {
+            return;
+        };
         let end = self.seats.capacity();
         let to = end.min(from + SEATS_A_TURN);
         for index in from..to {
@@ -55,7 +57,9 @@ impl Room {
 
     /// Sends one seat what it has not been sent; one that cannot take it is lagging from then on.
     fn feed(&mut self, index: usize) {
-        let Some(seated) = self.seats.get_mut(index).filter(|seated| seated.live) else { return };
+        let Some(seated) = self.seats.get_mut(index).filter(|seated| seated.live) else {
+            return;
+        };
         if seated.sent_up_to >= self.place.head {
             return;
         }
@@ -64,7 +68,13 @@ impl Room {
                 let (start, bytes) = batch.part_after(seated.sent_up_to, seated.subprotocol);
                 let batch = batch.clone();
                 let last = batch.last_offset();
-                let delivery = Delivery { key: seated.key, batch, start, bytes, subprotocol: seated.subprotocol };
+                let delivery = Delivery {
+                    key: seated.key,
+                    batch,
+                    start,
+                    bytes,
+                    subprotocol: seated.subprotocol,
+                };
                 if seated.subscriber.try_deliver(delivery).is_err() {
                     seated.live = false;
                     break;
@@ -77,7 +87,9 @@ impl Room {
         if !seated.subscriber.is_connected() && !seated.live {
             self.seats.remove(index);
         } else if !seated.live {
-            seated.subscriber.tell(RoomNews::Lagging { key: seated.key });
+            seated
+                .subscriber
+                .tell(RoomNews::Lagging { key: seated.key });
         }
     }
 }

@@ -41,8 +41,16 @@ pub struct HistoryPage {
 impl Room {
     pub(super) fn history(&mut self, order: History, _: &mut Context<Self>) {
         self.last_used = std::time::Instant::now();
-        let reading = Reading { topic: self.topic.clone(), place: self.place.clone(), log: self.log.clone(), order };
-        match self.place.resolve(reading.order.from, self.settings.clock.now_ms()) {
+        let reading = Reading {
+            topic: self.topic.clone(),
+            place: self.place.clone(),
+            log: self.log.clone(),
+            order,
+        };
+        match self
+            .place
+            .resolve(reading.order.from, self.settings.clock.now_ms())
+        {
             Resolved::Start(start) => reading.read(start),
             Resolved::AskLog { since_ms } => {
                 let (topic, head) = (self.topic.clone(), self.place.head);
@@ -50,7 +58,11 @@ impl Room {
                     Ok(position) => {
                         let position = position.max(reading.place.first - 1);
                         let asked = reading.place.cursor(position);
-                        reading.read(Start { asked, position, gap: None });
+                        reading.read(Start {
+                            asked,
+                            position,
+                            gap: None,
+                        });
                     }
                     Err(error) => reading.answer(Err(error)),
                 });
@@ -80,7 +92,9 @@ impl Reading {
         let log = self.log.clone();
         let done = Box::new(move |found: Result<Page, LogError>| {
             let page = found.map(|page| HistoryPage {
-                gap: start.gap.map(|gap: Missing| gap.frame(&self.topic, self.place.cursor(start.position))),
+                gap: start
+                    .gap
+                    .map(|gap: Missing| gap.frame(&self.topic, self.place.cursor(start.position))),
                 cursor: self.place.cursor(page.reached),
                 caught_up: page.reached >= self.place.head,
                 page,

@@ -79,7 +79,10 @@ pub struct Room {
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Room").field("topic", &self.topic).field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Room")
+            .field("topic", &self.topic)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
     }
 }
 
@@ -96,13 +99,21 @@ struct Place {
 
 impl Place {
     fn cursor(&self, offset: u64) -> Cursor {
-        Cursor { epoch: self.epoch, offset }
+        Cursor {
+            epoch: self.epoch,
+            offset,
+        }
     }
 }
 
 impl Room {
     /// Starts the room on `arbiter`. What is sent to it waits until the log has opened the topic.
-    fn start_on(arbiter: &ArbiterHandle, topic: TopicName, id: u64, registry: Arc<Registry>) -> Addr<Self> {
+    fn start_on(
+        arbiter: &ArbiterHandle,
+        topic: TopicName,
+        id: u64,
+        registry: Arc<Registry>,
+    ) -> Addr<Self> {
         Self::start_in_arbiter(arbiter, move |ctx| {
             ctx.set_mailbox_capacity(ROOM_MAILBOX);
             Self {
@@ -111,7 +122,12 @@ impl Room {
                 settings: registry.settings().clone(),
                 tail: Tail::new(registry.tail_budget().clone()),
                 generation: 0,
-                place: Place { epoch: Epoch::new(1), lineage: Vec::new(), first: 1, head: 0 },
+                place: Place {
+                    epoch: Epoch::new(1),
+                    lineage: Vec::new(),
+                    first: 1,
+                    head: 0,
+                },
                 seats: Slab::new(),
                 next_seat_generation: 0,
                 fan_out: fan_out::Progress::default(),

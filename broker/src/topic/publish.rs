@@ -86,7 +86,11 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without a number.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), expected_seq: None }
+        Self {
+            code,
+            message: message.into(),
+            expected_seq: None,
+        }
     }
 }
 
@@ -105,7 +109,14 @@ impl Publish {
     /// An envelope whose answers all go to `publisher`, together.
     pub fn new(publisher: Arc<dyn Publisher>, items: Vec<PublishItem>) -> Self {
         let answers = items.iter().map(|item| (item.tag, None)).collect();
-        Self { envelope: Envelope { publisher, unanswered: items.len(), answers }, items }
+        Self {
+            envelope: Envelope {
+                publisher,
+                unanswered: items.len(),
+                answers,
+            },
+            items,
+        }
     }
 }
 
@@ -119,7 +130,9 @@ pub(super) struct Envelope {
 
 impl std::fmt::Debug for Envelope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Envelope").field("unanswered", &self.unanswered).finish_non_exhaustive()
+        f.debug_struct("Envelope")
+            .field("unanswered", &self.unanswered)
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,10 +147,19 @@ impl Envelope {
 
 impl Drop for Envelope {
     fn drop(&mut self) {
-        let gone = || Outcome::Refused(Refusal::new(ErrorCode::Busy, "the topic's room could not answer; send it again"));
+        let gone = || {
+            Outcome::Refused(Refusal::new(
+                ErrorCode::Busy,
+                "the topic's room could not answer; send it again",
+            ))
+        };
         let answers = std::mem::take(&mut self.answers);
-        let receipt = |(tag, outcome): (usize, Option<Outcome>)| Receipt { tag, outcome: outcome.unwrap_or_else(gone) };
-        self.publisher.take_receipts(answers.into_iter().map(receipt).collect());
+        let receipt = |(tag, outcome): (usize, Option<Outcome>)| Receipt {
+            tag,
+            outcome: outcome.unwrap_or_else(gone),
+        };
+        self.publisher
+            .take_receipts(answers.into_iter().map(receipt).collect());
     }
 }
 
@@ -184,7 +206,11 @@ pub(super) struct Flush;
 pub(super) struct AppendAnswered(Result<Appended, LogError>);
 
 impl Room {
-    pub(super) fn publish(&mut self, Publish { envelope, items }: Publish, ctx: &mut Context<Self>) {
+    pub(super) fn publish(
+        &mut self,
+        Publish { envelope, items }: Publish,
+        ctx: &mut Context<Self>,
+    ) {
         self.last_used = std::time::Instant::now();
         if items.is_empty() {
             return; // an envelope without messages is answered by being dropped
@@ -195,17 +221,35 @@ impl Room {
             self.settings.faults.strike_before_append(&item.message);
             match self.producers.look_at(&item.idempotency, now_ms) {
                 Look::New => {
-                    let record = NewRecord { message: item.message, idempotency: item.idempotency };
+                    let record = NewRecord {
+                        message: item.message,
+                        idempotency: item.idempotency,
+                    };
                     let order = StagedOrder::Keep(record, item.taken);
-                    self.staged.push_back(Staged { envelope: entry, index, order });
+                    self.staged.push_back(Staged {
+                        envelope: entry,
+                        index,
+                        order,
+                    });
                 }
                 Look::OnItsWay => {
                     let order = StagedOrder::SameAs(item.idempotency);
-                    self.staged.push_back(Staged { envelope: entry, index, order });
+                    self.staged.push_back(Staged {
+                        envelope: entry,
+                        index,
+                        order,
+                    });
                 }
                 Look::Kept { offset } => {
                     let cursor = self.place.cursor(offset);
-                    self.answer(entry, index, Outcome::Kept { cursor, duplicate: true });
+                    self.answer(
+                        entry,
+                        index,
+                        Outcome::Kept {
+                            cursor,
+                            duplicate: true,
+                        },
+                    );
                 }
                 Look::Refused(refusal) => self.answer(entry, index, Outcome::Refused(refusal)),
             }
@@ -217,7 +261,9 @@ impl Room {
     }
 
     fn answer(&mut self, envelope: usize, index: usize, outcome: Outcome) {
-        let Some(owed) = self.envelopes.get_mut(envelope) else { return };
+        let Some(owed) = self.envelopes.get_mut(envelope) else {
+            return;
+        };
         owed.answer(index, outcome);
         if owed.unanswered == 0 {
             // Dropping an envelope sends it.
@@ -234,7 +280,11 @@ impl Room {
         let mut appending = Appending::default();
         let mut bytes = 0;
         while let Some(staged) = self.staged.pop_front() {
-            let Staged { envelope, index, order } = staged;
+            let Staged {
+                envelope,
+                index,
+                order,
+            } = staged;
             let (idempotency, record, taken) = match order {
                 StagedOrder::SameAs(idempotency) => (idempotency, None, None),
                 StagedOrder::Keep(record, taken) => {
@@ -244,7 +294,13 @@ impl Room {
                     (idempotency, Some(records.len() - 1), Some(taken))
                 }
             };
-            appending.owed.push(Owed { envelope, index, idempotency, record, _taken: taken });
+            appending.owed.push(Owed {
+                envelope,
+                index,
+                idempotency,
+                record,
+                _taken: taken,
+            });
             if bytes >= APPEND_MAX_BYTES || records.len() >= APPEND_MAX_RECORDS {
                 break;
             }
@@ -263,8 +319,14 @@ impl Room {
         });
     }
 
-    pub(super) fn append_answered(&mut self, AppendAnswered(answer): AppendAnswered, ctx: &mut Context<Self>) {
-        let Some(appending) = self.appending.take() else { return };
+    pub(super) fn append_answered(
+        &mut self,
+        AppendAnswered(answer): AppendAnswered,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(appending) = self.appending.take() else {
+            return;
+        };
         self.last_used = std::time::Instant::now();
         match answer {
             Ok(Appended { records }) => {
@@ -278,7 +340,8 @@ impl Room {
                 self.settings.faults.strike_after_append(&records);
                 if let Some(last) = records.last() {
                     self.place.head = last.offset;
-                    self.tail.push(Arc::new(Batch::new(self.topic.clone(), records)));
+                    self.tail
+                        .push(Arc::new(Batch::new(self.topic.clone(), records)));
                 }
                 // The disk works on the next batch while this one is passed on.
                 self.append_staged(ctx);
@@ -296,10 +359,14 @@ impl Room {
                 None => self.producers.offset_of(&owed.idempotency),
             };
             let outcome = match kept {
-                Some(offset) => {
-                    Outcome::Kept { cursor: self.place.cursor(offset), duplicate: owed.record.is_none() }
-                }
-                None => Outcome::Refused(Refusal::new(ErrorCode::Internal, "the message's place is not known; send it again")),
+                Some(offset) => Outcome::Kept {
+                    cursor: self.place.cursor(offset),
+                    duplicate: owed.record.is_none(),
+                },
+                None => Outcome::Refused(Refusal::new(
+                    ErrorCode::Internal,
+                    "the message's place is not known; send it again",
+                )),
             };
             self.answer(owed.envelope, owed.index, outcome);
         }
@@ -310,8 +377,13 @@ impl Room {
         tracing::warn!(topic = %self.topic, %error, "an append was refused");
         let refused = Outcome::Refused(Refusal::from(error));
         let staged = std::mem::take(&mut self.staged);
-        let in_flight = appending.owed.iter().map(|owed| (owed.envelope, owed.index));
-        for (envelope, index) in in_flight.chain(staged.iter().map(|staged| (staged.envelope, staged.index))) {
+        let in_flight = appending
+            .owed
+            .iter()
+            .map(|owed| (owed.envelope, owed.index));
+        for (envelope, index) in
+            in_flight.chain(staged.iter().map(|staged| (staged.envelope, staged.index)))
+        {
             self.answer(envelope, index, refused.clone());
         }
         self.producers.forget_staged();
@@ -359,14 +431,33 @@ impl Producers {
     /// What the log found of earlier lives.
     pub(super) fn found(producers: Vec<ProducerMark>, mut keys: Vec<KeyMark>) -> Self {
         let count = |mark: ProducerMark| {
-            let count = Count { taken_seq: mark.seq, kept_seq: mark.seq, kept_offset: mark.offset, used_ms: mark.time_ms };
+            let count = Count {
+                taken_seq: mark.seq,
+                kept_seq: mark.seq,
+                kept_offset: mark.offset,
+                used_ms: mark.time_ms,
+            };
             (mark.producer, count)
         };
         keys.sort_by_key(|mark| mark.offset);
         Self {
             counts: producers.into_iter().map(count).collect(),
-            key_order: keys.iter().map(|mark| (mark.key.clone(), mark.time_ms)).collect(),
-            keys: keys.into_iter().map(|mark| (mark.key, Key { offset: Some(mark.offset), used_ms: mark.time_ms })).collect(),
+            key_order: keys
+                .iter()
+                .map(|mark| (mark.key.clone(), mark.time_ms))
+                .collect(),
+            keys: keys
+                .into_iter()
+                .map(|mark| {
+                    (
+                        mark.key,
+                        Key {
+                            offset: Some(mark.offset),
+                            used_ms: mark.time_ms,
+                        },
+                    )
+                })
+                .collect(),
         }
     }
 
@@ -374,7 +465,9 @@ impl Producers {
     fn look_at(&mut self, idempotency: &Idempotency, now_ms: u64) -> Look {
         match idempotency {
             Idempotency::None => Look::New,
-            Idempotency::Sequence { producer, seq } => self.look_at_sequence(producer, *seq, now_ms),
+            Idempotency::Sequence { producer, seq } => {
+                self.look_at_sequence(producer, *seq, now_ms)
+            }
             Idempotency::Key(key) => self.look_at_key(key, now_ms),
         }
     }
@@ -397,17 +490,28 @@ impl Producers {
         } else if seq > count.kept_seq {
             Look::OnItsWay
         } else {
-            Look::Kept { offset: count.kept_offset }
+            Look::Kept {
+                offset: count.kept_offset,
+            }
         }
     }
 
     fn look_at_key(&mut self, key: &MessageId, now_ms: u64) -> Look {
         self.forget_old_keys(now_ms);
         match self.keys.get(key) {
-            Some(Key { offset: Some(offset), .. }) => Look::Kept { offset: *offset },
+            Some(Key {
+                offset: Some(offset),
+                ..
+            }) => Look::Kept { offset: *offset },
             Some(Key { offset: None, .. }) => Look::OnItsWay,
             None => {
-                self.keys.insert(key.clone(), Key { offset: None, used_ms: now_ms });
+                self.keys.insert(
+                    key.clone(),
+                    Key {
+                        offset: None,
+                        used_ms: now_ms,
+                    },
+                );
                 self.key_order.push_back((key.clone(), now_ms));
                 Look::New
             }
@@ -436,7 +540,9 @@ impl Producers {
     fn offset_of(&self, idempotency: &Idempotency) -> Option<u64> {
         match idempotency {
             Idempotency::None => None,
-            Idempotency::Sequence { producer, .. } => self.counts.get(producer).map(|count| count.kept_offset),
+            Idempotency::Sequence { producer, .. } => {
+                self.counts.get(producer).map(|count| count.kept_offset)
+            }
             Idempotency::Key(key) => self.keys.get(key).and_then(|known| known.offset),
         }
     }
@@ -448,7 +554,8 @@ impl Producers {
         }
         self.counts.retain(|_, count| count.kept_seq > 0);
         self.keys.retain(|_, key| key.offset.is_some());
-        self.key_order.retain(|(key, _)| self.keys.contains_key(key));
+        self.key_order
+            .retain(|(key, _)| self.keys.contains_key(key));
     }
 
     /// Forgets who has been silent for a day; where that is not enough, the tenth that has been silent longest.
@@ -459,18 +566,28 @@ impl Producers {
         let mut used: Vec<u64> = self.counts.values().map(|count| count.used_ms).collect();
         used.sort_unstable();
         let oldest_tenth_ms = used.get(MAX_PRODUCERS / 10).copied().unwrap_or(0);
-        let limit_ms = now_ms.saturating_sub(PRODUCER_MEMORY_MS).max(oldest_tenth_ms);
-        self.counts.retain(|_, count| count.used_ms > limit_ms || count.taken_seq > count.kept_seq);
+        let limit_ms = now_ms
+            .saturating_sub(PRODUCER_MEMORY_MS)
+            .max(oldest_tenth_ms);
+        self.counts
+            .retain(|_, count| count.used_ms > limit_ms || count.taken_seq > count.kept_seq);
     }
 
     fn forget_old_keys(&mut self, now_ms: u64) {
         while let Some((key, used_ms)) = self.key_order.front() {
-            let old = now_ms.saturating_sub(*used_ms) > KEY_MEMORY_MS || self.key_order.len() > MAX_RECENT_KEYS;
-            let on_its_way = self.keys.get(key).is_some_and(|known| known.offset.is_none());
+            let old = now_ms.saturating_sub(*used_ms) > KEY_MEMORY_MS
+                || self.key_order.len() > MAX_RECENT_KEYS;
+            let on_its_way = self
+                .keys
+                .get(key)
+                .is_some_and(|known| known.offset.is_none());
             if !old || on_its_way {
                 break;
             }
-            let same_use = self.keys.get(key).is_some_and(|known| known.used_ms == *used_ms);
+            let same_use = self
+                .keys
+                .get(key)
+                .is_some_and(|known| known.used_ms == *used_ms);
             if same_use {
                 self.keys.remove(key);
             }
@@ -498,7 +615,10 @@ mod tests {
     use super::*;
 
     fn sequence(seq: u64) -> Idempotency {
-        Idempotency::Sequence { producer: ProducerId::parse("p").unwrap(), seq }
+        Idempotency::Sequence {
+            producer: ProducerId::parse("p").unwrap(),
+            seq,
+        }
     }
 
     fn key(text: &str) -> Idempotency {
@@ -508,15 +628,25 @@ mod tests {
     #[test]
     fn a_producer_counts_one_by_one() {
         let mut producers = Producers::default();
-        assert!(matches!(producers.look_at(&sequence(2), 0), Look::Refused(r) if r.expected_seq == Some(1)));
+        assert!(
+            matches!(producers.look_at(&sequence(2), 0), Look::Refused(r) if r.expected_seq == Some(1))
+        );
         assert!(matches!(producers.look_at(&sequence(1), 0), Look::New));
         assert!(matches!(producers.look_at(&sequence(1), 0), Look::OnItsWay));
-        assert!(matches!(producers.look_at(&sequence(3), 0), Look::Refused(r) if r.expected_seq == Some(2)));
+        assert!(
+            matches!(producers.look_at(&sequence(3), 0), Look::Refused(r) if r.expected_seq == Some(2))
+        );
         producers.kept(&sequence(1), 7, 0);
-        assert!(matches!(producers.look_at(&sequence(1), 0), Look::Kept { offset: 7 }));
+        assert!(matches!(
+            producers.look_at(&sequence(1), 0),
+            Look::Kept { offset: 7 }
+        ));
         assert!(matches!(producers.look_at(&sequence(2), 0), Look::New));
         producers.forget_staged();
-        assert!(matches!(producers.look_at(&sequence(2), 0), Look::New), "what did not arrive may come again");
+        assert!(
+            matches!(producers.look_at(&sequence(2), 0), Look::New),
+            "what did not arrive may come again"
+        );
     }
 
     #[test]
@@ -525,8 +655,14 @@ mod tests {
         assert!(matches!(producers.look_at(&key("a"), 0), Look::New));
         assert!(matches!(producers.look_at(&key("a"), 0), Look::OnItsWay));
         producers.kept(&key("a"), 3, 0);
-        assert!(matches!(producers.look_at(&key("a"), KEY_MEMORY_MS), Look::Kept { offset: 3 }));
-        assert!(matches!(producers.look_at(&key("a"), KEY_MEMORY_MS + 1), Look::New));
+        assert!(matches!(
+            producers.look_at(&key("a"), KEY_MEMORY_MS),
+            Look::Kept { offset: 3 }
+        ));
+        assert!(matches!(
+            producers.look_at(&key("a"), KEY_MEMORY_MS + 1),
+            Look::New
+        ));
     }
 
     #[test]

@@ -52,15 +52,28 @@ impl RoomHandle {
 
 impl Registry {
     /// A registry without rooms. They will live on `arbiters`, and on those that are added before the first is needed.
-    pub fn new(arbiters: Vec<ArbiterHandle>, engines: Engines, settings: RoomSettings) -> Arc<Self> {
+    pub fn new(
+        arbiters: Vec<ArbiterHandle>,
+        engines: Engines,
+        settings: RoomSettings,
+    ) -> Arc<Self> {
         let rooms = Mutex::new(HashMap::new());
         let arbiters = RwLock::new(arbiters);
-        Arc::new(Self { rooms, next_room_id: AtomicU64::new(1), arbiters, engines, settings })
+        Arc::new(Self {
+            rooms,
+            next_room_id: AtomicU64::new(1),
+            arbiters,
+            engines,
+            settings,
+        })
     }
 
     /// Adds a thread for rooms to live on.
     pub fn add_arbiter(&self, arbiter: ArbiterHandle) {
-        self.arbiters.write().unwrap_or_else(PoisonError::into_inner).push(arbiter);
+        self.arbiters
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(arbiter);
     }
 
     /// The room of `topic`, started if there is none. There has to be a thread for rooms by now.
@@ -100,7 +113,9 @@ impl Registry {
     /// Takes a room out, but only while nobody else holds its handle: then nobody can have sent it anything it has not seen.
     pub(super) fn try_retire(&self, topic: &TopicName, id: u64) -> bool {
         let mut rooms = self.lock();
-        let alone = rooms.get(topic).is_some_and(|handle| handle.id == id && Arc::strong_count(handle) == 1);
+        let alone = rooms
+            .get(topic)
+            .is_some_and(|handle| handle.id == id && Arc::strong_count(handle) == 1);
         if alone {
             rooms.remove(topic);
         }

@@ -20,7 +20,8 @@ impl Handler<IdleCheck> for Room {
 
     fn handle(&mut self, _: IdleCheck, ctx: &mut Self::Context) {
         // One that went away while it was joining never said so.
-        self.seats.retain(|_, seated| seated.subscriber.is_connected());
+        self.seats
+            .retain(|_, seated| seated.subscriber.is_connected());
         let now_ms = self.settings.clock.now_ms();
         let needed = !self.seats.is_empty()
             || !self.staged.is_empty()

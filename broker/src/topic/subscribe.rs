@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use hark_protocol::{
-    Cursor, Encoded, Epoch, ErrorCode, GapReason, ServerFrame, SubscribeFrom, Subprotocol, TopicName, codec,
+    Cursor, Encoded, Epoch, ErrorCode, GapReason, ServerFrame, Subprotocol, SubscribeFrom,
+    TopicName, codec,
 };
 
 use super::tail::frame_bytes;
@@ -34,8 +35,20 @@ pub struct Subscribe {
 
 impl Subscribe {
     /// An order whose answer goes to `subscriber`, under its own name `key` for the subscription.
-    pub fn new(subscriber: Arc<dyn Subscriber>, key: u32, from: SubscribeFrom, subprotocol: Subprotocol) -> Self {
-        Self { owed: AnswerOwed { subscriber: Some(subscriber), key }, from, subprotocol }
+    pub fn new(
+        subscriber: Arc<dyn Subscriber>,
+        key: u32,
+        from: SubscribeFrom,
+        subprotocol: Subprotocol,
+    ) -> Self {
+        Self {
+            owed: AnswerOwed {
+                subscriber: Some(subscriber),
+                key,
+            },
+            from,
+            subprotocol,
+        }
     }
 }
 
@@ -82,7 +95,9 @@ impl AnswerOwed {
 
 impl std::fmt::Debug for AnswerOwed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AnswerOwed").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("AnswerOwed")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,42 +150,63 @@ impl Missing {
 pub(super) enum Resolved {
     Start(Start),
     /// The log has to be asked where records of this time begin.
-    AskLog { since_ms: u64 },
+    AskLog {
+        since_ms: u64,
+    },
 }
 
 impl Place {
     /// Finds the position for `from`, and what is missing before it.
     pub(super) fn resolve(&self, from: SubscribeFrom, now_ms: u64) -> Resolved {
-        let at = |position| Start { asked: self.cursor(position), position, gap: None };
+        let at = |position| Start {
+            asked: self.cursor(position),
+            position,
+            gap: None,
+        };
         Resolved::Start(match from {
             SubscribeFrom::Now => at(self.head),
             SubscribeFrom::Earliest => at(self.first - 1),
             SubscribeFrom::Last(n) => at(self.head.saturating_sub(n).max(self.first - 1)),
             SubscribeFrom::After(cursor) => self.after(cursor),
             SubscribeFrom::SinceTime(since_ms) => return Resolved::AskLog { since_ms },
-            SubscribeFrom::SinceAgo(ms) => return Resolved::AskLog { since_ms: now_ms.saturating_sub(ms) },
+            SubscribeFrom::SinceAgo(ms) => {
+                return Resolved::AskLog {
+                    since_ms: now_ms.saturating_sub(ms),
+                };
+            }
         })
     }
 
     fn after(&self, asked: Cursor) -> Start {
         let oldest = self.first - 1;
-        let start = |position, reason, range| Start { asked, position, gap: Some(Missing { reason, range }) };
-        let kept_up_to = match self.kept_up_to(asked.epoch) {
-            Some(kept_up_to) => kept_up_to,
-            None => return start(oldest, GapReason::OtherEpoch, None),
+        let start = |position, reason, range| Start {
+            asked,
+            position,
+            gap: Some(Missing { reason, range }),
+        };
+        let Some(kept_up_to) = self.kept_up_to(asked.epoch) else {
+            return start(oldest, GapReason::OtherEpoch, None);
         };
         if asked.offset > kept_up_to {
             return match asked.epoch == self.epoch {
                 true => start(self.head, GapReason::Ahead, None),
                 // The tail the reader had part of is gone; what came in its place it gets.
-                false => start(kept_up_to.max(oldest), GapReason::Lost, Some((kept_up_to + 1, asked.offset))),
+                false => start(
+                    kept_up_to.max(oldest),
+                    GapReason::Lost,
+                    Some((kept_up_to + 1, asked.offset)),
+                ),
             };
         }
         if asked.offset < oldest {
             return start(oldest, GapReason::Expired, Some((asked.offset + 1, oldest)));
         }
         // Under the topic's own epoch, also where an earlier one was asked for: the place is the same, and what follows has it.
-        Start { asked: self.cursor(asked.offset), position: asked.offset, gap: None }
+        Start {
+            asked: self.cursor(asked.offset),
+            position: asked.offset,
+            gap: None,
+        }
     }
 
     /// Up to where cursors of `epoch` hold here; `None` for a sequence this topic does not descend from.
@@ -178,7 +214,10 @@ impl Place {
         if epoch == self.epoch {
             return Some(self.head);
         }
-        self.lineage.iter().find(|earlier| earlier.epoch == epoch).map(|earlier| earlier.kept_up_to)
+        self.lineage
+            .iter()
+            .find(|earlier| earlier.epoch == epoch)
+            .map(|earlier| earlier.kept_up_to)
     }
 }
 
@@ -188,8 +227,10 @@ impl Room {
             Resolved::Start(start) => self.seat(order, start),
             Resolved::AskLog { since_ms } => {
                 let room: Recipient<TimeFound> = ctx.address().recipient();
-                let done = Box::new(move |position| tell_room(&room, TimeFound { order, position }));
-                self.log.find_time(self.topic.clone(), since_ms, self.place.head, done);
+                let done =
+                    Box::new(move |position| tell_room(&room, TimeFound { order, position }));
+                self.log
+                    .find_time(self.topic.clone(), since_ms, self.place.head, done);
             }
         }
     }
@@ -199,28 +240,47 @@ impl Room {
         match position {
             Ok(position) => {
                 let position = position.max(self.place.first - 1);
-                self.seat(order, Start { asked: self.place.cursor(position), position, gap: None });
+                self.seat(
+                    order,
+                    Start {
+                        asked: self.place.cursor(position),
+                        position,
+                        gap: None,
+                    },
+                );
             }
             Err(error) => {
                 let key = order.owed.key;
                 if let Some(subscriber) = order.owed.settle() {
                     let code = ErrorCode::Busy;
-                    subscriber.tell(RoomNews::NotSubscribed { key, code, message: error.to_string() });
+                    subscriber.tell(RoomNews::NotSubscribed {
+                        key,
+                        code,
+                        message: error.to_string(),
+                    });
                 }
             }
         }
     }
 
     fn seat(&mut self, order: Subscribe, start: Start) {
-        let Subscribe { owed, from, subprotocol } = order;
+        let Subscribe {
+            owed,
+            from,
+            subprotocol,
+        } = order;
         let key = owed.key;
-        let Some(subscriber) = owed.settle() else { return };
+        let Some(subscriber) = owed.settle() else {
+            return;
+        };
         self.last_used = std::time::Instant::now();
         self.next_seat_generation += 1;
         let generation = self.next_seat_generation;
         let live = start.position >= self.place.head;
         let position = self.place.cursor(start.position);
-        let encode_gap = |missing: Missing| codec::encode_server(&missing.frame(&self.topic, position), subprotocol);
+        let encode_gap = |missing: Missing| {
+            codec::encode_server(&missing.frame(&self.topic, position), subprotocol)
+        };
         let index = self.seats.insert(Seated {
             subscriber: subscriber.clone(),
             key,
@@ -244,13 +304,16 @@ impl Room {
     pub(super) fn unsubscribe(&mut self, Unsubscribe { seat }: Unsubscribe) {
         if self.seated(seat).is_some() {
             let left = self.seats.remove(seat.index);
-            left.subscriber.tell(RoomNews::Unsubscribed { key: left.key });
+            left.subscriber
+                .tell(RoomNews::Unsubscribed { key: left.key });
             self.last_used = std::time::Instant::now();
         }
     }
 
     fn seated(&mut self, seat: Seat) -> Option<&mut Seated> {
-        self.seats.get_mut(seat.index).filter(|seated| seated.generation == seat.generation)
+        self.seats
+            .get_mut(seat.index)
+            .filter(|seated| seated.generation == seat.generation)
     }
 
     /// Answers with a page: from the tail if it reaches back far enough, and then the subscriber may be live; else
@@ -259,7 +322,9 @@ impl Room {
         let (head, oldest) = (self.place.head, self.place.first - 1);
         let epoch = self.place.epoch;
         let covered = self.tail.covers(position.max(oldest));
-        let Some(seated) = self.seated(seat).filter(|seated| !seated.live) else { return };
+        let Some(seated) = self.seated(seat).filter(|seated| !seated.live) else {
+            return;
+        };
         seated.sent_up_to = position;
         let page = PageTurn {
             topic: self.topic.clone(),
@@ -287,12 +352,17 @@ impl Room {
         let mut reached = from;
         let mut bytes = 0;
         if asked < from {
-            let missing = Missing { reason: GapReason::Expired, range: Some((asked + 1, from)) };
+            let missing = Missing {
+                reason: GapReason::Expired,
+                range: Some((asked + 1, from)),
+            };
             frames.push(page.gap(missing, from));
         }
         'batches: for batch in self.tail.after(from) {
             let (start, _) = batch.part_after(from, page.subprotocol);
-            let sent = batch.frames(page.subprotocol)[start..].iter().zip(&batch.records()[start..]);
+            let sent = batch.frames(page.subprotocol)[start..]
+                .iter()
+                .zip(&batch.records()[start..]);
             for (frame, record) in sent {
                 if bytes > 0 && bytes + frame_bytes(frame) > PAGE_MAX_BYTES {
                     break 'batches;
@@ -305,7 +375,12 @@ impl Room {
         let seated = &mut self.seats[seat.index];
         seated.sent_up_to = reached;
         seated.live = reached >= self.place.head;
-        page.subscriber.tell(RoomNews::Page { key: page.key, frames, position: reached, live: seated.live });
+        page.subscriber.tell(RoomNews::Page {
+            key: page.key,
+            frames,
+            position: reached,
+            live: seated.live,
+        });
     }
 }
 
@@ -324,24 +399,41 @@ impl PageTurn {
         let news = match found {
             Ok(page) => {
                 let frames = page.items.iter().map(|item| self.frame(item)).collect();
-                RoomNews::Page { key: self.key, frames, position: page.reached, live: false }
+                RoomNews::Page {
+                    key: self.key,
+                    frames,
+                    position: page.reached,
+                    live: false,
+                }
             }
-            Err(error) => RoomNews::PageFailed { key: self.key, reason: error.to_string() },
+            Err(error) => RoomNews::PageFailed {
+                key: self.key,
+                reason: error.to_string(),
+            },
         };
         self.subscriber.tell(news);
     }
 
     fn frame(&self, item: &PageItem) -> Encoded {
         match item {
-            PageItem::Record(record) => codec::encode_message(&self.topic, record, self.subprotocol),
-            PageItem::Gap { reason, from, to } => {
-                self.gap(Missing { reason: *reason, range: Some((*from, *to)) }, *to)
+            PageItem::Record(record) => {
+                codec::encode_message(&self.topic, record, self.subprotocol)
             }
+            PageItem::Gap { reason, from, to } => self.gap(
+                Missing {
+                    reason: *reason,
+                    range: Some((*from, *to)),
+                },
+                *to,
+            ),
         }
     }
 
     fn gap(&self, missing: Missing, position: u64) -> Encoded {
-        let cursor = Cursor { epoch: self.epoch, offset: position };
+        let cursor = Cursor {
+            epoch: self.epoch,
+            offset: position,
+        };
         codec::encode_server(&missing.frame(&self.topic, cursor), self.subprotocol)
     }
 }
@@ -352,8 +444,16 @@ mod tests {
     use crate::message_log::Lineage;
 
     fn place() -> Place {
-        let lineage = vec![Lineage { epoch: Epoch::new(5), kept_up_to: 60 }];
-        Place { epoch: Epoch::new(7), lineage, first: 41, head: 100 }
+        let lineage = vec![Lineage {
+            epoch: Epoch::new(5),
+            kept_up_to: 60,
+        }];
+        Place {
+            epoch: Epoch::new(7),
+            lineage,
+            first: 41,
+            head: 100,
+        }
     }
 
     fn start(from: SubscribeFrom) -> Start {
@@ -364,11 +464,19 @@ mod tests {
     }
 
     fn after(epoch: u64, offset: u64) -> Start {
-        start(SubscribeFrom::After(Cursor { epoch: Epoch::new(epoch), offset }))
+        start(SubscribeFrom::After(Cursor {
+            epoch: Epoch::new(epoch),
+            offset,
+        }))
     }
 
-    fn told(start: Start) -> (u64, Option<(GapReason, Option<(u64, u64)>)>) {
-        (start.position, start.gap.map(|missing| (missing.reason, missing.range)))
+    type Told = Option<(GapReason, Option<(u64, u64)>)>;
+
+    fn told(start: Start) -> (u64, Told) {
+        (
+            start.position,
+            start.gap.map(|missing| (missing.reason, missing.range)),
+        )
     }
 
     #[test]
@@ -400,6 +508,9 @@ mod tests {
         assert_eq!(start(SubscribeFrom::Last(0)).position, 100);
         assert_eq!(start(SubscribeFrom::Last(10)).position, 90);
         assert_eq!(start(SubscribeFrom::Last(u64::MAX)).position, 40);
-        assert!(matches!(place().resolve(SubscribeFrom::SinceAgo(5), 8), Resolved::AskLog { since_ms: 3 }));
+        assert!(matches!(
+            place().resolve(SubscribeFrom::SinceAgo(5), 8),
+            Resolved::AskLog { since_ms: 3 }
+        ));
     }
 }

@@ -34,7 +34,12 @@ impl Batch {
         debug_assert!(!records.is_empty());
         let held = |record: &Record| 2 * (record.message.payload.len() + FRAME_OVERHEAD_BYTES);
         let held_bytes = records.iter().map(held).sum();
-        Self { topic, records, held_bytes, encoded: [OnceLock::new(), OnceLock::new()] }
+        Self {
+            topic,
+            records,
+            held_bytes,
+            encoded: [OnceLock::new(), OnceLock::new()],
+        }
     }
 
     fn first_offset(&self) -> u64 {
@@ -72,7 +77,9 @@ impl Batch {
     /// Where the records after `position` begin, and how many bytes their frames have.
     pub(super) fn part_after(&self, position: u64, subprotocol: Subprotocol) -> (usize, usize) {
         let encoded = self.encoded(subprotocol);
-        let start = self.records.partition_point(|record| record.offset <= position);
+        let start = self
+            .records
+            .partition_point(|record| record.offset <= position);
         match start {
             0 => (0, encoded.bytes),
             start => (start, encoded.frames[start..].iter().map(frame_bytes).sum()),
@@ -96,7 +103,12 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn new(budget: Budget) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, covered_after: 0, budget }
+        Self {
+            batches: VecDeque::new(),
+            bytes: 0,
+            covered_after: 0,
+            budget,
+        }
     }
 
     /// Empties the tail: it covers what comes after `head`.
@@ -135,9 +147,9 @@ impl Tail {
     pub(super) fn after(&self, position: u64) -> impl Iterator<Item = &Arc<Batch>> {
         // Nearly always the newest one is all that is asked for, so look from the end.
         let from = match self.batches.back() {
-            Some(newest) if newest.first_offset() > position => {
-                self.batches.partition_point(|batch| batch.last_offset() <= position)
-            }
+            Some(newest) if newest.first_offset() > position => self
+                .batches
+                .partition_point(|batch| batch.last_offset() <= position),
             Some(newest) if newest.last_offset() > position => self.batches.len() - 1,
             _ => self.batches.len(),
         };
@@ -160,16 +172,33 @@ mod tests {
 
     fn batch(offsets: std::ops::RangeInclusive<u64>, payload_bytes: usize) -> Arc<Batch> {
         let data = Bytes::from(vec![b'x'; payload_bytes]);
-        let payload = Payload::Bytes { data, content_type: None };
-        let message = Message { payload, headers: Headers::default() };
-        let record = |offset| Record { offset, prev: None, time_ms: 1, message: message.clone() };
-        Arc::new(Batch::new(TopicName::parse("t").unwrap(), offsets.map(record).collect()))
+        let payload = Payload::Bytes {
+            data,
+            content_type: None,
+        };
+        let message = Message {
+            payload,
+            headers: Headers::default(),
+        };
+        let record = |offset| Record {
+            offset,
+            prev: None,
+            time_ms: 1,
+            message: message.clone(),
+        };
+        Arc::new(Batch::new(
+            TopicName::parse("t").unwrap(),
+            offsets.map(record).collect(),
+        ))
     }
 
     fn offsets_after(tail: &Tail, position: u64) -> Vec<u64> {
         let part = |batch: &Arc<Batch>| {
             let (start, _) = batch.part_after(position, Subprotocol::Json);
-            batch.records()[start..].iter().map(|record| record.offset).collect::<Vec<_>>()
+            batch.records()[start..]
+                .iter()
+                .map(|record| record.offset)
+                .collect::<Vec<_>>()
         };
         tail.after(position).flat_map(part).collect()
     }
@@ -183,7 +212,10 @@ mod tests {
         }
         assert!(tail.covers(10) && !tail.covers(9));
         for position in 10..=19 {
-            assert_eq!(offsets_after(&tail, position), (position + 1..=19).collect::<Vec<_>>());
+            assert_eq!(
+                offsets_after(&tail, position),
+                (position + 1..=19).collect::<Vec<_>>()
+            );
         }
     }
 
@@ -195,12 +227,19 @@ mod tests {
         for offset in 1..=100 {
             tail.push(batch(offset..=offset, 50_000));
         }
-        assert!(tail.covers(99) && !tail.covers(90), "the newest stay, the oldest go");
+        assert!(
+            tail.covers(99) && !tail.covers(90),
+            "the newest stay, the oldest go"
+        );
         let mut others = Tail::new(budget.clone());
         for offset in 1..=3 {
             others.push(batch(offset..=offset, TAIL_MAX_BYTES));
         }
-        assert_eq!(others.batches.len(), 1, "over the budget of all, one batch stays");
+        assert_eq!(
+            others.batches.len(),
+            1,
+            "over the budget of all, one batch stays"
+        );
         drop((tail, others));
         assert_eq!(budget.used(), 0);
     }
