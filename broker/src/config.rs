@@ -60,7 +60,7 @@ pub struct Config {
     )]
     pub max_topics: usize,
 
-    /// Web pages of other origins that may connect and publish, as browsers write them (https://app.example); `*` is any.
+    /// Web pages of other origins that may connect and publish, as browsers write them (`https://app.example`); `*` is any.
     #[arg(
         long = "allowed-origin",
         env = "HARK_ALLOWED_ORIGINS",

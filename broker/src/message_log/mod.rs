@@ -1,6 +1,6 @@
 //! The log: what keeps records. Owns the trait every engine implements, and its promises; knows nothing of actors.
 //!
-//! What every engine promises, each held by a test of the same number in [`contract`]:
+//! What every engine promises, each held by a test of the same number in `contract`:
 //!
 //! 1. **Every call is answered once.** `done` is called exactly once, maybe before the call returns, maybe on another
 //!    thread; a full queue is answered with [`LogError::Busy`]. No call blocks (but [`MessageLog::shutdown`]).

@@ -2,8 +2,8 @@
 //! commands, `publishing` and `subscriptions` carry them out, `outbound` writes, and `socket` alone knows actix-web-actors.
 //!
 //! Mailbox (256 envelopes; full: the room makes the subscription lag, and it reads the log instead):
-//! - [`Delivery`](crate::topic::Delivery): live messages, by `try_send` against a credit in bytes;
-//! - [`RoomNews`](crate::topic::RoomNews), `Receipts`: what it asked its rooms for; bounded by `max_inflight`, by one page at a
+//! - [`Delivery`]: live messages, by `try_send` against a credit in bytes;
+//! - [`RoomNews`], `Receipts`: what it asked its rooms for; bounded by `max_inflight`, by one page at a
 //!   time and by its subscriptions;
 //! - [`Goodbye`]: Hark is about to end.
 //!
