@@ -12,7 +12,7 @@ use hark_protocol::{Epoch, GapReason, Idempotency, Message, Record, TopicName};
 use super::{
     Append, Appended, Done, KEY_MEMORY_MS, KeyMark, LogError, LogNews, MAX_PRODUCERS,
     MAX_RECENT_KEYS, MessageLog, NewsSink, OpenedTopic, PRODUCER_MEMORY_MS, Page, PageItem,
-    ProducerMark, Read, Retention, RetentionFor, TopicInfo,
+    ProducerMark, Read, Retention, RetentionFor, TopicInfo, draw_epoch,
 };
 use crate::clock::Clock;
 
@@ -75,7 +75,7 @@ impl MemoryLog {
     /// An empty log with an epoch of its own. At most `max_topics` topics can have records.
     pub fn new(clock: Clock, retention: RetentionFor, max_topics: usize) -> Self {
         Self {
-            epoch: Epoch::new(rand::random()),
+            epoch: draw_epoch(),
             clock,
             retention,
             max_topics,

@@ -252,6 +252,11 @@ impl Default for Retention {
     }
 }
 
+/// An epoch that nobody has had. Below 2^60, so that it has at most twelve characters in a cursor.
+pub(crate) fn draw_epoch() -> Epoch {
+    Epoch::new(rand::random::<u64>() >> 4)
+}
+
 /// Leaves the newest [`MAX_PRODUCERS`], oldest first.
 pub(crate) fn keep_newest(marks: &mut Vec<ProducerMark>) {
     marks.sort_unstable_by_key(|mark| mark.offset);

@@ -4,6 +4,7 @@ use hark_protocol::{Idempotency, Record, TopicName};
 
 use super::layout::TopicId;
 use super::meta::{Identity, Ids, Mark, MetaError};
+use super::store::plainly;
 use super::stored::PackError;
 use super::writer::{Answer, Slot, Writer};
 use crate::message_log::{Append, LogError, NewRecord};
@@ -64,7 +65,7 @@ impl Writer {
                 tree.insert(key, value).map(|_| ())
             });
         let bytes = packed.map_err(|e| match e {
-            PackError::Put(e) => LogError::Closed(format!("a write failed: {e}")),
+            PackError::Put(e) => LogError::Closed(format!("a write failed: {}", plainly(&e))),
             PackError::TooLarge(bytes) => {
                 LogError::Closed(format!("a message of {bytes} bytes is beyond the format"))
             }

@@ -9,7 +9,7 @@ use hark_protocol::{Idempotency, ProducerId, TopicName};
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
 use super::meta::{Identity, Mark, Numbers};
 use super::scan::{Scan, Value, span};
-use super::store::Store;
+use super::store::{Store, plainly};
 use super::stored::{Body, idempotency_of_first_part};
 use crate::message_log::{
     KEY_MEMORY_MS, KeyMark, LogError, MAX_RECENT_KEYS, PRODUCER_MEMORY_MS, ProducerMark,
@@ -302,6 +302,7 @@ fn all_idempotencies(body: bytes::Bytes, count: u16) -> Vec<Idempotency> {
 /// Opening must know the tail for certain, or an offset could be given out twice.
 fn damaged(e: sled::Error) -> LogError {
     LogError::Unreadable(format!(
-        "the topic's newest records cannot be read ({e}); other topics are not affected"
+        "the topic's newest records cannot be read ({}); other topics are not affected",
+        plainly(&e)
     ))
 }

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use sled::IVec;
 
 use super::layout::TopicId;
-use crate::message_log::{Lineage, LogError, ProducerMark};
+use super::store::plainly;
+use crate::message_log::{Lineage, LogError, ProducerMark, draw_epoch};
 
 /// The format of everything in the directory.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -86,7 +87,7 @@ impl Directory {
     pub(super) fn new() -> Self {
         Self {
             format: FORMAT_VERSION,
-            epoch: draw(),
+            epoch: draw_epoch().get(),
             cuts: 0,
             earlier: Vec::new(),
         }
@@ -102,7 +103,7 @@ impl Directory {
         self.earlier.push((self.cuts, self.epoch));
         self.earlier
             .drain(..self.earlier.len().saturating_sub(MAX_LINEAGE));
-        self.epoch = draw();
+        self.epoch = draw_epoch().get();
     }
 
     /// What a topic that was never used shares with the directory's earlier epochs: nothing.
@@ -172,7 +173,7 @@ impl Identity {
 
     /// Goes on with an epoch of its own after a part of its tail was lost; `head` is what was found.
     pub(super) fn lose_tail(&mut self, head: u64) {
-        self.go_on_as(draw(), head);
+        self.go_on_as(draw_epoch().get(), head);
         self.forget_old_lineage();
     }
 
@@ -350,7 +351,7 @@ impl Meta {
 /// Why `meta` could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MetaError {
-    #[error(transparent)]
+    #[error("{}", plainly(.0))]
     Sled(#[from] sled::Error),
     #[error("the {0} in the tree `meta` is damaged")]
     Malformed(&'static str),
@@ -371,11 +372,6 @@ fn decode<T: DeserializeOwned>(value: &IVec, what: &'static str) -> Result<T, Me
         Ok((decoded, used)) if used == value.len() => Ok(decoded),
         _ => Err(MetaError::Malformed(what)),
     }
-}
-
-fn draw() -> u64 {
-    // 36^11 is below 2^63: at most twelve characters in a cursor.
-    Epoch::new(rand::random::<u64>() >> 4).get()
 }
 
 fn name_key(topic: &TopicName) -> Vec<u8> {

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use super::layout::Key;
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
+use super::scan::is_damage;
+use super::store::plainly;
 use super::witness::{self, Witness};
 
 const FORMAT_FILE: &str = "FORMAT";
@@ -44,7 +46,7 @@ pub enum OpenError {
         by: String,
     },
     /// It cannot be created, listed or written.
-    #[error("the data directory {dir} cannot be used: {source}; check that it is a directory the broker may write to",
+    #[error("the data directory {dir} cannot be used: {source}; check that it is a directory the broker may write to, and that the disk has room",
         dir = dir.display())]
     NotWritable {
         /// The directory.
@@ -115,9 +117,12 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
         dir: dir.to_owned(),
         source,
     };
-    let damaged = |what: String| OpenError::Damaged {
-        dir: dir.to_owned(),
-        what,
+    let refuse = |fault| match fault {
+        Fault::Io(source) => unusable(source),
+        Fault::Damaged(what) => OpenError::Damaged {
+            dir: dir.to_owned(),
+            what,
+        },
     };
 
     fs::create_dir_all(dir).map_err(unusable)?;
@@ -128,17 +133,13 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
         write_format(dir).map_err(unusable)?;
     }
     let answered = witness::read(dir).map_err(unusable)?;
-    check_sleds_files(dir, answered).map_err(|e| match e {
-        FileError::Unreadable(e) => unusable(e),
-        FileError::Damaged(what) => damaged(what),
-    })?;
+    check_sleds_files(dir, answered).map_err(refuse)?;
 
     remove_unfinished_snapshots(dir).map_err(unusable)?;
-    let (db, records, meta) = open_sled(dir, cache_bytes).map_err(damaged)?;
+    let (db, records, meta) = open_sled(dir, cache_bytes).map_err(refuse)?;
     let data = File::open(dir.join("db")).map_err(unusable)?;
-    let found =
-        quietly(|| look(&records, &meta)).and_then(|found| found.map_err(|e| e.to_string()));
-    let (directory, mut commits, ids) = found.map_err(damaged)?;
+    let found = quietly(|| look(&records, &meta)).map_err(refuse)?;
+    let (directory, mut commits, ids) = found;
 
     let directory = match directory {
         Some(directory) if directory.format != FORMAT_VERSION => {
@@ -160,20 +161,19 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
             directory
         }
         None if answered > 0 => {
-            return Err(damaged(format!("nothing is left of {answered} commits")));
+            let what = format!("nothing is left of {answered} commits");
+            return Err(refuse(Fault::Damaged(what)));
         }
         None => Directory::new(),
     };
     // The counter comes last: without it the cut is noticed again.
-    let write = || -> Result<(), MetaError> {
+    let write = || {
         meta.set_directory(&directory)?;
         meta.set_commits(commits)?;
         db.flush()?;
         Ok(())
     };
-    quietly(write)
-        .and_then(|done| done.map_err(|e| e.to_string()))
-        .map_err(damaged)?;
+    quietly(write).map_err(refuse)?;
     // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
     data.sync_all()
         .and_then(|()| sync_directory(dir))
@@ -280,14 +280,35 @@ fn take_lock(dir: &Path) -> Result<DirectoryLock, OpenError> {
     Ok(DirectoryLock(lock))
 }
 
-enum FileError {
-    Unreadable(io::Error),
+/// Why a directory that is ours cannot be opened.
+enum Fault {
+    /// The system would not let us.
+    Io(io::Error),
+    /// What is there is not what was written.
     Damaged(String),
 }
 
+impl From<sled::Error> for Fault {
+    fn from(e: sled::Error) -> Self {
+        match e {
+            sled::Error::Io(e) if e.kind() != io::ErrorKind::UnexpectedEof => Self::Io(e),
+            other => Self::Damaged(plainly(&other)),
+        }
+    }
+}
+
+impl From<MetaError> for Fault {
+    fn from(e: MetaError) -> Self {
+        match e {
+            MetaError::Sled(e) => e.into(),
+            MetaError::Malformed(_) => Self::Damaged(e.to_string()),
+        }
+    }
+}
+
 /// Checks what can be checked of sled's files without sled, which would begin to repair them.
-fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), FileError> {
-    let damaged = |what: &str| Err(FileError::Damaged(what.to_owned()));
+fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), Fault> {
+    let damaged = |what: &str| Err(Fault::Damaged(what.to_owned()));
     match fs::metadata(dir.join("db")) {
         Ok(db) if db.len() == 0 && answered > 0 => return damaged("the file `db` is empty"),
         Ok(_) => {}
@@ -295,7 +316,7 @@ fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), FileError> {
             return damaged("the file `db` is missing");
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(FileError::Unreadable(e)),
+        Err(e) => return Err(Fault::Io(e)),
     }
     match fs::read(dir.join("conf")) {
         Ok(conf) if conf.len() > 8 && !ends_with_checksum(&conf, &conf[..conf.len() - 4]) => {
@@ -303,13 +324,13 @@ fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), FileError> {
         }
         Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(FileError::Unreadable(e)),
+        Err(e) => return Err(Fault::Io(e)),
     }
     // sled reads the newest snapshot. Its last 12 bytes are a length and a checksum, which does not cover the length.
-    let mut snapshots = snapshots(dir).map_err(FileError::Unreadable)?;
+    let mut snapshots = snapshots(dir).map_err(Fault::Io)?;
     snapshots.retain(|path| path.extension() != Some(OsStr::new("generating")));
     if let Some(newest) = snapshots.into_iter().max() {
-        let bytes = fs::read(&newest).map_err(FileError::Unreadable)?;
+        let bytes = fs::read(&newest).map_err(Fault::Io)?;
         if bytes.len() <= 12 || !ends_with_checksum(&bytes, &bytes[..bytes.len() - 12]) {
             return damaged("sled's snapshot does not match its checksum");
         }
@@ -344,7 +365,7 @@ fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree, Meta), String> {
+fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree, Meta), Fault> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         let opened = quietly(|| {
@@ -354,32 +375,30 @@ fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree, Meta
                 .flush_every_ms(Some(FLUSH_EVERY_MS));
             let db = config.open()?;
             let (records, meta) = (db.open_tree("records")?, db.open_tree("meta")?);
-            Ok::<_, sled::Error>((db, records, Meta::new(meta)))
-        })?;
+            Ok((db, records, Meta::new(meta)))
+        });
         match opened {
-            Ok(opened) => return Ok(opened),
             // The lock file is ours, so this is what is left of a log that this process had open.
-            Err(e)
+            Err(Fault::Io(e))
                 if e.to_string().contains("could not acquire lock")
                     && Instant::now() < deadline =>
             {
                 thread::park_timeout(Duration::from_millis(10));
             }
-            Err(e) => return Err(e.to_string()),
+            opened => return opened,
         }
     }
 }
 
-type Look = (Option<Directory>, u64, Ids);
-
-fn look(records: &sled::Tree, meta: &Meta) -> Result<Look, MetaError> {
+fn look(records: &sled::Tree, meta: &Meta) -> Result<(Option<Directory>, u64, Ids), Fault> {
     let mut ids = meta.ids()?;
     // Were the counter ever behind the records, a new topic would find another's.
-    if let Some((key, _)) = records.last()?
-        && let Some(key) = Key::parse(&key)
-    {
-        ids.next = ids.next.max(key.topic.0 + 1);
-    }
+    let newest = match records.last() {
+        Ok(found) => found.and_then(|(key, _)| Key::parse(&key)),
+        Err(e) if is_damage(&e) => None,
+        Err(e) => return Err(e.into()),
+    };
+    ids.next = ids.next.max(newest.map_or(0, |key| key.topic.0 + 1));
     Ok((meta.directory()?, meta.commits()?, ids))
 }
 
@@ -392,7 +411,7 @@ thread_local! {
 }
 
 /// Runs what may panic on damaged files, and gives the panic's message as the error, instead of printing it.
-fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+fn quietly<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let others = std::panic::take_hook();
@@ -405,12 +424,12 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     QUIET.set(true);
     let result = catch_unwind(AssertUnwindSafe(work));
     QUIET.set(false);
-    result.map_err(|panic| {
+    result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        format!(
-            "the storage engine gave up: {}",
-            text.unwrap_or("no reason given")
-        )
+        let text = text.unwrap_or("no reason given");
+        Err(Fault::Damaged(format!(
+            "the storage engine gave up: {text}"
+        )))
     })
 }

@@ -4,7 +4,7 @@ use hark_protocol::{GapReason, Record, TopicName};
 
 use super::layout::{Header, Key, TopicId};
 use super::scan::{Scan, Value, is_damage, last_key};
-use super::store::Store;
+use super::store::{Store, plainly};
 use super::stored::Body;
 use crate::message_log::{LogError, Page, PageItem, Read, TopicInfo};
 
@@ -245,5 +245,5 @@ pub(super) fn list(
 }
 
 pub(super) fn unreadable(e: sled::Error) -> LogError {
-    LogError::Unreadable(e.to_string())
+    LogError::Unreadable(plainly(&e))
 }

@@ -89,13 +89,19 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Takes items in order until they have `max_bytes`, at least one; waits up to `patience` for the first.
-    pub(super) fn drain(&self, max_bytes: usize, patience: Duration) -> Drained<T> {
+    /// Takes up to `max_items` in order until they have `max_bytes`, at least one; waits up to `patience` for the first.
+    pub(super) fn drain(
+        &self,
+        max_items: usize,
+        max_bytes: usize,
+        patience: Duration,
+    ) -> Drained<T> {
         let mut state = self.wait(patience);
         let mut taken = 0;
         let mut items = Vec::new();
         while let Some(&(_, bytes)) = state.items.front() {
-            if !items.is_empty() && taken + bytes > max_bytes {
+            let full = taken + bytes > max_bytes || items.len() >= max_items;
+            if full && !items.is_empty() {
                 break;
             }
             taken += bytes;

@@ -73,3 +73,18 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// What an error of sled says, for people.
+pub(super) fn plainly(e: &sled::Error) -> String {
+    match e {
+        // sled keeps an error as its debugging text, and the kind.
+        sled::Error::Io(e) if e.raw_os_error().is_none() => e.kind().to_string(),
+        sled::Error::Io(e) => e.to_string(),
+        sled::Error::Corruption { .. } => {
+            "what lies on the disk is not what was written".to_owned()
+        }
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_) => e.to_string(),
+    }
+}

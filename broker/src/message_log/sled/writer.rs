@@ -23,7 +23,7 @@ use super::meta::{Ids, Mark, MetaError, Numbers};
 use super::queue::Queue;
 use super::reader::Job;
 use super::retention::Oldest;
-use super::store::Store;
+use super::store::{Store, plainly};
 use super::stored::Packer;
 use super::witness::Witness;
 use crate::message_log::{
@@ -38,6 +38,8 @@ pub(super) const MAX_COMMAND_BYTES: usize = 64 * 1024 * 1024;
 /// A commit takes commands until they have so many bytes: what comes later waits for the next one, so that a large
 /// message delays others by one commit at most.
 const COMMIT_BYTES: usize = 4 * 1024 * 1024;
+/// … or until there are so many.
+const COMMIT_COMMANDS: usize = 1024;
 /// How many producers are forgotten between two commits at most.
 const FORGET_STEP: usize = 64;
 
@@ -194,7 +196,7 @@ impl Writer {
             } else {
                 self.tick
             };
-            let drained = self.commands.drain(COMMIT_BYTES, patience);
+            let drained = self.commands.drain(COMMIT_COMMANDS, COMMIT_BYTES, patience);
             for command in drained.items {
                 self.take(command);
             }
@@ -337,8 +339,10 @@ impl Writer {
         self.store
             .meta
             .set_commits(commits)
-            .map_err(|e| failed("a write", &e))?;
-        self.db.flush().map_err(|e| failed("a write", &e))?;
+            .map_err(|e| failed("a write", &plainly(&e)))?;
+        self.db
+            .flush()
+            .map_err(|e| failed("a write", &plainly(&e)))?;
         if self.faults.sync_fails_now() {
             return Err(failed("a sync", &"a fault that a test ordered"));
         }
