@@ -27,6 +27,7 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use hark_protocol::{ClientFrame, CloseCode, Encoded, ErrorCode, ServerFrame, Subprotocol, codec};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WsCloseCode;
 use tokio_tungstenite::tungstenite::{self, Message as WsMessage, Utf8Bytes};
@@ -289,7 +290,7 @@ impl Connection {
                 // What the broker said before it closed is worth more than that it has closed.
                 return Poll::Ready(match self.poll_read(line, cx, now) {
                     ControlFlow::Break(end) => end,
-                    ControlFlow::Continue(_) => End::Lost(lost(error.to_string())),
+                    ControlFlow::Continue(_) => End::Lost(lost(reason_of(error))),
                 });
             }
             if let Some(closing) = &self.closing
@@ -402,7 +403,7 @@ impl Connection {
                 Poll::Pending => return ControlFlow::Continue(read > 0),
                 Poll::Ready(Some(Ok(message))) => message,
                 Poll::Ready(Some(Err(error))) => {
-                    return ControlFlow::Break(End::Lost(lost(error.to_string())));
+                    return ControlFlow::Break(End::Lost(lost(reason_of(error))));
                 }
                 Poll::Ready(None) => {
                     return ControlFlow::Break(End::Lost(lost("it ended".to_owned())));
@@ -636,8 +637,11 @@ impl Line {
                 reason: Utf8Bytes::from_static(""),
             };
             self.socket.send(WsMessage::Close(Some(close))).await?;
+            // Not to the end of the connection: the broker may linger for a client that goes first.
             while let Some(message) = self.socket.next().await {
-                message?;
+                if message?.is_close() {
+                    break;
+                }
             }
             Ok::<(), tungstenite::Error>(())
         };
@@ -646,6 +650,17 @@ impl Line {
             Ok(Err(error)) => tracing::debug!(%error, "the closing handshake failed"),
             Err(_) => tracing::debug!("the broker did not answer the close"),
         }
+    }
+}
+
+/// What an error of the socket means to people.
+fn reason_of(error: tungstenite::Error) -> String {
+    match error {
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            "it ended without a word".to_owned()
+        }
+        tungstenite::Error::Io(error) => error.to_string(),
+        error => error.to_string(),
     }
 }
 

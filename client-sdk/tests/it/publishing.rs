@@ -157,7 +157,7 @@ async fn the_window_counts_bytes_too() {
 #[tokio::test]
 async fn timeouts_tell_what_is_known() {
     let fake = Fake::start().await;
-    let timeout = Duration::from_millis(50);
+    let timeout = Duration::from_millis(300);
     let (client, mut session) = fake
         .connect(fake.builder().window(1).request_timeout(timeout))
         .await;
