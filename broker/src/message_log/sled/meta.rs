@@ -25,6 +25,10 @@ pub(super) const FORMAT_VERSION: u32 = 1;
 /// How many earlier epochs are remembered, of the directory and of a topic.
 const MAX_LINEAGE: usize = 64;
 
+/// Milliseconds since 1970 in six bytes last until the year 10889.
+const TIME_BYTES: usize = 6;
+const MAX_VARINT_BYTES: usize = 10;
+
 const COMMITS: &[u8] = b"c";
 const DIRECTORY: &[u8] = b"d";
 const IDS: &[u8] = b"i";
@@ -64,7 +68,7 @@ pub(super) struct Identity {
 }
 
 /// A topic's numbers, and the witness of its head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Numbers {
     pub(super) first: u64,
     pub(super) head: u64,
@@ -203,6 +207,70 @@ impl Default for Numbers {
     }
 }
 
+impl Numbers {
+    const MAX_BYTES: usize = TIME_BYTES + 4 * MAX_VARINT_BYTES;
+
+    /// Written with every commit that touches the topic, so it pays to be short: sled keeps up to 22 bytes in the leaf
+    /// itself. Hence distances from the head, in as many bytes as they need (LEB128).
+    fn to_bytes(self) -> ([u8; Self::MAX_BYTES], usize) {
+        let Self {
+            first,
+            head,
+            last_time_ms,
+            bytes,
+            checkpoint,
+        } = self;
+        let mut into = [0; Self::MAX_BYTES];
+        into[..TIME_BYTES].copy_from_slice(&last_time_ms.to_le_bytes()[..TIME_BYTES]);
+        let mut at = TIME_BYTES;
+        for number in [
+            head,
+            (head + 1).wrapping_sub(first),
+            head.wrapping_sub(checkpoint),
+            bytes,
+        ] {
+            let mut rest = number;
+            while rest > 0x7f {
+                into[at] = rest.to_le_bytes()[0] | 0x80;
+                rest >>= 7;
+                at += 1;
+            }
+            into[at] = rest.to_le_bytes()[0];
+            at += 1;
+        }
+        (into, at)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (time, mut rest) = bytes.split_first_chunk::<TIME_BYTES>()?;
+        let mut last_time_ms = [0; 8];
+        last_time_ms[..TIME_BYTES].copy_from_slice(time);
+        let mut next = || {
+            let mut number = 0;
+            for shift in (0..64).step_by(7) {
+                let (&byte, after) = rest.split_first()?;
+                rest = after;
+                number |= u64::from(byte & 0x7f) << shift;
+                if byte & 0x80 == 0 {
+                    return Some(number);
+                }
+            }
+            None
+        };
+        let (head, kept, since_checkpoint, bytes) = (next()?, next()?, next()?, next()?);
+        let numbers = Self {
+            first: (head.checked_add(1)?)
+                .checked_sub(kept)
+                .filter(|first| *first > 0)?,
+            head,
+            last_time_ms: u64::from_le_bytes(last_time_ms),
+            bytes,
+            checkpoint: head.checked_sub(since_checkpoint)?,
+        };
+        rest.is_empty().then_some(numbers)
+    }
+}
+
 impl Meta {
     pub(super) fn new(tree: sled::Tree) -> Self {
         Self(tree)
@@ -272,16 +340,14 @@ impl Meta {
     }
 
     pub(super) fn numbers(&self, topic: TopicId) -> Result<Numbers, MetaError> {
-        Ok(self
-            .get(&numbers_key(topic), "numbers of a topic")?
-            .unwrap_or_default())
+        match self.0.get(numbers_key(topic))? {
+            None => Ok(Numbers::default()),
+            Some(bytes) => Numbers::parse(&bytes).ok_or(MetaError::Malformed("numbers of a topic")),
+        }
     }
 
     pub(super) fn set_numbers(&self, topic: TopicId, numbers: &Numbers) -> Result<(), MetaError> {
-        // Written with every commit, hence without a buffer of its own.
-        let mut bytes = [0; 64];
-        let len = bincode::serde::encode_into_slice(numbers, &mut bytes, config())
-            .map_err(|_| MetaError::Malformed("numbers of a topic"))?;
+        let (bytes, len) = numbers.to_bytes();
         self.0.insert(numbers_key(topic), &bytes[..len])?;
         Ok(())
     }
@@ -399,6 +465,32 @@ fn prefixed(tag: u8, topic: TopicId) -> [u8; 9] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_short_and_come_back() {
+        let usual = Numbers {
+            first: 900_000_000,
+            head: 901_000_000,
+            last_time_ms: 1_764_230_400_123,
+            bytes: 256 << 20,
+            checkpoint: 900_999_500,
+        };
+        let extremes = Numbers {
+            first: 1,
+            head: u64::MAX - 1,
+            last_time_ms: (1 << 48) - 1,
+            bytes: u64::MAX,
+            checkpoint: 0,
+        };
+        for numbers in [usual, extremes, Numbers::default()] {
+            let (bytes, len) = numbers.to_bytes();
+            assert_eq!(Numbers::parse(&bytes[..len]), Some(numbers));
+            for len in 0..len {
+                assert_eq!(Numbers::parse(&bytes[..len]), None);
+            }
+        }
+        assert!(usual.to_bytes().1 <= 22);
+    }
 
     #[test]
     fn each_cut_gives_a_new_epoch_and_shortens_what_older_ones_share() {
