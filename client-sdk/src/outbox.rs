@@ -41,6 +41,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hark_protocol::{
@@ -54,7 +55,6 @@ use crate::backoff;
 use crate::events::{ConnectionEvent, Reporter};
 use crate::options::Producer;
 use crate::{ClientError, PublishError, Receipt};
-use std::sync::Arc;
 
 /// The wait after a first setback is drawn below this; the longest is for a broker whose log is closed until a restart.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
