@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use hark_tests::{Broker, Exit, RawWs, Seen, Setup, Ws, hark};
+use hark_tests::{Broker, Exit, RawWs, Seen, Setup, Ws, copy_folder, hark};
 use serde_json::json;
 
 /// Checks that it ended with this code and a sentence that holds `hint`, not with a crash.
@@ -121,47 +121,72 @@ fn a_data_directory_that_cannot_be_written_is_refused() {
 /// Files of some other program, or of another format of this one, stay as they are.
 #[tokio::test]
 async fn a_directory_of_another_format_is_refused_and_not_touched() {
-    for (name, change) in [
+    let mut broker = Broker::start();
+    Ws::connect(&broker).await.publish("a", json!(1)).await;
+    broker.stop();
+    let ours = broker.data_dir().to_owned();
+    let format = std::fs::read_to_string(ours.join("FORMAT")).unwrap();
+    let conf = String::from_utf8_lossy(&std::fs::read(ours.join("conf")).unwrap()).into_owned();
+    type Change = Box<dyn Fn(&Path) -> std::io::Result<()>>;
+    let newer = format.replace(|c: char| c.is_ascii_digit(), "9");
+    let older_sled = conf.replace("0.34", "0.31");
+    assert!(newer != format && older_sled != conf, "{format:?} {conf:?}");
+    let cases: [(&str, Change); 5] = [
         (
-            "another program's db",
-            (|db: &Path| std::fs::write(db, vec![0x5a; 300_000])) as fn(&Path) -> _,
+            "a newer format",
+            Box::new(move |dir| std::fs::write(dir.join("FORMAT"), &newer)),
         ),
-        ("an empty conf", |db: &Path| {
-            std::fs::write(db.with_file_name("conf"), "")
-        }),
-        ("a conf of another version", |db: &Path| {
-            let conf = db.with_file_name("conf");
-            let text = String::from_utf8_lossy(&std::fs::read(&conf)?).replace("0.34", "0.31");
-            std::fs::write(conf, text)
-        }),
-    ] {
-        let mut broker = Broker::start();
-        Ws::connect(&broker).await.publish("a", json!(1)).await;
-        broker.stop();
-        let dir = broker.data_dir().to_owned();
-        let db = snapshot(&dir)
-            .into_keys()
-            .find(|path| path.ends_with("db"))
-            .expect("the log's db");
-        change(&db).unwrap();
-        let before = snapshot(&dir);
-
-        let exit = Setup::new().data_dir(&dir).try_start().expect_err(name);
-
-        expect_sentence(&exit, 1, &dir.to_string_lossy());
-        let after = snapshot(&dir);
-        let changed: Vec<_> = before
-            .iter()
-            .filter(|(path, content)| after.get(*path) != Some(content))
-            .collect();
-        let names: Vec<_> = changed.iter().map(|(path, _)| path).collect();
-        assert!(names.is_empty(), "{name}: {names:?} changed");
-        let new: Vec<_> = after
-            .keys()
-            .filter(|path| !before.contains_key(*path))
-            .collect();
-        assert!(new.is_empty(), "{name}: {new:?} came");
+        (
+            "no format",
+            Box::new(|dir| std::fs::remove_file(dir.join("FORMAT"))),
+        ),
+        (
+            "an empty format",
+            Box::new(|dir| std::fs::write(dir.join("FORMAT"), "")),
+        ),
+        (
+            "a conf of another sled",
+            Box::new(move |dir| std::fs::write(dir.join("conf"), &older_sled)),
+        ),
+        (
+            "no db",
+            Box::new(|dir| std::fs::remove_file(dir.join("db"))),
+        ),
+    ];
+    for (name, change) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        copy_folder(&ours, dir.path());
+        change(dir.path()).unwrap();
+        refused_and_not_touched(name, dir.path());
     }
+
+    let foreign = tempfile::tempdir().unwrap();
+    std::fs::write(foreign.path().join("letter.txt"), "Dear Ana").unwrap();
+    refused_and_not_touched("somebody's documents", foreign.path());
+    std::fs::write(foreign.path().join("db"), [0x5a; 100_000]).unwrap();
+    refused_and_not_touched("another program's db", foreign.path());
+}
+
+#[track_caller]
+fn refused_and_not_touched(name: &str, dir: &Path) {
+    let before = snapshot(dir);
+    let exit = Setup::new().data_dir(dir).try_start().expect_err(name);
+    expect_sentence(&exit, 1, &dir.to_string_lossy());
+    let after = snapshot(dir);
+    let changed: Vec<_> = before
+        .iter()
+        .filter(|(path, content)| after.get(*path) != Some(content))
+        .collect();
+    assert!(
+        changed.is_empty(),
+        "{name}: {:?} changed",
+        changed.iter().map(|(path, _)| path).collect::<Vec<_>>()
+    );
+    let new: Vec<_> = after
+        .keys()
+        .filter(|path| !before.contains_key(*path))
+        .collect();
+    assert!(new.is_empty(), "{name}: {new:?} came");
 }
 
 #[test]
