@@ -20,7 +20,8 @@ check:
 peers:
 	$(HOST_TOOLS)
 
-# What a delivery and a receipt cost, with the machine's fdatasync beside them. Wants two idle cores.
+# What a delivery and a receipt cost, with the machine's fdatasync and nats-server beside them. Wants two idle cores.
 bench:
+	tests/peers/nats.sh
 	cargo build --release -p hark-broker -p hark-tests --bin hark --bin hark-bench
-	./target/release/hark-bench
+	HARK_BENCH_NATS=target/peers/nats-server ./target/release/hark-bench

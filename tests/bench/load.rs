@@ -14,8 +14,77 @@ use crate::machine::{Server, Timings};
 /// One in so many deliveries is timed: reading the clock for each would cost more than the delivery.
 const TIMED_ONE_IN: u64 = 8;
 
+/// Whom the load speaks to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// JSON frames, one message each.
+    Hark,
+    /// The NATS protocol in binary frames, as many messages in one as the server likes.
+    Nats,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hark => "hark",
+            Self::Nats => "nats-server",
+        }
+    }
+
+    async fn connect(self, address: &str) -> (Reader, OwnedWriteHalf) {
+        match self {
+            Self::Hark => connect(address, "/ws").await,
+            Self::Nats => {
+                let (reader, mut writer) = connect(address, "/").await;
+                let hello = b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
+                self.send(&mut writer, hello).await;
+                (reader, writer)
+            }
+        }
+    }
+
+    async fn send(self, writer: &mut OwnedWriteHalf, text: &[u8]) {
+        let mut frames = Vec::new();
+        self.frame(&mut frames, text);
+        writer.write_all(&frames).await.unwrap();
+    }
+
+    fn frame(self, frames: &mut Vec<u8>, text: &[u8]) {
+        frame(frames, if self == Self::Hark { TEXT } else { BINARY }, text);
+    }
+
+    async fn subscribe(self, reader: &mut Reader, writer: &mut OwnedWriteHalf) {
+        let (command, done): (&[u8], &[u8]) = match self {
+            Self::Hark => (
+                br#"{"type":"subscribe","id":1,"topic":"fan-out"}"#,
+                b"caught_up",
+            ),
+            Self::Nats => (b"SUB fan-out 1\r\nPING\r\n", b"PONG"),
+        };
+        self.send(writer, command).await;
+        reader.frame_containing(done).await;
+    }
+
+    fn publish(self, frames: &mut Vec<u8>, id: u64, payload: &str) {
+        let command = match self {
+            Self::Hark => {
+                format!(r#"{{"type":"publish","id":{id},"topic":"fan-out","data":{payload}}}"#)
+            }
+            Self::Nats => format!("PUB fan-out {}\r\n{payload}\r\n", payload.len()),
+        };
+        self.frame(frames, command.as_bytes());
+    }
+
+    /// How many bytes of the stream are one message; `None`: each frame is one.
+    fn message_bytes(self, payload_bytes: usize) -> Option<usize> {
+        let header = format!("MSG fan-out 1 {payload_bytes}\r\n");
+        (self == Self::Nats).then_some(header.len() + payload_bytes + 2)
+    }
+}
+
 /// One publisher, many subscribers of its topic.
 pub(crate) struct FanOut {
+    pub(crate) peer: Peer,
     pub(crate) subscribers: u64,
     pub(crate) payload_bytes: usize,
     /// Messages that may be on their way, not yet delivered to all (on average).
@@ -35,47 +104,42 @@ impl FanOut {
     pub(crate) async fn run(&self, server: &Server, run: Duration) {
         let counted = Rc::new(Counted::default());
         counted.began.set(Some(Instant::now()));
+        let message_bytes = self.peer.message_bytes(self.payload_bytes);
         for _ in 0..self.subscribers {
-            let (mut reader, mut writer) = connect(&server.address).await;
-            send(
-                &mut writer,
-                br#"{"type":"subscribe","id":1,"topic":"fan-out"}"#,
-            )
-            .await;
-            reader.frame_containing(b"caught_up").await;
+            let (mut reader, mut writer) = self.peer.connect(&server.address).await;
+            self.peer.subscribe(&mut reader, &mut writer).await;
             let counted = counted.clone();
             tokio::task::spawn_local(async move {
                 let _kept_open = writer;
-                reader.each_frame(|frame| counted.delivery(frame)).await;
+                let mut bytes = 0;
+                let see = |frame: &[u8]| {
+                    bytes += frame.len();
+                    let messages = message_bytes.map_or(1, |of_one| bytes / of_one);
+                    bytes = message_bytes.map_or(0, |of_one| bytes % of_one);
+                    counted.deliveries(messages as u64, frame);
+                };
+                reader.each_frame(see).await;
             });
         }
-        let (mut answers, mut writer) = connect(&server.address).await;
+        let (mut answers, mut writer) = self.peer.connect(&server.address).await;
         tokio::task::spawn_local(async move {
-            answers
-                .each_frame(|frame| {
-                    assert!(
-                        !frame.starts_with(br#"{"type":"error""#),
-                        "{}",
-                        String::from_utf8_lossy(frame)
-                    )
-                })
-                .await;
+            let refused = |frame: &[u8]| {
+                let error = frame.starts_with(br#"{"type":"error""#) || frame.starts_with(b"-ERR");
+                assert!(!error, "{}", String::from_utf8_lossy(frame));
+            };
+            answers.each_frame(refused).await;
         });
 
         let (cpu, began) = (server.cpu(), Instant::now());
-        let filler = "x".repeat(self.payload_bytes.saturating_sub(31));
+        let filler = "x".repeat(self.payload_bytes - r#"{"t":"000000000000000","x":""}"#.len());
         while began.elapsed() < run {
             let mut frames = Vec::new();
-            while counted.published.get() < counted.delivered.get() / self.subscribers + self.window
-            {
+            let delivered_to_all = counted.delivered.get() / self.subscribers;
+            while counted.published.get() < delivered_to_all + self.window {
                 let nanos = counted.began.get().unwrap().elapsed().as_nanos();
                 let id = counted.published.get() + 1;
                 let payload = format!(r#"{{"t":"{nanos:015}","x":"{filler}"}}"#);
-                frame(
-                    &mut frames,
-                    format!(r#"{{"type":"publish","id":{id},"topic":"fan-out","data":{payload}}}"#)
-                        .as_bytes(),
-                );
+                self.peer.publish(&mut frames, id, &payload);
                 counted.published.set(id);
             }
             match frames.is_empty() {
@@ -91,7 +155,8 @@ impl FanOut {
         let mut timings = counted.timings.borrow_mut();
         timings.sort();
         println!(
-            "fan-out 1 → {}, {} bytes, window {}: {:.2} M deliveries/s, {:.3} µs of server CPU each; p50 {:?}, p99 {:?}, p999 {:?}",
+            "{}, fan-out 1 → {}, {} bytes, window {}: {:.2} M deliveries/s, {:.3} µs of server CPU each; p50 {:?}, p99 {:?}, p999 {:?}",
+            self.peer.name(),
             self.subscribers,
             self.payload_bytes,
             self.window,
@@ -105,23 +170,23 @@ impl FanOut {
 }
 
 impl Counted {
-    fn delivery(&self, frame: &[u8]) {
-        let delivered = self.delivered.get() + 1;
+    /// Counts messages that came in one frame, and times one of them now and then.
+    fn deliveries(&self, messages: u64, frame: &[u8]) {
+        let before = self.delivered.get();
+        let delivered = before + messages;
         self.delivered.set(delivered);
-        if delivered.is_multiple_of(TIMED_ONE_IN)
+        let stamp = |at: usize| frame.get(at + 6..at + 21);
+        if delivered / TIMED_ONE_IN > before / TIMED_ONE_IN
             && let Some(at) = frame.windows(6).position(|bytes| bytes == br#"{"t":""#)
+            && let Some(nanos) = stamp(at)
         {
-            let nanos: u64 = std::str::from_utf8(&frame[at + 6..at + 21])
-                .unwrap()
-                .parse()
-                .unwrap();
+            let nanos: u64 = std::str::from_utf8(nanos).unwrap().parse().unwrap();
             let now = self.began.get().unwrap().elapsed();
-            self.timings
-                .borrow_mut()
-                .add(now.saturating_sub(Duration::from_nanos(nanos)));
+            let took = now.saturating_sub(Duration::from_nanos(nanos));
+            self.timings.borrow_mut().add(took);
         }
         // Each message is one more delivery for each subscriber, so the last one may fall anywhere.
-        if delivered.is_multiple_of(64) || delivered >= self.published.get() {
+        if delivered / 64 > before / 64 || delivered >= self.published.get() {
             self.progress.notify_one();
         }
     }
@@ -141,7 +206,7 @@ impl Receipts {
         let mut connections = Vec::new();
         for n in 0..self.connections {
             connections.push((
-                connect(&server.address).await,
+                connect(&server.address, "/ws").await,
                 format!("receipts-{}", n % self.topics),
             ));
         }
@@ -160,7 +225,7 @@ impl Receipts {
                         while (sent.len() as u64) < in_flight {
                             id += 1;
                             let publish = format!(r#"{{"type":"publish","id":{id},"topic":"{topic}","data":"{filler}"}}"#);
-                            frame(&mut frames, publish.as_bytes());
+                            frame(&mut frames, TEXT, publish.as_bytes());
                             sent.push_back(Instant::now());
                         }
                         writer.write_all(&frames).await.unwrap();
@@ -202,11 +267,11 @@ impl Receipts {
     }
 }
 
-async fn connect(address: &str) -> (Reader, OwnedWriteHalf) {
+async fn connect(address: &str, path: &str) -> (Reader, OwnedWriteHalf) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let request = format!(
-        "GET /ws HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -230,15 +295,14 @@ async fn connect(address: &str) -> (Reader, OwnedWriteHalf) {
     )
 }
 
-async fn send(writer: &mut OwnedWriteHalf, text: &[u8]) {
-    let mut frames = Vec::new();
-    frame(&mut frames, text);
-    writer.write_all(&frames).await.unwrap();
-}
+/// The first byte of a whole text frame (RFC 6455, section 5.2).
+const TEXT: u8 = 0x81;
+/// The first byte of a whole binary frame.
+const BINARY: u8 = 0x82;
 
-/// A text frame, masked with zeros.
-fn frame(frames: &mut Vec<u8>, text: &[u8]) {
-    frames.push(0x81);
+/// A frame, masked with zeros.
+fn frame(frames: &mut Vec<u8>, first: u8, text: &[u8]) {
+    frames.push(first);
     match text.len() {
         length @ 0..126 => frames.push(0x80 | length as u8),
         length => {
@@ -258,14 +322,14 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads once, and calls `see` with each text frame that is whole. Returns how often it said yes.
+    /// Reads once, and calls `see` with each data frame that is whole. Returns how often it said yes.
     async fn some_frames(&mut self, mut see: impl FnMut(&[u8]) -> bool) -> u64 {
         let read = self.read.read_buf(&mut self.buffer).await.unwrap();
         assert!(read > 0, "the broker closed the connection");
         let mut counted = 0;
         while let Some((opcode, start, end)) = frame_at(&self.buffer[self.done..]) {
             let frame = &self.buffer[self.done + start..self.done + end];
-            if opcode == 1 && see(frame) {
+            if matches!(opcode, 1 | 2) && see(frame) {
                 counted += 1;
             }
             self.done += end;

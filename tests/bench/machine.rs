@@ -98,6 +98,32 @@ impl Server {
         Self { process, address }
     }
 
+    /// The peer to compare with: nats-server with its WebSocket, at `binary`.
+    pub(crate) async fn start_nats(binary: &Path, dir: &Path, core: usize) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let config = dir.join("nats.conf");
+        let text = format!(
+            "listen: 127.0.0.1:-1\nwebsocket {{ host: 127.0.0.1, port: {port}, no_tls: true }}\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let process = Command::new("taskset")
+            .args(["-c", &core.to_string()])
+            .arg(binary)
+            .args(["--config".as_ref(), config.as_os_str()])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let address = format!("127.0.0.1:{port}");
+        while tokio::net::TcpStream::connect(&address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { process, address }
+    }
+
     /// CPU time of all its threads.
     pub(crate) fn cpu(&self) -> Duration {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();

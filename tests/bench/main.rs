@@ -1,6 +1,7 @@
 //! `make bench`: what a delivery and a receipt cost, with the machine's fdatasync beside them. Owns the load; the broker is the real
 //! binary, pinned to core 0, the load to core 1, both on loopback. Prints figures and judges nothing.
 //!
+//! With `HARK_BENCH_NATS` naming a nats-server, its WebSocket carries the same fan-out in the same run (from memory: it keeps nothing).
 //! The load speaks raw WebSocket frames, so that on one core it can outrun the broker it measures.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a program for people; what goes wrong may end it
@@ -10,7 +11,7 @@ mod machine;
 
 use std::time::Duration;
 
-use load::{FanOut, Receipts};
+use load::{FanOut, Peer, Receipts};
 use machine::{Server, fdatasync, pin_to_core};
 
 const RUN: Duration = Duration::from_secs(5);
@@ -30,6 +31,7 @@ fn main() {
         .enable_all()
         .build()
         .unwrap();
+    let nats = std::env::var_os("HARK_BENCH_NATS").map(std::path::PathBuf::from);
     let repeats: u32 = std::env::var("HARK_BENCH_REPEATS")
         .ok()
         .and_then(|n| n.parse().ok())
@@ -37,14 +39,19 @@ fn main() {
     for _ in 0..repeats {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
-            let server = Server::start(dir.path(), 0).await;
-            let load = FanOut {
+            let load = |peer| FanOut {
+                peer,
                 subscribers: 1000,
                 payload_bytes: 128,
                 window: 64,
             };
-            load.run(&server, RUN).await;
+            let server = Server::start(dir.path(), 0).await;
+            load(Peer::Hark).run(&server, RUN).await;
             drop(server);
+            if let Some(nats) = &nats {
+                let server = Server::start_nats(nats, dir.path(), 0).await;
+                load(Peer::Nats).run(&server, RUN).await;
+            }
 
             for topics in [1, 100] {
                 let server = Server::start(dir.path(), 0).await;
