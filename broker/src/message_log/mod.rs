@@ -42,10 +42,10 @@ pub const MAX_RECENT_KEYS: usize = 10_000;
 /// How long a message key is remembered.
 pub const KEY_MEMORY_MS: u64 = 2 * 60 * 1000;
 
-/// What is called with the answer, exactly once.
+/// What is called with the answer, exactly once, from whichever thread the engine likes. Must not block or panic.
 pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
-/// What is called with news about an open topic, in order, from whichever thread the engine likes. Must not block, and
-/// must not call the log.
+/// What is called with news about an open topic, in order, from whichever thread the engine likes. Must not block or
+/// panic, and must not call the log.
 pub type NewsSink = Arc<dyn Fn(LogNews) + Send + Sync>;
 
 /// An engine that keeps records. Its promises are numbered in the module's documentation.
@@ -283,6 +283,9 @@ pub enum LogError {
         "there are as many topics as there may be (max_topics); delete some or raise the limit"
     )]
     TooManyTopics,
+    /// A message has this many bytes, and the engine keeps none so large. Nothing of the append was kept.
+    #[error("a message of {0} bytes is more than the log can keep")]
+    TooLarge(usize),
     /// The engine could not read.
     #[error("the log could not be read: {0}")]
     Unreadable(String),

@@ -100,6 +100,7 @@ impl From<&LogError> for Refusal {
             LogError::Busy | LogError::StaleGeneration => ErrorCode::Busy,
             LogError::Closed(_) | LogError::Unreadable(_) => ErrorCode::LogUnavailable,
             LogError::TooManyTopics => ErrorCode::TooManyTopics,
+            LogError::TooLarge(_) => ErrorCode::TooLarge,
         };
         Self::new(code, error.to_string())
     }

@@ -5,7 +5,7 @@ use hark_protocol::{Idempotency, Record, TopicName};
 use super::layout::TopicId;
 use super::meta::{Identity, Ids, Mark, MetaError};
 use super::store::plainly;
-use super::stored::PackError;
+use super::stored::{MAX_PAYLOAD_BYTES, PackError};
 use super::writer::{Answer, Slot, Writer};
 use crate::message_log::{Append, LogError, NewRecord};
 
@@ -47,6 +47,10 @@ impl Writer {
         name: &TopicName,
         records: Vec<NewRecord>,
     ) -> Result<Vec<Record>, LogError> {
+        let sizes = records.iter().map(|new| new.message.payload.len());
+        if let Some(size) = sizes.max().filter(|size| *size > MAX_PAYLOAD_BYTES) {
+            return Err(LogError::TooLarge(size));
+        }
         let id = self.id_of(name)?;
         let Some(Slot::Open(topic)) = self.state.topics.get_mut(name) else {
             return Err(LogError::StaleGeneration);
@@ -66,9 +70,8 @@ impl Writer {
             });
         let bytes = packed.map_err(|e| match e {
             PackError::Put(e) => LogError::Closed(format!("a write failed: {}", plainly(&e))),
-            PackError::TooLarge(bytes) => {
-                LogError::Closed(format!("a message of {bytes} bytes is beyond the format"))
-            }
+            // Was checked above; what of it was written must not stay.
+            PackError::TooLarge(bytes) => LogError::Closed(format!("{bytes} bytes did not fit")),
         })?;
 
         self.state.commit.wrote = true;

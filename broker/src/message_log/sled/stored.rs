@@ -14,8 +14,8 @@ use crate::message_log::NewRecord;
 /// No claim of a stored length is believed beyond this. Bincode counts sizes in memory, hence far above the largest message.
 const DECODE_LIMIT: usize = 16 * MAX_FRAME_BYTES;
 const MAX_BODY_BYTES: usize = MAX_VALUE_BYTES - HEADER_BYTES;
-/// No record is larger as stored. Eight times what the protocol lets in.
-const MAX_RECORD_BYTES: usize = DECODE_LIMIT / 2;
+/// No payload is larger. Eight times what the protocol lets in.
+pub(super) const MAX_PAYLOAD_BYTES: usize = DECODE_LIMIT / 2;
 
 fn bincode_config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODE_LIMIT>()
@@ -101,7 +101,7 @@ impl Packer {
         for (offset, record) in (base..).zip(records) {
             let end = self.value.len();
             let payload = record.message.payload.len();
-            if payload > MAX_RECORD_BYTES || encode(record, &mut self.value).is_err() {
+            if payload > MAX_PAYLOAD_BYTES || encode(record, &mut self.value).is_err() {
                 return Err(PackError::TooLarge(payload));
             }
             if self.value.len() <= MAX_VALUE_BYTES && place.count < u16::MAX {

@@ -869,6 +869,22 @@ fn a_trim_that_was_interrupted_is_finished() {
 }
 
 #[test]
+fn a_message_beyond_the_format_is_refused_and_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    let most = super::stored::MAX_PAYLOAD_BYTES;
+    let beyond = vec![text("first"), text(vec![1; most + 1])];
+    assert_eq!(orders.append(beyond), Err(LogError::TooLarge(most + 1)));
+    let kept = orders.append(vec![text(vec![1; most])]).unwrap();
+    assert_eq!(kept[0].offset, 1);
+    assert!(
+        messages(&orders.page(0, 1)) == [kept[0].message.clone()],
+        "not what was sent"
+    );
+}
+
+#[test]
 fn a_full_queue_says_busy_and_takes_again_later() {
     let dir = tempfile::tempdir().unwrap();
     let bench = start_in(dir.path());
