@@ -284,3 +284,96 @@ impl fmt::Display for Range {
         write!(f, "{}..={}", self.from, self.to)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen() -> Seen {
+        Seen::start("a", &json!({"topic": "a", "cursor": "e:10"}))
+    }
+
+    fn message(offset: u64) -> Value {
+        json!({"type": "message", "topic": "a", "offset": offset, "data": offset})
+    }
+
+    fn acked(offsets: impl IntoIterator<Item = u64>) -> Acked {
+        let mut acked = Acked::default();
+        for offset in offsets {
+            acked.kept(&json!(format!("e:{offset}")), &json!(offset));
+        }
+        acked
+    }
+
+    #[test]
+    fn what_is_right_passes() {
+        let mut seen = seen();
+        seen.take(&message(11));
+        seen.take(&json!({"type": "caught_up", "topic": "a", "cursor": "e:11"}));
+        seen.take(&json!({"type": "gap", "topic": "a", "reason": "expired", "from": 12, "to": 13, "cursor": "e:13"}));
+        seen.take(&message(14));
+        assert_eq!(seen.offsets(), [11, 14]);
+        acked(9..=14).check(&seen);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of order or lost")]
+    fn a_skip_is_noticed() {
+        seen().take(&message(12));
+    }
+
+    #[test]
+    #[should_panic(expected = "out of order or lost")]
+    fn a_repetition_is_noticed() {
+        let mut seen = seen();
+        seen.take(&message(11));
+        seen.take(&message(11));
+    }
+
+    #[test]
+    #[should_panic(expected = "once per subscribe")]
+    fn a_second_caught_up_is_noticed() {
+        let mut seen = seen();
+        seen.take(&json!({"type": "caught_up", "topic": "a", "cursor": "e:10"}));
+        seen.take(&json!({"type": "caught_up", "topic": "a", "cursor": "e:10"}));
+    }
+
+    #[test]
+    #[should_panic(expected = "left: Number(13)")]
+    fn a_gap_that_names_too_little_is_noticed() {
+        seen().take(&json!({"type": "gap", "topic": "a", "reason": "expired", "from": 13, "to": 14, "cursor": "e:14"}));
+    }
+
+    #[test]
+    #[should_panic(expected = "another message than the one acknowledged")]
+    fn another_content_is_noticed() {
+        let mut seen = seen();
+        seen.take(&json!({"type": "message", "topic": "a", "offset": 11, "data": "other"}));
+        acked([11]).check(&seen);
+    }
+
+    #[test]
+    #[should_panic(expected = "seen, or named in a gap")]
+    fn an_acknowledged_message_that_a_gap_hides_is_noticed() {
+        let mut seen = seen();
+        seen.take(&json!({"type": "gap", "topic": "a", "reason": "ahead", "cursor": "e:12"}));
+        acked([11, 12]).check(&seen);
+    }
+
+    #[test]
+    #[should_panic(expected = "one offset, two messages")]
+    fn an_offset_given_twice_is_noticed() {
+        acked([11, 11]);
+    }
+
+    #[test]
+    #[should_panic(expected = "is kept after")]
+    fn a_publisher_out_of_order_is_noticed() {
+        let mut acked = Acked::default();
+        acked.kept(&json!("e:1"), &json!({"p": 0, "n": 2}));
+        acked.kept(&json!("e:2"), &json!({"p": 0, "n": 1}));
+        acked.check_publishers();
+    }
+}

@@ -195,3 +195,24 @@ fn payload_len(header: &[u8]) -> Option<u64> {
             .fold(0, |len, byte| len << 8 | u64::from(*byte)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_frames_are_counted_however_they_are_cut() {
+        let mut stream = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
+        stream.extend([0x81, 2, b'h', b'i']); // a text
+        stream.extend([0x89, 0]); // a ping
+        stream.extend([0x82, 0x80 | 1, 1, 2, 3, 4, 0xff]); // a masked binary
+        stream.extend([0x81, 126, 1, 0]); // a text of 256 bytes
+        stream.extend([0x81; 256]);
+        stream.extend([0x82, 0]); // an empty binary
+        for size in [1, 2, 3, 7, 64, stream.len()] {
+            let mut walk = Walk::Head(Vec::new());
+            let count: u64 = stream.chunks(size).map(|bytes| walk.count(bytes)).sum();
+            assert_eq!(count, 4, "in pieces of {size} bytes");
+        }
+    }
+}
