@@ -1,6 +1,7 @@
 //! The load: connections that speak raw WebSocket frames, and what they count.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,7 @@ pub(crate) struct FanOut {
     pub(crate) peer: Peer,
     pub(crate) subscribers: u64,
     pub(crate) payload_bytes: usize,
-    /// Messages that may be on their way, not yet delivered to all (on average).
+    /// Messages that may be on their way, not yet delivered to every subscriber.
     pub(crate) window: u64,
 }
 
@@ -96,6 +97,10 @@ struct Counted {
     began: Cell<Option<Instant>>,
     published: Cell<u64>,
     delivered: Cell<u64>,
+    /// How many subscribers have each message that not all have; the oldest first.
+    had_by: RefCell<VecDeque<u64>>,
+    /// Messages that every subscriber has.
+    complete: Cell<u64>,
     timings: RefCell<Timings>,
     progress: Notify,
 }
@@ -105,18 +110,20 @@ impl FanOut {
         let counted = Rc::new(Counted::default());
         counted.began.set(Some(Instant::now()));
         let message_bytes = self.peer.message_bytes(self.payload_bytes);
+        let subscribers = self.subscribers;
         for _ in 0..self.subscribers {
             let (mut reader, mut writer) = self.peer.connect(&server.address).await;
             self.peer.subscribe(&mut reader, &mut writer).await;
             let counted = counted.clone();
             tokio::task::spawn_local(async move {
                 let _kept_open = writer;
-                let mut bytes = 0;
+                let (mut bytes, mut seen) = (0, 0);
                 let see = |frame: &[u8]| {
                     bytes += frame.len();
                     let messages = message_bytes.map_or(1, |of_one| bytes / of_one);
                     bytes = message_bytes.map_or(0, |of_one| bytes % of_one);
-                    counted.deliveries(messages as u64, frame);
+                    counted.deliveries(seen, messages as u64, subscribers, frame);
+                    seen += messages as u64;
                 };
                 reader.each_frame(see).await;
             });
@@ -134,8 +141,7 @@ impl FanOut {
         let filler = "x".repeat(self.payload_bytes - r#"{"t":"000000000000000","x":""}"#.len());
         while began.elapsed() < run {
             let mut frames = Vec::new();
-            let delivered_to_all = counted.delivered.get() / self.subscribers;
-            while counted.published.get() < delivered_to_all + self.window {
+            while counted.published.get() < counted.complete.get() + self.window {
                 let nanos = counted.began.get().unwrap().elapsed().as_nanos();
                 let id = counted.published.get() + 1;
                 let payload = format!(r#"{{"t":"{nanos:015}","x":"{filler}"}}"#);
@@ -147,7 +153,7 @@ impl FanOut {
                 false => writer.write_all(&frames).await.unwrap(),
             }
         }
-        while counted.delivered.get() < counted.published.get() * self.subscribers {
+        while counted.complete.get() < counted.published.get() {
             counted.progress.notified().await;
         }
         let (took, cpu) = (began.elapsed(), server.cpu() - cpu);
@@ -170,8 +176,8 @@ impl FanOut {
 }
 
 impl Counted {
-    /// Counts messages that came in one frame, and times one of them now and then.
-    fn deliveries(&self, messages: u64, frame: &[u8]) {
+    /// Counts messages that came in one frame to a subscriber that has `seen` so many, and times one of them now and then.
+    fn deliveries(&self, seen: u64, messages: u64, subscribers: u64, frame: &[u8]) {
         let before = self.delivered.get();
         let delivered = before + messages;
         self.delivered.set(delivered);
@@ -185,9 +191,19 @@ impl Counted {
             let took = now.saturating_sub(Duration::from_nanos(nanos));
             self.timings.borrow_mut().add(took);
         }
-        // Each message is one more delivery for each subscriber, so the last one may fall anywhere.
-        if delivered / 64 > before / 64 || delivered >= self.published.get() {
-            self.progress.notify_one();
+        let mut had_by = self.had_by.borrow_mut();
+        for message in seen..seen + messages {
+            let at = (message - self.complete.get()) as usize;
+            if had_by.len() <= at {
+                had_by.resize(at + 1, 0);
+            }
+            had_by[at] += 1;
+            // Subscribers get messages in order, so only the oldest can be the next that all have.
+            if at == 0 && had_by[0] == subscribers {
+                had_by.pop_front();
+                self.complete.set(self.complete.get() + 1);
+                self.progress.notify_one();
+            }
         }
     }
 }
@@ -217,7 +233,7 @@ impl Receipts {
             .map(|((mut reader, mut writer), topic)| {
                 let (in_flight, filler, timings) = (self.in_flight, filler.clone(), timings.clone());
                 tokio::task::spawn_local(async move {
-                    let mut sent = std::collections::VecDeque::new();
+                    let mut sent = VecDeque::new();
                     let mut id = 0;
                     let mut answered = 0_u64;
                     while began.elapsed() < run {

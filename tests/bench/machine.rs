@@ -53,18 +53,18 @@ pub(crate) fn pin_to_core(core: usize) {
     rustix::thread::sched_setaffinity(None, &cores).unwrap();
 }
 
-/// A broker pinned to one core.
+/// A broker on the cores it is given.
 pub(crate) struct Server {
     process: Child,
     pub(crate) address: String,
 }
 
 impl Server {
-    pub(crate) async fn start(dir: &Path, core: usize) -> Self {
+    pub(crate) async fn start(dir: &Path, cores: &str) -> Self {
         let binary = std::env::current_exe().unwrap().with_file_name("hark");
         let data = dir.join(format!("data-{:x}", rand::random::<u64>()));
         let mut process = Command::new("taskset")
-            .args(["-c", &core.to_string()])
+            .args(["-c", cores])
             .arg(binary)
             .args([
                 "serve",
@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// The peer to compare with: nats-server with its WebSocket, at `binary`.
-    pub(crate) async fn start_nats(binary: &Path, dir: &Path, core: usize) -> Self {
+    pub(crate) async fn start_nats(binary: &Path, dir: &Path, cores: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -111,7 +111,7 @@ impl Server {
         );
         std::fs::write(&config, text).unwrap();
         let process = Command::new("taskset")
-            .args(["-c", &core.to_string()])
+            .args(["-c", cores])
             .arg(binary)
             .args(["--config".as_ref(), config.as_os_str()])
             .stderr(Stdio::null())
