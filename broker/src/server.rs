@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_web::{App, HttpServer, web};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
@@ -33,6 +33,10 @@ const SEND_BUFFER_BYTES: usize = 128 * 1024;
 const LOOK_FOR_STALLED_EVERY: Duration = Duration::from_secs(1);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long requests that are being answered may take at the end.
+const ANSWERS_TAKE_SECONDS: u64 = 2;
+/// A connection on which nothing moves is asked so often whether the other side is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -82,6 +86,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         .client_request_timeout(HEAD_TIMEOUT)
         .h1_allow_half_closed(false)
         .on_connect(session::keep_line)
+        .shutdown_timeout(ANSWERS_TAKE_SECONDS)
         .disable_signals()
         .listen(listener)?
         .run();
@@ -159,6 +164,10 @@ fn listener(address: SocketAddr, stall_timeout: Duration) -> io::Result<TcpListe
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 6);
+    socket.set_tcp_keepalive(&keepalive)?;
     // A peer that takes nothing for so long is gone. No timer of its session runs while the socket is blocked, so the kernel has to
     // end it.
     #[cfg(target_os = "linux")]

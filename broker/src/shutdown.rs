@@ -39,16 +39,26 @@ pub(crate) async fn run_until_told(
         () = everybody_gone(&gate, drain) => {}
         () = told(&mut terminate, &mut interrupt) => tracing::warn!("told again: hark ends without waiting"),
     }
-    // What was taken is committed, whoever still waits for the answer.
+    // Requests that are being answered are; what was taken is committed, whoever still waits for the answer.
+    handle.stop(true).await;
     let committing = gate.clone();
     let committed = web::block(move || {
         committing.registry.engines().synced.shutdown();
         committing.registry.engines().memory.shutdown();
     });
-    committed.await.map_err(io::Error::other)?;
-    handle.stop(false).await;
+    tokio::select! {
+        committed = committed => committed.map_err(io::Error::other)?,
+        () = told(&mut terminate, &mut interrupt) => end_at_once(),
+    }
     tracing::info!("hark has ended");
     Ok(())
+}
+
+/// Ends although the log is still committing: what is not answered may be lost.
+#[allow(clippy::exit)] // the thread that commits cannot be asked to stop
+fn end_at_once() -> ! {
+    tracing::error!("told again while the log was committing: hark ends at once");
+    std::process::exit(1)
 }
 
 async fn told(terminate: &mut Signal, interrupt: &mut Signal) {

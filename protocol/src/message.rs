@@ -15,6 +15,14 @@ pub struct Message {
     pub headers: Headers,
 }
 
+impl Message {
+    /// How many bytes the content and the headers have: what bounds in bytes count.
+    pub fn size_bytes(&self) -> usize {
+        let header = |(name, value): (&str, &str)| name.len() + value.len();
+        self.payload.len() + self.headers.iter().map(header).sum::<usize>()
+    }
+}
+
 /// A message with its place in a topic, as kept in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -81,7 +89,11 @@ impl JsonText {
         let text = ByteString::try_from(json).map_err(|e| JsonError(e.to_string()))?;
         let value: &serde_json::value::RawValue =
             serde_json::from_str(&text).map_err(|e| JsonError(e.to_string()))?;
-        let value = text.slice_ref(value.get());
+        let value = match value.get().len() == text.len() {
+            true => text,
+            // A slice would hold on to all that was around it, however much that was.
+            false => ByteString::from(value.get()),
+        };
         Ok(Self(on_one_line(value)))
     }
 

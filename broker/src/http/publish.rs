@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{Bytes, BytesMut};
@@ -18,9 +20,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{ApiError, Gate};
-use crate::topic::{
-    Outcome, Publish, PublishItem, Publisher, Receipt, Refusal, Registry, RoomHandle,
-};
+use crate::topic::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal, Registry};
 
 /// Request headers that become the message's, without the prefix.
 const MESSAGE_HEADER_PREFIX: &str = "hark-header-";
@@ -44,9 +44,13 @@ pub(super) async fn publish(
         .get(header::CONTENT_TYPE)
         .map(|value| value.to_str().unwrap_or_default().trim().to_owned());
     let line = Line {
-        room: gate.registry.room(&topic),
+        topic,
         registry: gate.registry.clone(),
         headers,
+    };
+    let payload = Body {
+        payload: Box::pin(payload),
+        patience: gate.session_settings.stall_timeout,
     };
     if content_type
         .as_deref()
@@ -193,15 +197,34 @@ fn payload_of(body: Bytes, content_type: Option<&str>) -> Result<Payload, ApiErr
     })
 }
 
-async fn read_body(mut payload: web::Payload) -> Result<Bytes, ApiError> {
-    let mut body = BytesMut::new();
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| {
-            ApiError::new(
+/// A request's body. One that dawdles is given up: no timer of the server runs once the head is there.
+struct Body {
+    payload: Pin<Box<web::Payload>>,
+    patience: Duration,
+}
+
+impl Body {
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        match tokio::time::timeout(self.patience, self.payload.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(piece))) => Ok(Some(piece)),
+            Ok(Some(Err(error))) => Err(ApiError::new(
                 ErrorCode::BadFrame,
                 format!("the body ended early: {error}"),
-            )
-        })?;
+            )),
+            Err(_) => Err(ApiError::with_status(
+                StatusCode::REQUEST_TIMEOUT,
+                ErrorCode::BadFrame,
+                "the body did not come; send it without a pause",
+            )),
+        }
+    }
+}
+
+async fn read_body(mut payload: Body) -> Result<Bytes, ApiError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await? {
         if body.len() + chunk.len() > MAX_FRAME_BYTES {
             return Err(too_large("a message"));
         }
@@ -226,8 +249,7 @@ fn no_answer() -> ApiError {
 
 /// Where a request publishes to.
 struct Line {
-    /// Held until the answer, so that the room does not retire.
-    room: Arc<RoomHandle>,
+    topic: TopicName,
     registry: Arc<Registry>,
     headers: Headers,
 }
@@ -248,7 +270,7 @@ impl Line {
         let mut items = Vec::with_capacity(messages.len());
         let budget = &self.registry.settings().staged_budget;
         for (tag, (message, idempotency)) in messages.into_iter().enumerate() {
-            let taken = budget.try_take(message.payload.len()).ok_or_else(|| {
+            let taken = budget.try_take(message.size_bytes()).ok_or_else(|| {
                 ApiError::new(
                     ErrorCode::Busy,
                     "too much is waiting to be kept; send it again in a moment",
@@ -263,8 +285,10 @@ impl Line {
         }
         let (send, receipts) = oneshot::channel();
         let reply = Arc::new(Reply(Mutex::new(Some(send))));
+        // Held until the answer, so that the room does not retire; asked for each time, since one may have died meanwhile.
+        let room = self.registry.room(&self.topic);
         // Where it cannot be sent, the envelope answers `busy` by itself.
-        self.room.order(Publish::new(reply, items));
+        room.order(Publish::new(reply, items));
         let receipts = receipts.await.map_err(|_| no_answer())?;
         Ok(receipts
             .into_iter()
@@ -286,10 +310,11 @@ impl Publisher for Reply {
 }
 
 /// One message a line, each answered by a line, as they are kept: the answer begins while the body still comes.
-fn publish_lines(line: Line, counted: Counted, payload: web::Payload) -> HttpResponse {
+fn publish_lines(line: Line, counted: Counted, payload: Body) -> HttpResponse {
     let lines = Lines {
-        payload: Box::pin(payload),
+        payload,
         buffer: BytesMut::new(),
+        searched: 0,
         skipping: false,
         ended: false,
     };
@@ -367,8 +392,10 @@ impl LinesTurn {
 
 /// A body cut into lines. Holds one line of at most the largest message, and what came behind it.
 struct Lines {
-    payload: Pin<Box<web::Payload>>,
+    payload: Body,
     buffer: BytesMut,
+    /// So many bytes of the buffer hold no line break.
+    searched: usize,
     /// Inside a line that is too long: it has been answered, the rest of it is passed over.
     skipping: bool,
     ended: bool,
@@ -392,8 +419,13 @@ impl Lines {
                 return None;
             }
             match self.payload.next().await {
-                Some(Ok(chunk)) => self.buffer.extend_from_slice(&chunk),
-                Some(Err(_)) | None => self.ended = true,
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
+                Ok(None) => self.ended = true,
+                // What is left is a part of a line, and must not be taken for a whole one.
+                Err(_) => {
+                    self.buffer.clear();
+                    self.ended = true;
+                }
             }
         }
     }
@@ -401,17 +433,24 @@ impl Lines {
     /// The next line of the buffer that is not empty.
     fn cut(&mut self) -> Option<Result<Bytes, ApiError>> {
         loop {
-            let end = self.buffer.iter().position(|&byte| byte == b'\n');
+            let unsearched = &self.buffer[self.searched..];
+            let end = unsearched.iter().position(|&byte| byte == b'\n');
+            let end = end.map(|end| self.searched + end);
+            self.searched = if end.is_some() { 0 } else { self.buffer.len() };
             let line = match end {
                 Some(end) => self.buffer.split_to(end + 1),
                 None if self.buffer.len() > MAX_FRAME_BYTES => {
                     self.buffer.clear();
+                    self.searched = 0;
                     match std::mem::replace(&mut self.skipping, true) {
                         true => return None,
                         false => return Some(Err(too_large("a line"))),
                     }
                 }
-                None if self.ended && !self.buffer.is_empty() => self.buffer.split(),
+                None if self.ended && !self.buffer.is_empty() => {
+                    self.searched = 0;
+                    self.buffer.split()
+                }
                 None => return None,
             };
             if std::mem::take(&mut self.skipping) {

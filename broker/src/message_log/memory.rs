@@ -377,13 +377,14 @@ impl Topic {
             });
             reached = to;
         }
-        let skip = usize::try_from(reached + 1 - self.first).unwrap_or(usize::MAX);
-        let take = usize::try_from(up_to - reached)
+        // A room may ask for less than retention has left.
+        let skip = usize::try_from((reached + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let take = usize::try_from(up_to.saturating_sub(reached))
             .unwrap_or(usize::MAX)
             .min(read.max_records.max(1));
         let mut bytes = 0;
         for (n, kept) in self.ring.iter().skip(skip).take(take).enumerate() {
-            bytes += kept.new.message.payload.len();
+            bytes += kept.new.message.size_bytes();
             if n > 0 && bytes > read.max_bytes {
                 break;
             }

@@ -31,6 +31,7 @@ pub(super) enum Piece {
 impl Session {
     pub(super) fn heard(&mut self) {
         self.last_heard = Instant::now();
+        self.flow.heard();
     }
 
     pub(super) fn take_piece(&mut self, piece: Piece, ctx: &mut SessionContext) {

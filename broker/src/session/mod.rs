@@ -68,6 +68,8 @@ pub struct Session {
     assembling: Option<inbound::Assembling>,
     bad_frames_in_a_row: u32,
     last_heard: Instant,
+    /// A close frame has been written.
+    ending: bool,
     /// Where the session is listed while it lives.
     listed_as: Option<usize>,
 }
@@ -121,6 +123,7 @@ impl Session {
             assembling: None,
             bad_frames_in_a_row: 0,
             last_heard: Instant::now(),
+            ending: false,
             listed_as: None,
         }
     }
@@ -157,7 +160,15 @@ impl Session {
     }
 
     fn heartbeat(&mut self, ctx: &mut SessionContext) {
-        if self.last_heard.elapsed() > self.settings.heartbeat * 5 / 2 {
+        if self.ending {
+            return;
+        }
+        // A ping waits behind what the client has not read yet, which it may do as slowly as a page within each stall timeout; and while
+        // the inbound stream is paused nobody listens.
+        let pages = stall::pages(self.flow.given_since_heard());
+        let silence = self.settings.heartbeat.saturating_mul(5) / 2;
+        let patience = silence.saturating_add(self.settings.stall_timeout.saturating_mul(pages));
+        if self.last_heard.elapsed() > patience && !self.flow.inbound_is_paused() {
             self.close(
                 ctx,
                 CloseCode::SILENT,

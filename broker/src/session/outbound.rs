@@ -48,6 +48,8 @@ pub(super) struct Flow {
     credit: Arc<Credit>,
     /// Bytes put into the body since it was last asked for more.
     owed_bytes: Cell<i64>,
+    /// Bytes the socket was given since the client was last heard of: so much may lie before a ping.
+    given_since_heard: Cell<usize>,
     /// What became of the last page.
     page: Cell<PageProgress>,
     /// Whether the inbound stream is paused, and who is to be woken when it goes on.
@@ -74,6 +76,7 @@ impl Default for Flow {
         Self {
             credit: Arc::new(Credit(AtomicI64::new(CREDIT_BYTES))),
             owed_bytes: Cell::default(),
+            given_since_heard: Cell::default(),
             page: Cell::default(),
             inbound_paused: Cell::default(),
             inbound_waker: RefCell::default(),
@@ -131,6 +134,23 @@ impl Flow {
             self.inbound_waker.replace(Some(waker.clone()));
         }
         paused
+    }
+
+    pub(super) fn inbound_is_paused(&self) -> bool {
+        self.inbound_paused.get()
+    }
+
+    pub(super) fn gave(&self, bytes: usize) {
+        let given = self.given_since_heard.get();
+        self.given_since_heard.set(given.saturating_add(bytes));
+    }
+
+    pub(super) fn heard(&self) {
+        self.given_since_heard.set(0);
+    }
+
+    pub(super) fn given_since_heard(&self) -> usize {
+        self.given_since_heard.get()
     }
 
     pub(super) fn set_violation(&self, code: CloseCode) {
@@ -285,17 +305,16 @@ impl Session {
                 Asked::Room => return,
                 Asked::Nobody => self.pulls.answered(key),
                 Asked::Full => {
-                    self.pull_again_later(key, ctx);
-                    return;
+                    self.pulls.answered(key);
+                    self.pull_later(key, PULL_RETRY, ctx);
                 }
             }
         }
     }
 
-    /// Asks again for a page that could not be had just now.
-    pub(super) fn pull_again_later(&mut self, key: u32, ctx: &mut SessionContext) {
-        ctx.run_later(PULL_RETRY, move |session, ctx| {
-            session.pulls.answered(key);
+    /// Asks again for a page that could not be had just now; meanwhile the other subscriptions have their turn.
+    pub(super) fn pull_later(&mut self, key: u32, wait: Duration, ctx: &mut SessionContext) {
+        ctx.run_later(wait, move |session, ctx| {
             if session.subscriptions.get_mut(key).is_some() {
                 session.pulls.add(key);
             }

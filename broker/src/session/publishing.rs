@@ -14,13 +14,15 @@ use crate::topic::{Outcome, Publish, PublishItem, Receipt, RoomHandle};
 /// Envelopes a session may have on their way to one room: one that is being committed, and the next. What comes meanwhile is
 /// collected, and goes together.
 const ENVELOPES_A_ROOM: usize = 2;
-/// Beside its payload, what an unanswered publish costs in memory, roughly.
+/// Beside its content and headers, what an unanswered publish costs in memory, roughly.
 const PUBLISH_OVERHEAD_BYTES: usize = 256;
 
 /// What is unanswered.
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
     rooms: ByTopic<ToRoom>,
+    /// Topics with messages collected that no flush has looked at since.
+    ready: Vec<TopicName>,
     in_flight: Slab<InFlight>,
     in_flight_bytes: usize,
     flush_noted: bool,
@@ -73,7 +75,7 @@ impl Session {
         idempotency: Idempotency,
         ctx: &mut SessionContext,
     ) {
-        let bytes = message.payload.len() + PUBLISH_OVERHEAD_BYTES;
+        let bytes = message.size_bytes() + PUBLISH_OVERHEAD_BYTES;
         let Some(taken) = self.registry.settings().staged_budget.try_take(bytes) else {
             if id.is_some() {
                 self.send_error(
@@ -92,10 +94,11 @@ impl Session {
         });
         self.publishing.in_flight_bytes += bytes;
         let registry = &self.registry;
+        let ready = &mut self.publishing.ready;
         let to_room = self
             .publishing
             .rooms
-            .entry(topic)
+            .entry(topic.clone())
             .or_insert_with_key(|topic| ToRoom {
                 room: registry.room(topic),
                 collected: Vec::new(),
@@ -103,6 +106,9 @@ impl Session {
                 used: true,
             });
         to_room.used = true;
+        if to_room.collected.is_empty() {
+            ready.push(topic);
+        }
         to_room.collected.push(PublishItem {
             tag,
             message,
@@ -122,12 +128,15 @@ impl Session {
     pub(super) fn flush_publishes(&mut self) {
         self.publishing.flush_noted = false;
         let Some(port) = &self.port else { return };
-        for (topic, to_room) in &mut self.publishing.rooms {
+        for topic in self.publishing.ready.drain(..) {
+            let Some(to_room) = self.publishing.rooms.get_mut(&topic) else {
+                continue;
+            };
             if to_room.collected.is_empty() || to_room.envelopes_out >= ENVELOPES_A_ROOM {
                 continue;
             }
             if !to_room.room.is_connected() {
-                to_room.room = self.registry.room(topic);
+                to_room.room = self.registry.room(&topic);
             }
             to_room.envelopes_out += 1;
             let collected = std::mem::take(&mut to_room.collected);
@@ -150,11 +159,12 @@ impl Session {
             answered_topic = Some(topic);
         }
         // An envelope holds messages of one topic.
-        if let Some(to_room) =
-            answered_topic.and_then(|topic| self.publishing.rooms.get_mut(&topic))
+        if let Some(topic) = answered_topic
+            && let Some(to_room) = self.publishing.rooms.get_mut(&topic)
         {
             to_room.envelopes_out -= 1;
             if !to_room.collected.is_empty() {
+                self.publishing.ready.push(topic);
                 self.note_flush(ctx);
             }
         }

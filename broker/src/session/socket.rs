@@ -73,6 +73,9 @@ impl Actor for Session {
 impl Session {
     /// Ends the session with a code and a reason, which also goes to the log.
     pub(super) fn close(&mut self, ctx: &mut SessionContext, code: CloseCode, reason: &str) {
+        if std::mem::replace(&mut self.ending, true) {
+            return;
+        }
         tracing::info!(
             session = self.name,
             peer = self.peer,
@@ -181,6 +184,7 @@ where
         let given = self.body.as_mut().poll_next(cx);
         if let Poll::Ready(Some(Ok(bytes))) = &given {
             self.watch.gave(bytes.len());
+            self.flow.gave(bytes.len());
         }
         given
     }

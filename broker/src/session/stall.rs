@@ -16,6 +16,11 @@ use socket2::{SockRef, Socket};
 /// What must move within the stall timeout.
 const PAGE_BYTES: usize = 64 * 1024;
 
+/// How many whole pages so many bytes are.
+pub(super) fn pages(bytes: usize) -> u32 {
+    u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX)
+}
+
 /// The second handle of a connection's socket, kept in the connection's data.
 #[derive(Debug, Clone)]
 pub(super) struct Line(Option<Arc<Socket>>);
@@ -66,8 +71,11 @@ impl Watch {
 
     /// The socket was given something: a page of it must move within each timeout.
     pub(super) fn gave(&self, bytes: usize) {
-        let pages = u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
-        let deadline = self.began.elapsed() + self.timeout * pages;
+        let pages = pages(bytes).saturating_add(1);
+        let deadline = self
+            .began
+            .elapsed()
+            .saturating_add(self.timeout.saturating_mul(pages));
         self.deadline_ms
             .store(deadline.as_millis() as u64, Ordering::Relaxed);
     }

@@ -22,6 +22,8 @@ use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Subscribe, Unsubscribe};
 
 /// How often a subscription tries to join again when rooms die under it, before the session is ended.
 const MAX_JOIN_ATTEMPTS: u32 = 10;
+/// Pages in a row that could not be read, before the session is ended: with the waits between them, about a minute.
+const MAX_PAGE_FAILURES: u32 = 18;
 /// Commands for a topic that may wait for its `unsubscribed`.
 const MAX_DEFERRED: usize = 16;
 
@@ -50,6 +52,8 @@ pub(super) struct Subscription {
     said_caught_up: bool,
     /// Joinings that failed in a row.
     attempts: u32,
+    /// Pages that could not be read, in a row.
+    page_failures: u32,
     leaving: Option<Leaving>,
 }
 
@@ -168,6 +172,7 @@ impl Session {
             said_subscribed: false,
             said_caught_up: false,
             attempts: 0,
+            page_failures: 0,
             leaving: None,
         });
         self.join(key);
@@ -305,14 +310,7 @@ impl Session {
                 position,
                 live,
             } => self.page(key, frames, position, live, ctx),
-            RoomNews::PageFailed { key, reason } => {
-                tracing::debug!(
-                    session = self.name,
-                    reason,
-                    "a page could not be read; trying again"
-                );
-                self.pull_again_later(key, ctx);
-            }
+            RoomNews::PageFailed { key, reason } => self.page_failed(key, &reason, ctx),
             RoomNews::Unsubscribed { key } => self.left(key, ctx),
             RoomNews::Gone { key } => self.room_gone(key, ctx),
         }
@@ -404,11 +402,36 @@ impl Session {
         self.pulls.answered(key);
         if let Some(subscription) = self.subscriptions.get_mut(key) {
             subscription.position.offset = position;
+            subscription.page_failures = 0;
             self.write_page(frames, ctx);
             match live {
                 true => self.say_caught_up(key, ctx),
                 false => self.pulls.add(key),
             }
+        }
+        self.pull_next(ctx);
+    }
+
+    /// Asks again, a little later each time. A page that cannot be read for a minute ends the session, so that the client learns of it.
+    fn page_failed(&mut self, key: u32, reason: &str, ctx: &mut SessionContext) {
+        self.pulls.answered(key);
+        if let Some(subscription) = self.subscriptions.get_mut(key) {
+            subscription.page_failures += 1;
+            let failures = subscription.page_failures;
+            if failures == 1 {
+                let topic = subscription.topic.as_str();
+                tracing::warn!(
+                    session = self.name,
+                    topic,
+                    reason,
+                    "a page could not be read; trying again"
+                );
+            }
+            if failures > MAX_PAGE_FAILURES {
+                self.close(ctx, CloseCode::INTERNAL, "a topic's history cannot be read");
+                return;
+            }
+            self.pull_later(key, PULL_RETRY * (1 << failures.min(8)), ctx);
         }
         self.pull_next(ctx);
     }

@@ -20,11 +20,6 @@ pub(super) struct Progress {
     again: bool,
 }
 
-/// Note to itself: go on with the pass.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(super) struct ContinueFanOut;
-
 impl Room {
     /// Passes on what the tail holds and subscribers have not.
     pub(super) fn fan_out(&mut self, ctx: &mut Context<Self>) {
@@ -32,11 +27,15 @@ impl Room {
             self.fan_out.again = true;
             return;
         }
+        if self.seats.len() * 4 < self.seats.capacity() {
+            // Few are left of many, and a pass goes over all the places there are.
+            self.seats.shrink_to_fit();
+        }
         self.fan_out.next = Some(0);
         self.continue_fan_out(ctx);
     }
 
-    pub(super) fn continue_fan_out(&mut self, ctx: &mut Context<Self>) {
+    fn continue_fan_out(&mut self, ctx: &mut Context<Self>) {
         let Some(from) = self.fan_out.next else {
             return;
         };
@@ -51,7 +50,9 @@ impl Room {
             false => None,
         };
         if self.fan_out.next.is_some() {
-            ctx.notify(ContinueFanOut);
+            // A note to itself would be read in the same turn: only this lets others run.
+            let others_have_run = tokio::task::yield_now().into_actor(self);
+            ctx.spawn(others_have_run.map(|(), room, ctx| room.continue_fan_out(ctx)));
         }
     }
 

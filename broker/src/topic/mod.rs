@@ -3,7 +3,7 @@
 //!
 //! Mailbox, all of it answered, even if the room dies with it unread (`subscriber`, `publish`: answers are sent by drop guards):
 //! - [`Publish`], [`Subscribe`], [`Unsubscribe`], [`Pull`], [`History`]: orders, each in the file of its name;
-//! - `Appended`, `TimeFound`, `News`: what the log tells; `Flush`, `ContinueFanOut`, `IdleCheck`: notes to itself.
+//! - `Appended`, `TimeFound`, `News`: what the log tells; `Flush`, `IdleCheck`: notes to itself.
 //!
 //! ```text
 //! opening ──opened──▶ serving ──idle, alone, nothing staged──▶ retired
@@ -114,9 +114,10 @@ impl Room {
         id: u64,
         registry: Arc<Registry>,
     ) -> Addr<Self> {
-        Self::start_in_arbiter(arbiter, move |ctx| {
-            ctx.set_mailbox_capacity(ROOM_MAILBOX);
-            Self {
+        // Not `start_in_arbiter`: its mailbox has room for 16 until the thread gets round to saying otherwise.
+        let (address, mailbox) = actix::dev::channel::channel(ROOM_MAILBOX);
+        arbiter.spawn_fn(move || {
+            Context::with_receiver(mailbox).run(Self {
                 id,
                 log: registry.log_of(&topic),
                 settings: registry.settings().clone(),
@@ -140,8 +141,9 @@ impl Room {
                 retired: false,
                 registry,
                 topic,
-            }
-        })
+            });
+        });
+        Addr::new(address)
     }
 
     fn opened(&mut self, opened: Result<OpenedTopic, LogError>, ctx: &mut Context<Self>) {
@@ -267,13 +269,6 @@ impl Handler<publish::AppendAnswered> for Room {
     type Result = ();
     fn handle(&mut self, answer: publish::AppendAnswered, ctx: &mut Self::Context) {
         self.append_answered(answer, ctx);
-    }
-}
-
-impl Handler<fan_out::ContinueFanOut> for Room {
-    type Result = ();
-    fn handle(&mut self, _: fan_out::ContinueFanOut, ctx: &mut Self::Context) {
-        self.continue_fan_out(ctx);
     }
 }
 

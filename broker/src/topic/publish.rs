@@ -17,7 +17,7 @@ use crate::message_log::{
     PRODUCER_MEMORY_MS, ProducerMark,
 };
 
-/// The most payload bytes of one append (but at least one message): what a slow subscriber can be sent beyond its credit.
+/// The most bytes of one append's messages (but at least one message): what a slow subscriber can be sent beyond its credit.
 const APPEND_MAX_BYTES: usize = 256 * 1024;
 /// The most messages of one append.
 const APPEND_MAX_RECORDS: usize = 4096;
@@ -289,7 +289,7 @@ impl Room {
             let (idempotency, record, taken) = match order {
                 StagedOrder::SameAs(idempotency) => (idempotency, None, None),
                 StagedOrder::Keep(record, taken) => {
-                    bytes += record.message.payload.len();
+                    bytes += record.message.size_bytes();
                     let idempotency = record.idempotency.clone();
                     records.push(record);
                     (idempotency, Some(records.len() - 1), Some(taken))

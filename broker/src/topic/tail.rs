@@ -32,7 +32,7 @@ struct EncodedBatch {
 impl Batch {
     pub(super) fn new(topic: TopicName, records: Vec<Record>) -> Self {
         debug_assert!(!records.is_empty());
-        let held = |record: &Record| 2 * (record.message.payload.len() + FRAME_OVERHEAD_BYTES);
+        let held = |record: &Record| 2 * (record.message.size_bytes() + FRAME_OVERHEAD_BYTES);
         let held_bytes = records.iter().map(held).sum();
         Self {
             topic,

@@ -200,7 +200,7 @@ impl MessageLog for SledLog {
         let bytes = append
             .records
             .iter()
-            .map(|new| new.message.payload.len())
+            .map(|new| new.message.size_bytes())
             .sum();
         self.order(Command::Append(append), bytes);
     }

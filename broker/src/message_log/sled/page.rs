@@ -103,7 +103,7 @@ impl PageInWork {
                 self.miss_until(value.end.min(self.up_to) + 1);
                 return;
             };
-            let bytes = self.bytes + message.payload.len();
+            let bytes = self.bytes + message.size_bytes();
             if self.records > 0 && bytes > self.max_bytes {
                 self.full = true;
                 return;
