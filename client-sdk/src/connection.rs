@@ -469,8 +469,13 @@ impl Connection {
                 self.outbox.published(id, cursor, duplicate);
                 self.settle();
             }
-            ServerFrame::Subscribed { id, cursor, .. } => {
-                if self.inbox.subscribed(id, cursor, &mut self.to_say) {
+            ServerFrame::Subscribed {
+                id,
+                cursor,
+                resumed,
+                ..
+            } => {
+                if self.inbox.subscribed(id, cursor, resumed, &mut self.to_say) {
                     self.settle();
                 }
             }

@@ -16,8 +16,9 @@
 //!
 //! The position of a subscription is the last offset that was put into its queue. The rules:
 //!
-//! 1. `subscribed.cursor` is where a new subscription starts. One that goes on keeps its own position; should the broker name another epoch
-//!    without a gap, that is made a gap.
+//! 1. `subscribed.cursor` is where a new subscription starts. One that goes on keeps its own offset, and takes the epoch over when the
+//!    broker says that it resumed: the topic lost a tail that the client never had. Should the broker name another epoch without
+//!    either, that is made a gap.
 //! 2. A message moves the position to its offset. At or below the position: dropped, it was delivered. Its `prev` beyond the
 //!    position: a hole. The client leaves and subscribes again after its position. When the same hole comes back, the application
 //!    gets a gap for it, since asking for ever would be worse.
@@ -252,6 +253,7 @@ impl Inbox {
         &mut self,
         id: Option<u64>,
         cursor: Cursor,
+        resumed: bool,
         to_say: &mut ToSay,
     ) -> bool {
         let Some(topic) = id.and_then(|id| self.requests.remove(&id)) else {
@@ -280,7 +282,9 @@ impl Inbox {
                             topic: topic.clone(),
                             cursor,
                         });
-                        if cursor.epoch != position.epoch {
+                        if resumed && cursor.offset == position.offset {
+                            wanted.position = Some(cursor);
+                        } else if cursor.epoch != position.epoch {
                             self.gap(
                                 &topic,
                                 Gap {

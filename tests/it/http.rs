@@ -1,5 +1,7 @@
 //! Publishing and reading over HTTP, beside the WebSocket and together with it.
 
+use std::io::Write as _;
+
 use hark_tests::{Acked, Broker, Seen, Setup, Ws, raw_http};
 use serde_json::{Value, json};
 
@@ -562,4 +564,40 @@ async fn healthz_is_there_for_everybody() {
     let broker = Broker::start();
     broker.http().get("/healthz").ok();
     assert!(broker.http().request("HEAD", "/healthz", &[], b"").status < 500);
+}
+
+/// The last line of a body that is cut off may look whole: `123` of `12345678`.
+#[tokio::test]
+async fn a_body_that_is_cut_off_publishes_no_part_of_a_line() {
+    let (broker, mut reader) = given().await;
+    let head = format!(
+        "POST {MESSAGES} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1000\r\n\r\n",
+        broker.addr()
+    );
+    let mut connection = std::net::TcpStream::connect(broker.addr()).unwrap();
+    connection.write_all(head.as_bytes()).unwrap();
+    connection.write_all(b"{\"n\":1}\n123").unwrap();
+    assert_eq!(reader.message().await["data"], json!({"n": 1}));
+    drop(connection);
+
+    broker.http().publish("a", &json!("after")).ok();
+    assert_eq!(reader.message().await["data"], "after");
+}
+
+/// A value that stands in a large body is kept by itself: what was around it is not held on to.
+#[tokio::test]
+async fn blanks_around_a_value_are_not_kept() {
+    let (broker, _reader) = given().await;
+    let mut body = vec![b' '; 1_000_000];
+    body.push(b'1');
+    broker.http().post(MESSAGES, &JSON, &body).ok();
+    let before = broker.rss_bytes();
+    for _ in 0..200 {
+        broker.http().post(MESSAGES, &JSON, &body).ok();
+    }
+    let grown = broker.rss_bytes().saturating_sub(before);
+    assert!(
+        grown < 50_000_000,
+        "{grown} bytes for 200 values of one byte"
+    );
 }

@@ -20,6 +20,8 @@ mod retire;
 mod subscribe;
 mod subscriber;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

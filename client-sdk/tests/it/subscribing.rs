@@ -201,6 +201,33 @@ async fn another_epoch_without_a_word_is_a_gap_too() {
 }
 
 #[tokio::test]
+async fn an_epoch_that_shares_the_beginning_is_taken_over() {
+    let fake = Fake::start().await;
+    let (client, mut session) = fake.connect(fake.builder()).await;
+    let mut subscription = subscribe(&client, &mut session, SubscribeFrom::Now, 5).await;
+    drop(session);
+    let mut session = fake.accept().await;
+    let (id, _) = session.next_subscribe().await;
+    let elsewhere = |offset| Cursor {
+        epoch: Epoch::new(8),
+        offset,
+    };
+    session
+        .say(ServerFrame::Subscribed {
+            id: Some(id),
+            topic: topic(),
+            cursor: elsewhere(5),
+            head: 6,
+            resumed: true,
+        })
+        .await;
+    session.message(6).await;
+    let event = within("the message", subscription.next()).await;
+    assert!(matches!(event, Some(Ok(Event::Message(m))) if m.cursor == elsewhere(6)));
+    assert_eq!(subscription.cursor(), elsewhere(6));
+}
+
+#[tokio::test]
 async fn a_hole_is_asked_about() {
     let fake = Fake::start().await;
     let (client, mut session) = fake.connect(fake.builder()).await;

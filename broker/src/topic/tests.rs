@@ -1,0 +1,249 @@
+//! Rooms without sessions: what cannot be seen, or not be brought about, through a socket.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix::Arbiter;
+use bytes::Bytes;
+use hark_protocol::{
+    ErrorCode, Headers, Idempotency, JsonText, Message, Payload, Subprotocol, SubscribeFrom,
+    TopicName,
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Delivery, Outcome, Publish, PublishItem, Publisher, Receipt, Refused, Registry, RoomNews,
+    Subscribe, Subscriber,
+};
+use crate::budget::Budget;
+use crate::clock::Clock;
+use crate::message_log::Retention;
+use crate::message_log::memory::MemoryLog;
+use crate::settings::{Engines, Faults, RoomSettings};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn registry(faults: bool) -> Arc<Registry> {
+    let clock = Clock::system();
+    let log = Arc::new(MemoryLog::new(
+        clock.clone(),
+        Arc::new(|_| Retention::default()),
+        1000,
+    ));
+    let engines = Engines {
+        synced: log.clone(),
+        memory: log,
+        memory_topics: Arc::new([]),
+    };
+    let settings = RoomSettings {
+        clock,
+        idle: Duration::from_secs(60),
+        tail_budget: Budget::new("tail", 1 << 26),
+        staged_budget: Budget::new("staged", 1 << 26),
+        faults: Faults { enabled: faults },
+    };
+    Registry::new(vec![Arbiter::new().handle()], engines, settings)
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::parse(name).unwrap()
+}
+
+/// Takes everything, and counts.
+#[derive(Default)]
+struct Counting {
+    delivered: AtomicU64,
+    gone: AtomicU64,
+}
+
+impl Subscriber for Counting {
+    fn try_deliver(&self, delivery: Delivery) -> Result<(), Refused> {
+        self.delivered
+            .fetch_add(delivery.frames().len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn tell(&self, news: RoomNews) {
+        if let RoomNews::Gone { .. } = news {
+            self.gone.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        true
+    }
+}
+
+struct Reply(Mutex<Option<oneshot::Sender<Vec<Receipt>>>>);
+
+impl Publisher for Reply {
+    fn take_receipts(&self, receipts: Vec<Receipt>) {
+        let reply = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        reply
+            .expect("an envelope is answered once")
+            .send(receipts)
+            .ok();
+    }
+}
+
+fn message(headers: &[(&str, &str)]) -> Message {
+    let json = JsonText::check(Bytes::from_static(b"1")).unwrap();
+    let pairs = headers
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect();
+    Message {
+        payload: Payload::Json(json),
+        headers: Headers::new(pairs).unwrap(),
+    }
+}
+
+async fn publish(registry: &Arc<Registry>, name: &str, messages: Vec<Message>) -> Vec<Outcome> {
+    let room = registry.room(&topic(name));
+    let (send, receipts) = oneshot::channel();
+    let item = |(tag, message)| PublishItem {
+        tag,
+        message,
+        idempotency: Idempotency::None,
+        taken: registry.settings().staged_budget.try_take(1).unwrap(),
+    };
+    let items = messages.into_iter().enumerate().map(item).collect();
+    room.order(Publish::new(Arc::new(Reply(Mutex::new(Some(send)))), items));
+    let receipts = tokio::time::timeout(DEADLINE, receipts)
+        .await
+        .expect("a publish is answered")
+        .unwrap();
+    receipts
+        .into_iter()
+        .map(|receipt| receipt.outcome)
+        .collect()
+}
+
+fn is_kept(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Kept {
+            duplicate: false,
+            ..
+        }
+    )
+}
+
+/// A pass over many seats is cut into turns, and in between the other rooms of the thread have theirs.
+#[actix_web::test]
+async fn a_long_fan_out_lets_other_rooms_run() {
+    const SEATS: u32 = 20_000;
+    let registry = registry(false);
+    let crowd = Arc::new(Counting::default());
+    let busy = registry.room(&topic("busy"));
+    for key in 0..SEATS {
+        let order = || Subscribe::new(crowd.clone(), key, SubscribeFrom::Now, Subprotocol::Json);
+        while !busy.order(order()) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let (flooding, flooded) = (stop.clone(), registry.clone());
+    let flood = actix::spawn(async move {
+        let mut published = 0;
+        while !flooding.load(Ordering::Relaxed) {
+            published += 1;
+            assert!(
+                publish(&flooded, "busy", vec![message(&[])])
+                    .await
+                    .iter()
+                    .all(is_kept)
+            );
+        }
+        published
+    });
+    for _ in 0..20 {
+        assert!(
+            publish(&registry, "quiet", vec![message(&[])])
+                .await
+                .iter()
+                .all(is_kept)
+        );
+    }
+    stop.store(true, Ordering::Relaxed);
+    let published: u64 = flood.await.unwrap();
+    assert!(published > 0);
+    let everything = published * u64::from(SEATS);
+    let all_there = async {
+        while crowd.delivered.load(Ordering::Relaxed) < everything {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, all_there)
+        .await
+        .expect("everybody gets everything");
+}
+
+/// Whatever waits for a room that panics is answered: subscribers hear that it is gone, publishers `busy`.
+#[actix_web::test]
+async fn a_room_that_panics_leaves_nobody_waiting() {
+    let registry = registry(true);
+    let subscriber = Arc::new(Counting::default());
+    let room = registry.room(&topic("a"));
+    room.order(Subscribe::new(
+        subscriber.clone(),
+        1,
+        SubscribeFrom::Now,
+        Subprotocol::Json,
+    ));
+    let outcomes = publish(
+        &registry,
+        "a",
+        vec![message(&[]), message(&[("hark-fault", "room-panic")])],
+    )
+    .await;
+    let busy = |outcome: &Outcome| matches!(outcome, Outcome::Refused(refusal) if refusal.code == ErrorCode::Busy);
+    assert!(
+        outcomes.len() == 2 && outcomes.iter().all(busy),
+        "{outcomes:?}"
+    );
+    let told = async {
+        while subscriber.gone.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, told)
+        .await
+        .expect("the subscriber is told");
+    assert!(
+        publish(&registry, "a", vec![message(&[])])
+            .await
+            .iter()
+            .all(is_kept),
+        "there is a new room"
+    );
+    assert_eq!(
+        registry.settings().staged_budget.used(),
+        0,
+        "nothing is held for what was refused"
+    );
+}
+
+/// An envelope without messages is answered too.
+#[actix_web::test]
+async fn an_empty_envelope_is_answered() {
+    assert!(publish(&registry(false), "a", Vec::new()).await.is_empty());
+}
+
+/// From the first order on, a room's mailbox has the room it should have.
+#[actix_web::test]
+async fn a_new_room_takes_a_crowd() {
+    let registry = registry(false);
+    let crowd = Arc::new(Counting::default());
+    let room = registry.room(&topic("a"));
+    let taken = (0..2000).filter(|key| {
+        room.order(Subscribe::new(
+            crowd.clone(),
+            *key,
+            SubscribeFrom::Now,
+            Subprotocol::Json,
+        ))
+    });
+    assert_eq!(taken.count(), 2000);
+}
