@@ -7,6 +7,7 @@ HOST_TOOLS  := tests/peers/setup.sh
 
 # Everything: style, docs, and every test against the real binary, with clients nobody here wrote.
 test: check peers
+	python3 protocol/tests/independent_reader.py
 	cargo build $(CARGO_FLAGS) --all-targets
 	cargo test $(CARGO_FLAGS) --features hark-tests/peers
 

@@ -229,3 +229,36 @@ fn promises_name_tests_that_exist() {
         "ARCHITECTURE.md names the test of each of its ten promises as \"test: `name`\"; {named} found"
     );
 }
+
+/// An exception that says neither why nor since when stays for ever.
+#[test]
+fn exceptions_in_deny_toml_have_a_reason_and_a_date() {
+    let manifests = sources("toml");
+    let (_, deny) = manifests
+        .iter()
+        .find(|(name, _)| name == Path::new("deny.toml"))
+        .expect("deny.toml");
+    let exceptions: Vec<&str> = deny
+        .lines()
+        .filter(|line| line.contains("RUSTSEC-") && line.contains("id ="))
+        .collect();
+    assert!(!exceptions.is_empty());
+    let dated = |text: &str| {
+        text.as_bytes().windows(10).any(|bytes| {
+            bytes.iter().enumerate().all(|(at, byte)| match at {
+                4 | 7 => *byte == b'-',
+                _ => byte.is_ascii_digit(),
+            })
+        })
+    };
+    let silent: Vec<String> = exceptions
+        .iter()
+        .filter(|line| {
+            !line
+                .split_once("reason = \"")
+                .is_some_and(|(_, reason)| dated(reason))
+        })
+        .map(|line| line.trim().to_owned())
+        .collect();
+    none("exceptions without a reason or a date", &silent);
+}
