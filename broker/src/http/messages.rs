@@ -5,7 +5,7 @@ use hark_protocol::{Cursor, ErrorCode, ServerFrame, SubscribeFrom, TopicName, co
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::{ApiError, Gate, topics};
+use super::{ApiError, Gate, query, topics};
 use crate::message_log::PageItem;
 use crate::topic::{History, HistoryPage};
 
@@ -26,17 +26,6 @@ struct Query {
 }
 
 impl Query {
-    fn read(query: &str) -> Result<Self, ApiError> {
-        web::Query::<Self>::from_query(query)
-            .map(web::Query::into_inner)
-            .map_err(|error| {
-                ApiError::new(
-                    ErrorCode::BadFrame,
-                    format!("{error}; a read takes after, from and limit"),
-                )
-            })
-    }
-
     /// A read starts with the oldest message, unless it says where.
     fn start(&self) -> Result<SubscribeFrom, ApiError> {
         let bad = |message: String| ApiError::new(ErrorCode::BadCursor, message);
@@ -52,22 +41,6 @@ impl Query {
             (Some(_), Some(_)) => Err(bad("give after or from, not both".to_owned())),
         }
     }
-
-    fn limit(&self) -> Result<usize, ApiError> {
-        let Some(limit) = &self.limit else {
-            return Ok(DEFAULT_LIMIT);
-        };
-        limit
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-            .ok_or_else(|| {
-                ApiError::new(
-                    ErrorCode::BadFrame,
-                    format!("limit is a number from 1 to {MAX_LIMIT}"),
-                )
-            })
-    }
 }
 
 pub(super) async fn history(
@@ -77,8 +50,9 @@ pub(super) async fn history(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
     let topic = topics::parse(&topic)?;
-    let query = Query::read(request.query_string())?;
-    let (from, max_records) = (query.start()?, query.limit()?);
+    let query: Query = query::read(&request, "after, from and limit")?;
+    let from = query.start()?;
+    let max_records = query::limit(query.limit.as_deref(), DEFAULT_LIMIT, 1..=MAX_LIMIT)?;
     let (reply, page) = oneshot::channel();
     // Held until the answer, so that the room does not retire.
     let room = gate.registry.room(&topic);

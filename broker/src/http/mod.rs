@@ -5,6 +5,7 @@ mod error;
 mod guard;
 mod messages;
 mod publish;
+mod query;
 mod topics;
 mod upgrade;
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{ApiError, Gate};
+use super::{ApiError, Gate, query};
 use crate::message_log::{MessageLog, TopicInfo};
 
 /// How many topics a page has at most, and if the request does not say.
@@ -30,25 +30,8 @@ pub(super) async fn list(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
-    let query = web::Query::<Query>::from_query(request.query_string()).map_err(|error| {
-        ApiError::new(
-            ErrorCode::BadFrame,
-            format!("{error}; a listing takes prefix, after and limit"),
-        )
-    })?;
-    let limit = match &query.limit {
-        None => MAX_LIMIT,
-        Some(limit) => limit
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-            .ok_or_else(|| {
-                ApiError::new(
-                    ErrorCode::BadFrame,
-                    format!("limit is a number from 1 to {MAX_LIMIT}"),
-                )
-            })?,
-    };
+    let query: Query = query::read(&request, "prefix, after and limit")?;
+    let limit = query::limit(query.limit.as_deref(), MAX_LIMIT, 1..=MAX_LIMIT)?;
     let mut after = query.after.as_deref().map(parse).transpose()?;
     let prefix = query.prefix.as_deref().unwrap_or_default();
     let mut found = Vec::new();

@@ -18,7 +18,7 @@ use hark_protocol::{
 use super::outbound::PULL_RETRY;
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
-use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Subscribe, Unsubscribe};
+use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Seating, Subscribe, Unsubscribe};
 
 /// How often a subscription tries to join again when rooms die under it, before the session is ended.
 const MAX_JOIN_ATTEMPTS: u32 = 10;
@@ -138,17 +138,13 @@ impl Session {
         ctx: &mut SessionContext,
     ) {
         if let Some((_, existing)) = self.subscriptions.of_topic(&topic) {
-            match existing.leaving.as_mut() {
-                Some(leaving) if leaving.deferred.len() < MAX_DEFERRED => {
-                    leaving.deferred.push_back(Deferred::Subscribe { id, from });
-                }
-                Some(_) => self.send_error(ctx, id, ErrorCode::Busy, "wait for `unsubscribed`"),
-                None => {
-                    let message = format!(
-                        "this session has a subscription to {topic} already; unsubscribe first"
-                    );
-                    self.send_error(ctx, id, ErrorCode::AlreadySubscribed, message);
-                }
+            if existing.leaving.is_some() {
+                self.defer(&topic, Deferred::Subscribe { id, from }, ctx);
+            } else {
+                let message = format!(
+                    "this session has a subscription to {topic} already; unsubscribe first"
+                );
+                self.send_error(ctx, id, ErrorCode::AlreadySubscribed, message);
             }
             return;
         }
@@ -202,17 +198,26 @@ impl Session {
             self.send_error(ctx, id, ErrorCode::NotSubscribed, message);
             return;
         };
-        match subscription.leaving.as_mut() {
-            Some(leaving) if leaving.deferred.len() < MAX_DEFERRED => {
-                leaving.deferred.push_back(Deferred::Unsubscribe { id });
-            }
-            Some(_) => self.send_error(ctx, id, ErrorCode::Busy, "wait for `unsubscribed`"),
+        if subscription.leaving.is_some() {
+            self.defer(topic, Deferred::Unsubscribe { id }, ctx);
+            return;
+        }
+        subscription.leaving = Some(Leaving {
+            id,
+            deferred: VecDeque::new(),
+        });
+        self.leave_if_seated(topic, ctx);
+    }
+
+    /// Keeps a command until `unsubscribed` has been said.
+    fn defer(&mut self, topic: &TopicName, command: Deferred, ctx: &mut SessionContext) {
+        let leaving = self.subscriptions.of_topic(topic);
+        let leaving = leaving.and_then(|(_, subscription)| subscription.leaving.as_mut());
+        match leaving.filter(|leaving| leaving.deferred.len() < MAX_DEFERRED) {
+            Some(leaving) => leaving.deferred.push_back(command),
             None => {
-                subscription.leaving = Some(Leaving {
-                    id,
-                    deferred: VecDeque::new(),
-                });
-                self.leave_if_seated(topic, ctx);
+                let (Deferred::Subscribe { id, .. } | Deferred::Unsubscribe { id }) = command;
+                self.send_error(ctx, id, ErrorCode::Busy, "wait for `unsubscribed`");
             }
         }
     }
@@ -276,27 +281,7 @@ impl Session {
 
     pub(super) fn room_news(&mut self, news: RoomNews, ctx: &mut SessionContext) {
         match news {
-            RoomNews::Subscribed {
-                key,
-                seat,
-                cursor,
-                position,
-                head,
-                resumed,
-                gap,
-                live,
-            } => {
-                let seated = Seating {
-                    seat,
-                    cursor,
-                    position,
-                    head,
-                    resumed,
-                    gap,
-                    live,
-                };
-                self.subscribed(key, seated, ctx);
-            }
+            RoomNews::Subscribed { key, seating } => self.subscribed(key, seating, ctx),
             RoomNews::NotSubscribed { key, code, message } => {
                 self.not_subscribed(key, code, message, ctx)
             }
@@ -475,17 +460,6 @@ impl Session {
             }
         }
     }
-}
-
-/// A seat with all that the room said about it.
-struct Seating {
-    seat: Seat,
-    cursor: Cursor,
-    position: Cursor,
-    head: u64,
-    resumed: bool,
-    gap: Option<Encoded>,
-    live: bool,
 }
 
 fn subscription_is_leaving(subscription: Option<&mut Subscription>) -> bool {

@@ -39,7 +39,7 @@ pub use history::{History, HistoryPage};
 pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
 pub use registry::{Registry, RoomHandle};
 pub use subscribe::{Pull, Subscribe, Unsubscribe};
-pub use subscriber::{Delivery, Refused, RoomNews, Seat, Subscriber};
+pub use subscriber::{Delivery, Refused, RoomNews, Seat, Seating, Subscriber};
 pub use tail::Batch;
 
 use publish::{Appending, Producers, Staged};

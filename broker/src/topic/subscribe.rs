@@ -16,7 +16,7 @@ use hark_protocol::{
 };
 
 use super::tail::frame_bytes;
-use super::{Place, Room, RoomNews, Seat, Subscriber, tell_room};
+use super::{Place, Room, RoomNews, Seat, Seating, Subscriber, tell_room};
 use crate::message_log::{LogError, Page, PageItem, Read};
 
 /// A page has at most so many bytes (but at least one message).
@@ -289,8 +289,7 @@ impl Room {
             sent_up_to: start.position,
             live,
         });
-        subscriber.tell(RoomNews::Subscribed {
-            key,
+        let seating = Seating {
             seat: Seat { index, generation },
             cursor: start.asked,
             position,
@@ -298,7 +297,8 @@ impl Room {
             resumed: matches!(from, SubscribeFrom::After(_)) && start.gap.is_none(),
             gap: start.gap.map(encode_gap),
             live,
-        });
+        };
+        subscriber.tell(RoomNews::Subscribed { key, seating });
     }
 
     pub(super) fn unsubscribe(&mut self, Unsubscribe { seat }: Unsubscribe) {

@@ -61,6 +61,25 @@ impl Delivery {
     }
 }
 
+/// Where a subscription begins.
+#[derive(Debug)]
+pub struct Seating {
+    /// Where it sits, for what it says later.
+    pub seat: Seat,
+    /// The position it asked for.
+    pub cursor: Cursor,
+    /// Its position now; another one than asked for if `gap` says so.
+    pub position: Cursor,
+    /// The newest offset.
+    pub head: u64,
+    /// Whether it goes on exactly where it said.
+    pub resumed: bool,
+    /// What it cannot have, as a frame.
+    pub gap: Option<Encoded>,
+    /// Whether it is fed by the room from now on; otherwise it has to pull.
+    pub live: bool,
+}
+
 /// What a room tells a subscriber.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -69,20 +88,8 @@ pub enum RoomNews {
     Subscribed {
         /// Which subscription.
         key: u32,
-        /// Where it sits, for what it says later.
-        seat: Seat,
-        /// The position it asked for.
-        cursor: Cursor,
-        /// Its position now; another one than asked for if `gap` says so.
-        position: Cursor,
-        /// The newest offset.
-        head: u64,
-        /// Whether it goes on exactly where it said.
-        resumed: bool,
-        /// What it cannot have, as a frame.
-        gap: Option<Encoded>,
-        /// Whether it is fed by the room from now on; otherwise it has to pull.
-        live: bool,
+        /// Where.
+        seating: Seating,
     },
     /// The subscription could not be made; there is none.
     NotSubscribed {
