@@ -120,6 +120,15 @@ async fn publish(registry: &Arc<Registry>, name: &str, messages: Vec<Message>) -
         .collect()
 }
 
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, met).await.expect(what);
+}
+
 fn is_kept(outcome: &Outcome) -> bool {
     matches!(
         outcome,
@@ -170,14 +179,10 @@ async fn a_long_fan_out_lets_other_rooms_run() {
     let published: u64 = flood.await.unwrap();
     assert!(published > 0);
     let everything = published * u64::from(SEATS);
-    let all_there = async {
-        while crowd.delivered.load(Ordering::Relaxed) < everything {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, all_there)
-        .await
-        .expect("everybody gets everything");
+    until("everybody gets everything", || {
+        crowd.delivered.load(Ordering::Relaxed) >= everything
+    })
+    .await;
 }
 
 /// Whatever waits for a room that panics is answered: subscribers hear that it is gone, publishers `busy`.
@@ -203,26 +208,17 @@ async fn a_room_that_panics_leaves_nobody_waiting() {
         outcomes.len() == 2 && outcomes.iter().all(busy),
         "{outcomes:?}"
     );
-    let told = async {
-        while subscriber.gone.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, told)
-        .await
-        .expect("the subscriber is told");
-    assert!(
-        publish(&registry, "a", vec![message(&[])])
-            .await
-            .iter()
-            .all(is_kept),
-        "there is a new room"
-    );
-    assert_eq!(
-        registry.settings().staged_budget.used(),
-        0,
-        "nothing is held for what was refused"
-    );
+    until("the subscriber is told", || {
+        subscriber.gone.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    let outcomes = publish(&registry, "a", vec![message(&[])]).await;
+    assert!(outcomes.iter().all(is_kept), "there is a new room");
+    let budget = &registry.settings().staged_budget;
+    until("nothing is held for what was answered", || {
+        budget.used() == 0
+    })
+    .await;
 }
 
 /// An envelope without messages is answered too.
