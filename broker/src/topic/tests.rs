@@ -152,32 +152,29 @@ async fn a_long_fan_out_lets_other_rooms_run() {
             tokio::task::yield_now().await;
         }
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let (flooding, flooded) = (stop.clone(), registry.clone());
+    let (stop, published) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let (stopped, counted, flooded) = (stop.clone(), published.clone(), registry.clone());
     let flood = actix::spawn(async move {
-        let mut published = 0;
-        while !flooding.load(Ordering::Relaxed) {
-            published += 1;
-            assert!(
-                publish(&flooded, "busy", vec![message(&[])])
-                    .await
-                    .iter()
-                    .all(is_kept)
-            );
+        while !stopped.load(Ordering::Relaxed) {
+            let outcomes = publish(&flooded, "busy", vec![message(&[])]).await;
+            assert!(outcomes.iter().all(is_kept));
+            counted.fetch_add(1, Ordering::Relaxed);
         }
-        published
     });
+    until("the flood has begun", || {
+        published.load(Ordering::Relaxed) > 0
+    })
+    .await;
     for _ in 0..20 {
-        assert!(
-            publish(&registry, "quiet", vec![message(&[])])
-                .await
-                .iter()
-                .all(is_kept)
-        );
+        let outcomes = publish(&registry, "quiet", vec![message(&[])]).await;
+        assert!(outcomes.iter().all(is_kept));
     }
     stop.store(true, Ordering::Relaxed);
-    let published: u64 = flood.await.unwrap();
-    assert!(published > 0);
+    flood.await.unwrap();
+    let published = published.load(Ordering::Relaxed);
     let everything = published * u64::from(SEATS);
     until("everybody gets everything", || {
         crowd.delivered.load(Ordering::Relaxed) >= everything
