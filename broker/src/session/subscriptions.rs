@@ -24,6 +24,8 @@ use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Seating, Subscribe, Unsubsc
 const MAX_JOIN_ATTEMPTS: u32 = 10;
 /// Pages in a row that could not be read, before the session is ended: with the waits between them, about a minute.
 const MAX_PAGE_FAILURES: u32 = 18;
+/// So many failures in a row are more than a full queue.
+const WORTH_A_WORD: u32 = 5;
 /// Commands for a topic that may wait for its `unsubscribed`.
 const MAX_DEFERRED: usize = 16;
 
@@ -403,7 +405,7 @@ impl Session {
         if let Some(subscription) = self.subscriptions.get_mut(key) {
             subscription.page_failures += 1;
             let failures = subscription.page_failures;
-            if failures == 1 {
+            if failures == WORTH_A_WORD {
                 let topic = subscription.topic.as_str();
                 tracing::warn!(
                     session = self.name,
