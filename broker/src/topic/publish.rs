@@ -375,7 +375,8 @@ impl Room {
 
     /// Refuses what was in flight and all that was staged behind it: taking the later ones would break the order.
     fn append_failed(&mut self, appending: Appending, error: &LogError, ctx: &mut Context<Self>) {
-        tracing::warn!(topic = %self.topic, %error, "an append was refused");
+        // Why the log refuses it has said once; this comes with every publish.
+        tracing::debug!(topic = %self.topic, %error, "an append was refused");
         let refused = Outcome::Refused(Refusal::from(error));
         let staged = std::mem::take(&mut self.staged);
         let in_flight = appending
