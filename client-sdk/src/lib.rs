@@ -106,3 +106,8 @@ pub use message::{Event, Message};
 pub use options::{ClientBuilder, FirstConnection, Producer, Reconnect, TokenError};
 pub use publish::{PendingReceipt, Publish, Receipt};
 pub use subscription::{Subscribe, Subscription};
+
+/// The example on the project's front page compiles, or `cargo test` says so.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct FrontPage;

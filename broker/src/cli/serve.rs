@@ -17,7 +17,12 @@ pub(super) struct ServeArgs {
     config: Config,
 
     /// What goes to the log (standard error): error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
-    #[arg(long, env = "HARK_LOG", default_value = "info,actix_server=warn", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "HARK_LOG",
+        default_value = "info,actix_server=warn",
+        value_name = "FILTER"
+    )]
     log: EnvFilter,
 
     /// Write the log as JSON lines.
