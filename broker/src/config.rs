@@ -93,8 +93,8 @@ pub struct Config {
     #[arg(long, env = "HARK_WORKERS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
-    /// Threads that serve topics; 0: those that serve connections do it too.
-    #[arg(long, env = "HARK_ROOM_THREADS", default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    /// Threads that serve topics alone; 0: those that serve connections do it too.
+    #[arg(long, env = "HARK_ROOM_THREADS", default_value_t = 0, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub room_threads: u16,
 }
 
