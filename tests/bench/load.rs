@@ -15,6 +15,9 @@ use crate::machine::{Server, Timings};
 /// One in so many deliveries is timed: reading the clock for each would cost more than the delivery.
 const TIMED_ONE_IN: u64 = 8;
 
+/// Both sides touch their buffers for the first time before anything is measured.
+const WARM_UP: Duration = Duration::from_secs(1);
+
 /// Whom the load speaks to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
@@ -137,9 +140,14 @@ impl FanOut {
             answers.each_frame(refused).await;
         });
 
-        let (cpu, began) = (server.cpu(), Instant::now());
+        let mut measured = Measured::from_now(server, &counted);
+        let mut warming_up = true;
         let filler = "x".repeat(self.payload_bytes - r#"{"t":"000000000000000","x":""}"#.len());
-        while began.elapsed() < run {
+        while measured.began.elapsed() < run {
+            if warming_up && measured.began.elapsed() > WARM_UP {
+                warming_up = false;
+                measured = Measured::from_now(server, &counted);
+            }
             let mut frames = Vec::new();
             while counted.published.get() < counted.complete.get() + self.window {
                 let nanos = counted.began.get().unwrap().elapsed().as_nanos();
@@ -156,8 +164,8 @@ impl FanOut {
         while counted.complete.get() < counted.published.get() {
             counted.progress.notified().await;
         }
-        let (took, cpu) = (began.elapsed(), server.cpu() - cpu);
-        let delivered = counted.delivered.get() as f64;
+        let (took, cpu) = (measured.began.elapsed(), server.cpu() - measured.cpu);
+        let delivered = (counted.delivered.get() - measured.delivered) as f64;
         let mut timings = counted.timings.borrow_mut();
         timings.sort();
         println!(
@@ -172,6 +180,24 @@ impl FanOut {
             timings.at(0.99),
             timings.at(0.999),
         );
+    }
+}
+
+/// What there was when the measurement began.
+struct Measured {
+    began: Instant,
+    cpu: Duration,
+    delivered: u64,
+}
+
+impl Measured {
+    fn from_now(server: &Server, counted: &Counted) -> Self {
+        counted.timings.take();
+        Self {
+            began: Instant::now(),
+            cpu: server.cpu(),
+            delivered: counted.delivered.get(),
+        }
     }
 }
 
