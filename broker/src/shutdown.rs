@@ -68,10 +68,11 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// Waits until every session has ended; a client that does not read cannot be waited for.
+/// Waits until every session has ended and every publish is answered; a client that does not read cannot be waited for.
 async fn everybody_gone(gate: &Gate, drain: Duration) {
+    let staged = &gate.registry.settings().staged_budget;
     let look = async {
-        while gate.sessions.count() > 0 {
+        while gate.sessions.count() > 0 || staged.used() > 0 {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::{HttpResponse, Resource, Route, web};
+use hark_protocol::ErrorCode;
 use serde_json::json;
 
 use crate::session::Sessions;
@@ -35,6 +36,19 @@ pub struct Gate {
     pub admission: Admission,
     /// Hark is about to end: nobody new is let in.
     pub stopping: AtomicBool,
+}
+
+impl Gate {
+    /// Refuses what begins when Hark is about to end.
+    fn check_open(&self) -> Result<(), ApiError> {
+        match self.stopping.load(Ordering::Relaxed) {
+            true => Err(ApiError::new(
+                ErrorCode::Busy,
+                "hark is about to end; try again in a moment",
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Every route.

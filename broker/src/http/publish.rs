@@ -36,6 +36,7 @@ pub(super) async fn publish(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check(&request)?;
+    gate.check_open()?;
     let topic = publishable(&topic)?;
     let headers = message_headers(request.headers())?;
     let counted = Counted::read(request.headers())?;

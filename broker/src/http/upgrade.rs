@@ -1,7 +1,5 @@
 //! `GET /ws`: checks the upgrade and chooses the subprotocol before there is a session.
 
-use std::sync::atomic::Ordering;
-
 use actix_http::ws::HandshakeError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -20,13 +18,7 @@ pub(super) async fn upgrade(
         return Ok(refuse_handshake(&error));
     }
     let chosen = choose(&request)?;
-    if gate.stopping.load(Ordering::Relaxed) {
-        return Err(ApiError::new(
-            ErrorCode::Busy,
-            "hark is about to end; connect again in a moment",
-        )
-        .into());
-    }
+    gate.check_open()?;
     let session = Session::new(
         &request,
         chosen.unwrap_or(Subprotocol::Json),
