@@ -34,14 +34,6 @@ impl ApiError {
         }
     }
 
-    /// The same error as a fault of the request.
-    pub(super) fn into_bad_request(self) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            ..self
-        }
-    }
-
     /// The error as JSON.
     pub fn body(&self) -> serde_json::Value {
         let mut body =

@@ -20,11 +20,7 @@ pub struct Admission {
 impl Admission {
     /// Checks a plain read without credentials: the name it was asked under.
     pub fn check_host(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        let host = request
-            .headers()
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .unwrap_or_default();
+        let host = host(request);
         if self.loopback_hosts_only && !is_loopback(host) {
             let message = format!(
                 "without authentication Hark answers to loopback names only, not to {host:?}"
@@ -37,15 +33,11 @@ impl Admission {
     /// Checks everything else: the name, and the page it comes from (RFC 6454, section 7).
     pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
         self.check_host(request)?;
-        let headers = request.headers();
-        let Some(origin) = headers.get(header::ORIGIN) else {
+        let Some(origin) = request.headers().get(header::ORIGIN) else {
             return Ok(());
         };
         let origin = origin.to_str().unwrap_or_default();
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok())
-            .unwrap_or_default();
+        let host = host(request);
         let own = origin
             .split_once("://")
             .is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
@@ -57,6 +49,12 @@ impl Admission {
             "pages of {origin} may not use this broker; start it with --allowed-origin {origin} if they should"
         )))
     }
+}
+
+/// The name a request was asked under; empty where there is none that can be read.
+fn host(request: &HttpRequest) -> &str {
+    let host = request.headers().get(header::HOST);
+    host.and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
 fn forbidden(message: String) -> ApiError {

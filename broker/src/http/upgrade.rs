@@ -51,7 +51,7 @@ fn choose(request: &HttpRequest) -> Result<Option<Subprotocol>, ApiError> {
             offered.join(", "),
             known.join(" and ")
         );
-        ApiError::new(ErrorCode::Unsupported, message).into_bad_request()
+        ApiError::with_status(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)
     })
 }
 

@@ -450,12 +450,7 @@ impl Topic {
 }
 
 fn cost(message: &Message) -> u64 {
-    let headers: usize = message
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    (message.payload.len() + headers) as u64 + RECORD_OVERHEAD_BYTES
+    message.size_bytes() as u64 + RECORD_OVERHEAD_BYTES
 }
 
 /// A thread that panicked left the data as it was between two fields at worst; it is records, not invariants.

@@ -31,7 +31,6 @@ use actix::prelude::*;
 use hark_protocol::{Cursor, Epoch, TopicName};
 use slab::Slab;
 
-use crate::budget::Budget;
 use crate::message_log::{self, Lineage, LogError, LogNews, MessageLog, NewsSink, OpenedTopic};
 use crate::settings::RoomSettings;
 
@@ -123,7 +122,7 @@ impl Room {
                 id,
                 log: registry.log_of(&topic),
                 settings: registry.settings().clone(),
-                tail: Tail::new(registry.tail_budget().clone()),
+                tail: Tail::new(registry.settings().tail_budget.clone()),
                 generation: 0,
                 place: Place {
                     epoch: Epoch::new(1),
@@ -290,12 +289,5 @@ impl Handler<News> for Room {
                 tracing::error!(topic = %self.topic, "an engine that is not shared told of another node's records");
             }
         }
-    }
-}
-
-/// What rooms share; see `hark serve --help` for the meaning of each.
-impl Registry {
-    fn tail_budget(&self) -> &Budget {
-        &self.settings().tail_budget
     }
 }

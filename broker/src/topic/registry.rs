@@ -41,9 +41,7 @@ impl RoomHandle {
     {
         self.address.try_send(order).is_ok()
     }
-}
 
-impl RoomHandle {
     /// Whether the room is still there; if not, the registry has or starts another.
     pub fn is_connected(&self) -> bool {
         self.address.connected()
@@ -89,11 +87,6 @@ impl Registry {
         let handle = Arc::new(RoomHandle { id, address });
         rooms.insert(topic.clone(), handle.clone());
         handle
-    }
-
-    /// How many rooms there are.
-    pub fn room_count(&self) -> usize {
-        self.lock().len()
     }
 
     /// What rooms share.

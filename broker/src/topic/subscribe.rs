@@ -326,12 +326,14 @@ impl Room {
             return;
         };
         seated.sent_up_to = position;
+        let (key, subprotocol) = (seated.key, seated.subprotocol);
+        let subscriber = seated.subscriber.clone();
         let page = PageTurn {
             topic: self.topic.clone(),
             epoch,
-            key: self.seats[seat.index].key,
-            subprotocol: self.seats[seat.index].subprotocol,
-            subscriber: self.seats[seat.index].subscriber.clone(),
+            key,
+            subprotocol,
+            subscriber,
         };
         if covered {
             self.page_from_tail(seat, page, position.max(oldest), position);
@@ -359,7 +361,7 @@ impl Room {
             frames.push(page.gap(missing, from));
         }
         'batches: for batch in self.tail.after(from) {
-            let (start, _) = batch.part_after(from, page.subprotocol);
+            let start = batch.start_after(from);
             let sent = batch.frames(page.subprotocol)[start..]
                 .iter()
                 .zip(&batch.records()[start..]);

@@ -74,12 +74,16 @@ impl Batch {
         })
     }
 
+    /// Where the records after `position` begin.
+    pub(super) fn start_after(&self, position: u64) -> usize {
+        self.records
+            .partition_point(|record| record.offset <= position)
+    }
+
     /// Where the records after `position` begin, and how many bytes their frames have.
     pub(super) fn part_after(&self, position: u64, subprotocol: Subprotocol) -> (usize, usize) {
         let encoded = self.encoded(subprotocol);
-        let start = self
-            .records
-            .partition_point(|record| record.offset <= position);
+        let start = self.start_after(position);
         match start {
             0 => (0, encoded.bytes),
             start => (start, encoded.frames[start..].iter().map(frame_bytes).sum()),

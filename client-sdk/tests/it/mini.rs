@@ -1,6 +1,12 @@
 //! A stand-in for the broker: topics in memory, the real frames, and producers counted as the design says. It keeps
 //! everything, so it never says `gap`. For examples and for tests that need no faults.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, unreachable_pub)]
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test's helper, of which the doctest uses a part"
+)]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -212,21 +212,7 @@ fn producers(
     let newer = since_checkpoint
         .iter()
         .filter(|(_, mark)| mark.time_ms >= oldest_ms);
-    remembered.extend(newer.map(
-        |(
-            producer,
-            &Mark {
-                seq,
-                offset,
-                time_ms,
-            },
-        )| ProducerMark {
-            producer: producer.clone(),
-            seq,
-            offset,
-            time_ms,
-        },
-    ));
+    remembered.extend(newer.map(|(producer, mark)| mark.of(producer.clone())));
     let all = remembered.clone();
     keep_newest(&mut remembered);
     if all.len() > remembered.len() {

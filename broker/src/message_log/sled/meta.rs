@@ -87,6 +87,22 @@ pub(super) struct Mark {
     pub(super) time_ms: u64,
 }
 
+impl Mark {
+    pub(super) fn of(self, producer: ProducerId) -> ProducerMark {
+        let Self {
+            seq,
+            offset,
+            time_ms,
+        } = self;
+        ProducerMark {
+            producer,
+            seq,
+            offset,
+            time_ms,
+        }
+    }
+}
+
 impl Directory {
     pub(super) fn new() -> Self {
         Self {
@@ -371,17 +387,8 @@ impl Meta {
             let producer = key.get(9..).and_then(|name| std::str::from_utf8(name).ok());
             let producer = producer.and_then(|name| ProducerId::parse(name).ok());
             let producer = producer.ok_or(MetaError::Malformed("name of a producer"))?;
-            let Mark {
-                seq,
-                offset,
-                time_ms,
-            } = decode(&value, "number of a producer")?;
-            Ok(ProducerMark {
-                producer,
-                seq,
-                offset,
-                time_ms,
-            })
+            let mark: Mark = decode(&value, "number of a producer")?;
+            Ok(mark.of(producer))
         })
     }
 
