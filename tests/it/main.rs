@@ -9,6 +9,7 @@ mod bad_input;
 mod basics;
 mod cli;
 mod damage;
+mod disk;
 mod faults;
 #[cfg(feature = "peers")]
 mod flights;
