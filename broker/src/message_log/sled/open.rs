@@ -16,6 +16,7 @@ use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::delete::{Garbage, finish_deletions};
 use super::layout::Key;
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
 use super::scan::is_damage;
@@ -91,6 +92,10 @@ pub(super) struct OpenDirectory {
     pub(super) directory: Directory,
     pub(super) ids: Ids,
     pub(super) commits: u64,
+    /// Deleted topics of which something is left.
+    pub(super) garbage: Garbage,
+    /// What was found wrong, and does not stop the log.
+    pub(super) warnings: Vec<String>,
     /// For syncs.
     pub(super) data: File,
     pub(super) witness: Witness,
@@ -140,6 +145,7 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
     let data = File::open(dir.join("db")).map_err(unusable)?;
     let found = quietly(|| look(&records, &meta)).map_err(refuse)?;
     let (directory, mut commits, ids) = found;
+    let mut warnings = Vec::new();
 
     let directory = match directory {
         Some(directory) if directory.format != FORMAT_VERSION => {
@@ -151,10 +157,10 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
         }
         Some(mut directory) => {
             if commits < answered {
-                tracing::error!(
-                    dir = %dir.display(), found = commits, answered,
-                    "the log has lost its tail: commits that were answered are gone; every topic goes on with a new epoch"
-                );
+                warnings.push(format!(
+                    "the log has lost its tail: of {answered} commits that were answered {commits} are left; every topic goes on \
+                     with a new epoch, and clients are told what is lost"
+                ));
                 directory.cut();
                 commits = answered;
             }
@@ -168,12 +174,13 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
     };
     // The counter comes last: without it the cut is noticed again.
     let write = || {
+        let garbage = finish_deletions(&meta)?;
         meta.set_directory(&directory)?;
         meta.set_commits(commits)?;
         db.flush()?;
-        Ok(())
+        Ok(garbage)
     };
-    quietly(write).map_err(refuse)?;
+    let garbage = quietly(write).map_err(refuse)?;
     // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
     data.sync_all()
         .and_then(|()| sync_directory(dir))
@@ -191,6 +198,8 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenEr
         directory,
         ids,
         commits,
+        garbage,
+        warnings,
         data,
         witness,
         lock,

@@ -17,7 +17,7 @@ use crate::message_log::contract::{
 };
 use crate::message_log::{KEY_MEMORY_MS, Lineage, NewRecord, PageItem};
 
-fn options(dir: &Path) -> SledOptions {
+pub(super) fn options(dir: &Path) -> SledOptions {
     SledOptions {
         clock: Clock::manual(NOON),
         tick: Duration::from_millis(5),
@@ -25,7 +25,7 @@ fn options(dir: &Path) -> SledOptions {
     }
 }
 
-fn start(options: SledOptions) -> Bench {
+pub(super) fn start(options: SledOptions) -> Bench {
     let clock = options.clock.clone();
     Bench {
         log: Arc::new(SledLog::open(options).unwrap()),
@@ -34,12 +34,12 @@ fn start(options: SledOptions) -> Bench {
     }
 }
 
-fn start_in(dir: &Path) -> Bench {
+pub(super) fn start_in(dir: &Path) -> Bench {
     start(options(dir))
 }
 
 /// What a kill leaves behind: the files as they are while the log is open. The witness first, as it must not be ahead.
-fn crash_copy(dir: &Path) -> TempDir {
+pub(super) fn crash_copy(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     fs::copy(dir.join("witness"), copy.path().join("witness")).unwrap();
     for entry in fs::read_dir(dir).unwrap() {
@@ -80,13 +80,13 @@ fn flip(path: &Path, at: u64) {
 }
 
 /// Changes the trees while no log has them open.
-fn with_trees(dir: &Path, change: impl FnOnce(&sled::Tree, &Meta)) {
+pub(super) fn with_trees(dir: &Path, change: impl FnOnce(&sled::Tree, &Meta)) {
     let opened = open::open(dir, 1 << 20).unwrap();
     change(&opened.records, &opened.meta);
     opened.db.flush().unwrap();
 }
 
-fn long(n: u64) -> NewRecord {
+pub(super) fn long(n: u64) -> NewRecord {
     text(n.to_be_bytes().repeat(25))
 }
 
@@ -706,7 +706,8 @@ fn a_failing_sync_closes_the_log_for_writing_and_not_for_reading() {
     assert!(
         bench
             .log
-            .closed_for_writing()
+            .health()
+            .refuses_writes
             .unwrap()
             .contains("sync failed")
     );
