@@ -107,16 +107,23 @@ impl Preload {
 
     /// Puts it underneath the broker that is set up, and gives that its data directory.
     pub fn under(&self, setup: Setup) -> Setup {
+        let setup = setup.data_dir(&self.data_dir);
+        let more = self.env().into_iter();
+        more.fold(setup, |setup, (name, value)| setup.env(name, &value))
+    }
+
+    /// What puts it underneath a process.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
         let path = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
-        let mut setup = setup
-            .data_dir(&self.data_dir)
-            .env("LD_PRELOAD", &path(library()))
-            .env("PRELOAD_DIR", &path(&self.data_dir))
-            .env("PRELOAD_CONTROL", &path(&self.home.path().join("control")));
+        let mut env = vec![
+            ("LD_PRELOAD", path(library())),
+            ("PRELOAD_DIR", path(&self.data_dir)),
+            ("PRELOAD_CONTROL", path(&self.home.path().join("control"))),
+        ];
         if self.records {
-            setup = setup.env("PRELOAD_RECORD", &path(&self.record_path()));
+            env.push(("PRELOAD_RECORD", path(&self.record_path())));
         }
-        setup
+        env
     }
 
     /// The data directory of its broker.
@@ -219,6 +226,13 @@ impl Preload {
             Err(e) if e.kind() == ErrorKind::NotFound => 0,
             Err(e) => panic!("the record: {e}"),
         }
+    }
+
+    /// The number for a handle that nobody opened, as the library gives it to handles.
+    pub(crate) fn next_file(&self) -> u64 {
+        let next = self.get(Word::NextFile) + 1;
+        self.set(Word::NextFile, next);
+        next.try_into().expect("a count")
     }
 
     fn count(&self, word: Word) -> u64 {
