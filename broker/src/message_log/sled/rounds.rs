@@ -69,6 +69,8 @@ pub(super) struct Rounds {
     /// The level, while all topics together keep too much.
     level: Option<u64>,
     forgot_ms: u64,
+    /// The log is closed for writing: there are no more rounds.
+    stopped: bool,
 }
 
 impl Default for Rounds {
@@ -88,6 +90,7 @@ impl Default for Rounds {
             total: None,
             level: None,
             forgot_ms: 0,
+            stopped: false,
         }
     }
 }
@@ -100,7 +103,7 @@ impl Rounds {
 
     /// How long the writer may wait for something to do.
     pub(super) fn patience(&self) -> Duration {
-        match self.looking || self.tending > 0 {
+        match self.looking || self.tending > 0 || self.stopped {
             true => Duration::MAX,
             false => self.due.saturating_duration_since(Instant::now()),
         }
@@ -157,6 +160,7 @@ impl Writer {
     /// Does what is due.
     pub(super) fn keep_rounds(&mut self) {
         if self.store.is_closed() {
+            self.state.rounds.stopped = true;
             return;
         }
         self.tend();
