@@ -23,6 +23,7 @@ use crate::clock::Clock;
 
 mod append;
 mod checkpoint;
+mod directory;
 mod faults;
 mod layout;
 mod load;
@@ -31,8 +32,10 @@ mod open;
 mod open_topic;
 mod page;
 mod queue;
+mod raw;
 mod reader;
 mod retention;
+mod salvage;
 mod scan;
 mod store;
 mod stored;
@@ -43,8 +46,9 @@ mod writer;
 
 pub use faults::Faults;
 pub use open::OpenError;
+pub use salvage::{DamagedTopic, RecoverError, Salvaged};
 
-use open::DirectoryLock;
+use directory::DirectoryLock;
 use queue::{Queue, Refused};
 use reader::{Job, MAX_JOBS};
 use store::Store;
