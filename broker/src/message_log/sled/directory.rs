@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -137,6 +138,15 @@ pub(super) enum Fault {
     Damaged(String),
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(e) => e.fmt(f),
+            Self::Damaged(what) => f.write_str(what),
+        }
+    }
+}
+
 impl From<sled::Error> for Fault {
     fn from(e: sled::Error) -> Self {
         match e {
@@ -224,7 +234,10 @@ pub(super) fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree, Meta), Fault> {
+pub(super) fn open_sled(
+    dir: &Path,
+    cache_bytes: u64,
+) -> Result<(sled::Db, sled::Tree, Meta), Fault> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         let opened = quietly(|| {
@@ -249,7 +262,10 @@ pub(super) fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled:
     }
 }
 
-pub(super) fn look(records: &sled::Tree, meta: &Meta) -> Result<(Option<Directory>, u64, Ids), Fault> {
+pub(super) fn look(
+    records: &sled::Tree,
+    meta: &Meta,
+) -> Result<(Option<Directory>, u64, Ids), Fault> {
     let mut ids = meta.ids()?;
     // Were the counter ever behind the records, a new topic would find another's.
     let newest = match records.last() {

@@ -530,6 +530,13 @@ impl Directory {
     }
 }
 
+#[cfg(test)]
+impl Meta {
+    pub(super) fn forget_name(&self, topic: &TopicName) {
+        self.0.remove(name_key(topic)).unwrap();
+    }
+}
+
 impl Identity {
     pub(super) fn cuts_seen(&self) -> u64 {
         self.cuts_seen

@@ -25,9 +25,11 @@ mod append;
 mod checkpoint;
 mod directory;
 mod faults;
+mod import;
 mod layout;
 mod load;
 mod meta;
+mod offline;
 mod open;
 mod open_topic;
 mod page;
@@ -41,12 +43,16 @@ mod store;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod witness;
 mod writer;
 
 pub use faults::Faults;
+pub use import::{ImportError, Importer, new_epoch};
+pub use offline::{Exported, OfflineLog};
 pub use open::OpenError;
 pub use salvage::{DamagedTopic, RecoverError, Salvaged};
+pub use verify::{Problem, Verified};
 
 use directory::DirectoryLock;
 use queue::{Queue, Refused};

@@ -98,7 +98,7 @@ pub(super) struct FoundDirectory {
     /// … and how many were answered.
     pub(super) answered: u64,
     data: File,
-    lock: DirectoryLock,
+    pub(super) lock: DirectoryLock,
 }
 
 /// What a directory goes on as.
@@ -113,7 +113,10 @@ pub(super) enum GoOn {
 /// Opens `dir`, and creates it if need be.
 pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenError> {
     fs::create_dir_all(dir).map_err(unusable(dir))?;
-    find(dir, cache_bytes, || write_format(dir).map_err(unusable(dir)))?.settle(GoOn::AsFound)
+    find(dir, cache_bytes, || {
+        write_format(dir).map_err(unusable(dir))
+    })?
+    .settle(GoOn::AsFound)
 }
 
 /// Opens `dir` as it is. There must be a log in it.
@@ -243,7 +246,9 @@ impl OpenDirectory {
         self.meta.set_commits(commits)?;
         self.db.flush()?;
         let synced = self.data.sync_data();
-        synced.and_then(|()| self.witness.write(commits)).map_err(sled::Error::Io)?;
+        synced
+            .and_then(|()| self.witness.write(commits))
+            .map_err(sled::Error::Io)?;
         self.commits = commits;
         Ok(())
     }

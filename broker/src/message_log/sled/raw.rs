@@ -84,7 +84,9 @@ impl RawPages {
 
     /// The keys and values of every page that has some; of a key that lies in several pages, the newest comes last.
     pub(super) fn entries(&self) -> impl Iterator<Item = io::Result<Entries>> {
-        self.pages.iter().filter_map(|page| self.read(page).transpose())
+        self.pages
+            .iter()
+            .filter_map(|page| self.read(page).transpose())
     }
 
     fn read(&self, page: &Page) -> io::Result<Option<Entries>> {
@@ -159,7 +161,10 @@ impl Page {
 
     fn newest(&self) -> Lsn {
         let links = self.links.iter().map(|(lsn, _)| *lsn);
-        links.chain(self.node.map(|(lsn, _)| lsn)).max().unwrap_or(0)
+        links
+            .chain(self.node.map(|(lsn, _)| lsn))
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -452,4 +457,83 @@ fn take_varint(from: &mut &[u8]) -> Option<u64> {
         }
     };
     Some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All of both trees, and what they must be: of sled, and of its file.
+    #[test]
+    fn the_file_says_what_sled_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut random = 1_u64;
+        let mut next = |below: u64| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % below
+        };
+        for round in 0..4 {
+            let db = sled::Config::new().path(dir.path()).open().unwrap();
+            let trees = ["records", "meta"].map(|name| db.open_tree(name).unwrap());
+            for _ in 0..20_000 {
+                let (tree, n) = (next(2), next(3000));
+                let key = match tree {
+                    0 => [&[0; 8][..], &(n / 100).to_be_bytes(), &n.to_be_bytes()].concat(),
+                    _ => format!("n{}.topic", n * n).into_bytes(),
+                };
+                let tree = &trees[usize::try_from(tree).unwrap()];
+                match next(3) {
+                    0 => drop(tree.remove(key).unwrap()),
+                    _ => {
+                        let value = vec![
+                            u8::try_from(n % 251).unwrap();
+                            usize::try_from(next(2000)).unwrap()
+                        ];
+                        drop(tree.insert(key, value).unwrap());
+                    }
+                }
+            }
+            db.flush().unwrap();
+
+            let mut found = Entries::new();
+            for entries in RawPages::find(dir.path()).unwrap().entries() {
+                found.extend(entries.unwrap());
+            }
+            let mut expected = Entries::new();
+            for (key, value) in trees
+                .iter()
+                .flat_map(|tree| tree.iter().map(Result::unwrap))
+            {
+                expected.insert(key.to_vec(), value.to_vec());
+            }
+            // The first key of each other tree is sled's own, and there is none.
+            assert_eq!(found.len(), expected.len(), "round {round}");
+            assert!(found == expected, "round {round}");
+            let _at_rest = end_of_log(&db_file(dir.path()), 0).unwrap().unwrap();
+        }
+    }
+
+    fn db_file(dir: &Path) -> File {
+        File::open(dir.join("db")).unwrap()
+    }
+
+    #[test]
+    fn any_bytes_are_a_page_or_none() {
+        let mut random = 7_u64;
+        for len in 0..2000 {
+            let bytes: Vec<u8> = (0..len)
+                .map(|_| {
+                    random = random
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    (random >> 60) as u8 * (random >> 35) as u8
+                })
+                .collect();
+            let _page = parse_leaf(&bytes);
+            let _link = parse_link(&bytes);
+            assert_eq!(Messages::new(&bytes, OnDamage::GoOn).count(), 0);
+        }
+    }
 }

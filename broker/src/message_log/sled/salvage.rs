@@ -116,7 +116,9 @@ impl SledLog {
                 tracing::info!(dir = %dir.display(), "the log is whole enough to be opened: nothing is recovered");
                 return Ok(log);
             }
-            Err(e @ OpenError::Damaged { .. }) => tracing::error!("{e}; recovering what can be read"),
+            Err(e @ OpenError::Damaged { .. }) => {
+                tracing::error!("{e}; recovering what can be read")
+            }
             Err(e) => return Err(e.into()),
         }
         recover(&dir)?.tell();
@@ -156,7 +158,11 @@ impl Salvaged {
         }
         if self.nameless_records > 0 {
             let (records, topics) = (self.nameless_records, self.nameless_topics);
-            tracing::warn!(records, topics, "records were left behind whose topics' names are lost");
+            tracing::warn!(
+                records,
+                topics,
+                "records were left behind whose topics' names are lost"
+            );
         }
     }
 }
@@ -233,7 +239,9 @@ fn check_room(dir: &Path, real: &Path, parent: &Path) -> Result<(), RecoverError
 fn exchange(dir: &Path, new: &Path, lock: DirectoryLock) -> io::Result<PathBuf> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     let parent = dir.parent().unwrap_or(dir);
-    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let now = jiff::Timestamp::now()
+        .strftime("%Y%m%dT%H%M%SZ")
+        .to_string();
     let aside = (0..1000)
         .map(|n| match n {
             0 => beside(dir, &format!(".damaged-{now}")),
@@ -286,7 +294,11 @@ fn salvage(dir: &Path, new: &Path) -> Result<Salvaged, RecoverError> {
 
     let mut found = FoundMeta::find(entries()).map_err(failed)?;
     let mut into = open::open(new, CACHE_BYTES)?;
-    let cuts_seen = found.topics.values().map(|topic| topic.identity.cuts_seen()).max();
+    let cuts_seen = found
+        .topics
+        .values()
+        .map(|topic| topic.identity.cuts_seen())
+        .max();
     into.directory = Directory::salvaged(found.directory.take(), cuts_seen.unwrap_or(0));
 
     let mut salvaged = Salvaged::default();
@@ -395,7 +407,10 @@ impl FoundMeta {
 enum Copied {
     Written,
     /// A value of a topic without a name.
-    Nameless { topic: TopicId, records: u64 },
+    Nameless {
+        topic: TopicId,
+        records: u64,
+    },
     /// It is not needed, or not whole.
     Left,
 }
@@ -524,4 +539,225 @@ fn newest_of_each(marks: Vec<ProducerMark>) -> Vec<ProducerMark> {
     let mut newest = newest.into_values().collect();
     keep_newest(&mut newest);
     newest
+}
+
+#[cfg(test)]
+mod tests {
+    use hark_protocol::{Epoch, GapReason};
+
+    use super::super::tests::{contents, long, options, start_in, with_trees};
+    use super::*;
+    use crate::message_log::contract::{Bench, messages, sent_by, text, topic};
+    use crate::message_log::{Lineage, PageItem};
+
+    /// A log with topics that grow at once, a large message, a producer, and what retention took.
+    fn sample(dir: &Path) -> Vec<(TopicName, Epoch, Vec<hark_protocol::Record>)> {
+        let bench = start_in(dir);
+        for round in 0..60 {
+            for n in 0..5 {
+                let topic = bench.open(&format!("t{n}"));
+                topic
+                    .append((round * 10..round * 10 + 10).map(long).collect())
+                    .unwrap();
+            }
+        }
+        let large = bench.open("large");
+        large
+            .append(vec![
+                text(vec![3; 200_000]),
+                sent_by("p", 1),
+                sent_by("p", 2),
+            ])
+            .unwrap();
+        all_of(&bench)
+    }
+
+    fn all_of(bench: &Bench) -> Vec<(TopicName, Epoch, Vec<hark_protocol::Record>)> {
+        let list = bench.list().into_iter();
+        list.map(|info| {
+            let page = bench.open(info.topic.as_str()).page(0, info.head);
+            let records = page.items.into_iter().filter_map(|item| match item {
+                PageItem::Record(record) => Some(record),
+                PageItem::Gap { .. } => None,
+            });
+            (info.topic.clone(), info.epoch, records.collect())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn of_a_whole_log_everything_is_salvaged() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let before = sample(&dir);
+        let files = contents(&dir);
+        // Of an attempt that was killed.
+        fs::create_dir_all(parent.path().join("data.recovering/blobs")).unwrap();
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!((salvaged.topics, salvaged.records), (6, 3003));
+        assert_eq!((salvaged.damaged_topics, salvaged.nameless_records), (0, 0));
+        let mut aside = contents(&salvaged.moved_to);
+        aside.insert("lock".into(), files["lock"].clone());
+        assert!(aside == files, "the damaged directory was changed");
+        assert!(!parent.path().join("data.recovering").exists());
+        let bench = start_in(&dir);
+        let after = all_of(&bench);
+        for ((topic, epoch, records), (_, new_epoch, found)) in before.iter().zip(&after) {
+            assert_eq!(records, found, "{topic}");
+            assert_ne!(epoch, new_epoch);
+            let opened = bench.open(topic.as_str()).found;
+            let kept_up_to = opened.head;
+            let lineage = Lineage {
+                epoch: *epoch,
+                kept_up_to,
+            };
+            assert_eq!(opened.lineage, [lineage]);
+        }
+        let producers = bench.open("large").found.producers;
+        assert_eq!(
+            (producers.len(), producers[0].seq, producers[0].offset),
+            (1, 2, 3)
+        );
+        assert_eq!(bench.open("unused").found.lineage.len(), 1);
+        let kept = bench.open("new").append(vec![long(1)]).unwrap();
+        assert_eq!(kept[0].offset, 1);
+    }
+
+    #[test]
+    fn what_was_trimmed_does_not_come_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let mut options = options(&dir);
+        options.retention = std::sync::Arc::new(|_| crate::message_log::Retention {
+            max_messages: 100,
+            ..Default::default()
+        });
+        let bench = Bench {
+            clock: options.clock.clone(),
+            log: std::sync::Arc::new(SledLog::open(options).unwrap()),
+            _keep: None,
+        };
+        for n in 0..100 {
+            bench
+                .open("a")
+                .append((n * 10..n * 10 + 10).map(long).collect())
+                .unwrap();
+        }
+        let trimmed = || Some(bench.list()[0].first).filter(|first| *first > 800);
+        let first = crate::message_log::contract::wait_for("the trim", trimmed);
+        drop(bench);
+
+        recover(&dir).unwrap();
+
+        let bench = start_in(&dir);
+        assert!(bench.list()[0].first >= first);
+        assert_eq!(bench.list()[0].head, 1000);
+        let page = bench.open("a").page(0, 1000);
+        let reason = |item: &PageItem| match item {
+            PageItem::Gap { reason, .. } => Some(*reason),
+            PageItem::Record(_) => None,
+        };
+        let gaps: Vec<_> = page.items.iter().filter_map(reason).collect();
+        assert_eq!(gaps, [GapReason::Expired]);
+    }
+
+    #[test]
+    fn out_of_garbage_comes_nothing_but_what_was_there() {
+        use std::os::unix::fs::FileExt;
+
+        let sample_dir = tempfile::tempdir().unwrap();
+        let before = sample(sample_dir.path());
+        let len = fs::metadata(sample_dir.path().join("db")).unwrap().len();
+        let (mut kept, mut lost) = (0, 0);
+        for case in 0..12_u64 {
+            let parent = tempfile::tempdir().unwrap();
+            let dir = parent.path().join("data");
+            fs::create_dir(&dir).unwrap();
+            for (name, content) in contents(sample_dir.path()) {
+                if name != "blobs" {
+                    fs::write(dir.join(name), content).unwrap();
+                }
+            }
+            let db = fs::OpenOptions::new()
+                .write(true)
+                .open(dir.join("db"))
+                .unwrap();
+            match case {
+                0 => db.set_len(len / 2).unwrap(),
+                1 => db.set_len(0).unwrap(),
+                case => {
+                    for place in 0..case {
+                        let at = (place * 7 + case) * 131_071 % len;
+                        let garbage = vec![0x5a; usize::try_from(case * 3000).unwrap()];
+                        db.write_all_at(&garbage, at).unwrap();
+                    }
+                }
+            }
+            fs::write(dir.join("conf"), b"no such thing, but long enough").unwrap();
+
+            let salvaged = recover(&dir).unwrap();
+
+            let bench = start_in(&dir);
+            let after = all_of(&bench);
+            assert_eq!(after.len() as u64, salvaged.topics, "case {case}");
+            for (topic, epoch, found) in &after {
+                let (_, old, records) = before.iter().find(|(name, ..)| name == topic).unwrap();
+                assert_ne!(old, epoch, "case {case}");
+                for record in found {
+                    let same = records.iter().find(|before| before.offset == record.offset);
+                    assert_eq!(Some(record), same, "case {case}, {topic}");
+                }
+                let opened = bench.open(topic.as_str());
+                let page = opened.page(0, opened.found.head);
+                assert_eq!(messages(&page).len(), found.len());
+                kept += found.len();
+                lost += records.len() - found.len();
+            }
+            let verified = {
+                drop(bench);
+                super::super::OfflineLog::open(&dir)
+                    .unwrap()
+                    .verify(|problem| {
+                        assert!(problem.what.contains("missing"), "{problem:?}");
+                    })
+            };
+            assert_eq!(verified.records, salvaged.records, "case {case}");
+        }
+        assert!(kept > 10_000 && lost > 100, "{kept} kept, {lost} lost");
+    }
+
+    #[test]
+    fn records_without_a_name_are_counted_and_their_number_is_not_given_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        sample(&dir);
+        with_trees(&dir, |_, meta| meta.forget_name(&topic("t4")));
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!(
+            (salvaged.nameless_topics, salvaged.nameless_records),
+            (1, 600)
+        );
+        assert_eq!(salvaged.topics, 5);
+        let bench = start_in(&dir);
+        let again = bench.open("t4");
+        assert_eq!(again.found.head, 0);
+        again.append(vec![long(1)]).unwrap();
+        assert_eq!(messages(&again.page(0, 1)).len(), 1);
+    }
+
+    #[test]
+    fn a_directory_in_use_is_not_recovered() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let _bench = start_in(&dir);
+        let refused = recover(&dir).unwrap_err();
+        assert!(
+            matches!(refused, RecoverError::Open(OpenError::InUse { .. })),
+            "{refused}"
+        );
+    }
 }

@@ -17,7 +17,7 @@ use crate::message_log::contract::{
 };
 use crate::message_log::{KEY_MEMORY_MS, Lineage, NewRecord, PageItem};
 
-fn options(dir: &Path) -> SledOptions {
+pub(super) fn options(dir: &Path) -> SledOptions {
     SledOptions {
         clock: Clock::manual(NOON),
         tick: Duration::from_millis(5),
@@ -34,12 +34,12 @@ fn start(options: SledOptions) -> Bench {
     }
 }
 
-fn start_in(dir: &Path) -> Bench {
+pub(super) fn start_in(dir: &Path) -> Bench {
     start(options(dir))
 }
 
 /// What a kill leaves behind: the files as they are while the log is open. The witness first, as it must not be ahead.
-fn crash_copy(dir: &Path) -> TempDir {
+pub(super) fn crash_copy(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     fs::copy(dir.join("witness"), copy.path().join("witness")).unwrap();
     for entry in fs::read_dir(dir).unwrap() {
@@ -55,7 +55,7 @@ fn crash_copy(dir: &Path) -> TempDir {
 }
 
 /// Every file with its content.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -66,7 +66,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(content).collect()
 }
 
-fn flip(path: &Path, at: u64) {
+pub(super) fn flip(path: &Path, at: u64) {
     let mut file = fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -80,13 +80,13 @@ fn flip(path: &Path, at: u64) {
 }
 
 /// Changes the trees while no log has them open.
-fn with_trees(dir: &Path, change: impl FnOnce(&sled::Tree, &Meta)) {
+pub(super) fn with_trees(dir: &Path, change: impl FnOnce(&sled::Tree, &Meta)) {
     let opened = open::open(dir, 1 << 20).unwrap();
     change(&opened.records, &opened.meta);
     opened.db.flush().unwrap();
 }
 
-fn long(n: u64) -> NewRecord {
+pub(super) fn long(n: u64) -> NewRecord {
     text(n.to_be_bytes().repeat(25))
 }
 
