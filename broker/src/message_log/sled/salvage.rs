@@ -645,8 +645,8 @@ mod tests {
                 .append((n * 10..n * 10 + 10).map(long).collect())
                 .unwrap();
         }
-        let trimmed = || Some(bench.list()[0].first).filter(|first| *first > 800);
-        let first = crate::message_log::contract::wait_for("the trim", trimmed);
+        crate::message_log::contract::wait_for("the trim", || bench.list()[0].first > 800);
+        let first = bench.list()[0].first;
         drop(bench);
 
         recover(&dir).unwrap();
