@@ -15,6 +15,7 @@ mod flights;
 mod handshake;
 mod http;
 mod limits;
+mod log_tools;
 mod memory_topics;
 mod process;
 mod producers;

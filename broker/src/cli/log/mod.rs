@@ -5,6 +5,7 @@ mod export;
 mod import;
 mod line;
 mod new_epoch;
+mod recover;
 mod verify;
 
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use clap::Subcommand;
 use super::CliError;
 use crate::message_log::sled::OpenError;
 
-/// Verify, export or import a log, or begin a new epoch after a restore.
+/// Verify, export, import or recover a log, or begin a new epoch after a restore.
 #[derive(Debug, clap::Args)]
 pub(super) struct LogArgs {
     #[command(subcommand)]
@@ -28,6 +29,7 @@ enum LogCommand {
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     NewEpoch(new_epoch::NewEpochArgs),
+    Recover(recover::RecoverArgs),
 }
 
 /// Which log.
@@ -49,6 +51,7 @@ pub(super) fn run(args: LogArgs) -> Result<(), CliError> {
         LogCommand::Export(args) => export::run(&args),
         LogCommand::Import(args) => import::run(&args),
         LogCommand::NewEpoch(args) => new_epoch::run(&args),
+        LogCommand::Recover(args) => recover::run(&args),
     }
 }
 

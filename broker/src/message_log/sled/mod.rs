@@ -51,7 +51,7 @@ pub use faults::Faults;
 pub use import::{ImportError, Importer, new_epoch};
 pub use offline::{Exported, OfflineLog};
 pub use open::OpenError;
-pub use salvage::{DamagedTopic, RecoverError, Salvaged};
+pub use salvage::{DamagedTopic, RecoverError, Salvaged, recover};
 pub use verify::{Problem, Verified};
 
 use directory::DirectoryLock;

@@ -167,13 +167,16 @@ impl Salvaged {
     }
 }
 
-/// Salvages what can be read of `dir`, and puts it in its place.
-pub(super) fn recover(dir: &Path) -> Result<Salvaged, RecoverError> {
+/// Salvages what can be read of the log in `dir`, damaged or not, and puts that in its place.
+pub fn recover(dir: &Path) -> Result<Salvaged, RecoverError> {
     let failed = |source| RecoverError::Io {
         dir: dir.to_owned(),
         source,
     };
-    check_format(dir)?;
+    if !(fs::exists(dir).map_err(failed)? && check_format(dir)?) {
+        let dir = dir.to_owned();
+        return Err(OpenError::NotThere { dir }.into());
+    }
     let lock = take_lock(dir)?;
     // A link to the directory stays what it is.
     let real = fs::canonicalize(dir).map_err(failed)?;
