@@ -30,6 +30,10 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
 
+    /// If the log is damaged so that it cannot be opened: set its folder aside and salvage what can be read.
+    #[arg(long, env = "HARK_RECOVER", value_parser = clap::builder::BoolishValueParser::new())]
+    pub recover: bool,
+
     /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`.
     #[arg(
         long,

@@ -61,6 +61,9 @@ pub enum ServeError {
     /// The log cannot be opened.
     #[error("{0}")]
     Log(#[from] crate::message_log::sled::OpenError),
+    /// The log is damaged, and could not be recovered.
+    #[error("{0}")]
+    Recover(#[from] crate::message_log::sled::RecoverError),
     /// The system refused something else.
     #[error("hark cannot run: {0}")]
     Io(#[from] io::Error),
@@ -114,7 +117,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
     let clock = Clock::system();
     let retention = config.retention();
     let retention_for = Arc::new(move |_: &hark_protocol::TopicName| retention);
-    let synced = SledLog::open(SledOptions {
+    let options = SledOptions {
         clock: clock.clone(),
         retention: retention_for.clone(),
         max_topics: config.max_topics as u64,
@@ -123,7 +126,11 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         rounds_every: within(config.retention_age / 20, &ROUNDS_EVERY),
         tick: within(config.retention_age / 20, &TICK),
         ..SledOptions::new(&config.data_dir)
-    })?;
+    };
+    let synced = match config.recover {
+        true => SledLog::open_or_recover(options)?,
+        false => SledLog::open(options)?,
+    };
     let memory = MemoryLog::new(clock.clone(), retention_for, config.max_topics);
     let engines = Engines {
         synced: Arc::new(synced),

@@ -16,6 +16,7 @@ mod flights;
 mod handshake;
 mod http;
 mod limits;
+mod log_tools;
 mod memory_topics;
 mod process;
 mod producers;

@@ -1,6 +1,7 @@
 //! The command line: which commands there are. Each is carried out in the file of its name.
 
 mod connection;
+mod log;
 mod output;
 mod publish;
 mod serve;
@@ -29,6 +30,7 @@ enum Command {
     Pub(publish::PublishArgs),
     Sub(subscribe::SubscribeArgs),
     Topics(topics::TopicsArgs),
+    Log(log::LogArgs),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
@@ -42,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Pub(args) => client(publish::run(args)),
         Command::Sub(args) => client(subscribe::run(args)),
         Command::Topics(args) => client(topics::run(args)),
+        Command::Log(args) => log::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

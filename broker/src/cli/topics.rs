@@ -215,7 +215,7 @@ impl Broker {
 }
 
 /// Where the broker's HTTP side is, when its WebSocket is at `ws_url`.
-fn http_url(ws_url: &str) -> Result<String, CliError> {
+pub(super) fn http_url(ws_url: &str) -> Result<String, CliError> {
     let base = match ws_url.split_once("://") {
         Some(("ws", rest)) => format!("http://{rest}"),
         Some(("wss", rest)) => format!("https://{rest}"),

@@ -303,7 +303,7 @@ fn all_idempotencies(body: bytes::Bytes, count: u16) -> Vec<Idempotency> {
 /// Opening must know the tail for certain, or an offset could be given out twice.
 fn damaged(e: sled::Error) -> LogError {
     LogError::Unreadable(format!(
-        "the topic's newest records cannot be read ({}); other topics are not affected",
+        "the topic's newest records cannot be read ({}), other topics are not affected; `hark log recover` salvages the rest",
         plainly(&e)
     ))
 }

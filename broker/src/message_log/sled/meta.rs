@@ -16,14 +16,13 @@
 use hark_protocol::{Epoch, ProducerId, TopicName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sled::IVec;
 
 use super::layout::TopicId;
 use super::store::plainly;
 use crate::message_log::{Lineage, LogError, ProducerMark, draw_epoch};
 
 /// The format of everything in the directory.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 /// How many earlier epochs are remembered, of the directory and of a topic.
 const MAX_LINEAGE: usize = 64;
 
@@ -391,7 +390,10 @@ impl Meta {
         };
         self.0.range(from..vec![NAMES + 1]).map(|found| {
             let (key, value) = found?;
-            Ok((name_in(&key[1..])?, decode(&value, "identity of a topic")?))
+            Ok((
+                name_in(&key[1..])?,
+                decode(&key, &value, "identity of a topic")?,
+            ))
         })
     }
 
@@ -425,7 +427,10 @@ impl Meta {
     ) -> impl Iterator<Item = Result<(TopicName, Deletions), MetaError>> {
         self.0.scan_prefix([DELETIONS]).map(|found| {
             let (key, value) = found?;
-            Ok((name_in(&key[1..])?, decode(&value, "deletions of a topic")?))
+            Ok((
+                name_in(&key[1..])?,
+                decode(&key, &value, "deletions of a topic")?,
+            ))
         })
     }
 
@@ -453,7 +458,7 @@ impl Meta {
     /// Removes up to `max` producers' numbers of a topic. Says how many.
     pub(super) fn remove_marks(&self, topic: TopicId, max: usize) -> sled::Result<usize> {
         let keys = self.0.scan_prefix(marks_prefix(topic)).keys().take(max);
-        let keys: Vec<IVec> = keys.collect::<sled::Result<_>>()?;
+        let keys = keys.collect::<sled::Result<Vec<_>>>()?;
         for key in &keys {
             self.0.remove(key)?;
         }
@@ -492,7 +497,7 @@ impl Meta {
             let producer = key.get(9..).and_then(|name| std::str::from_utf8(name).ok());
             let producer = producer.and_then(|name| ProducerId::parse(name).ok());
             let producer = producer.ok_or(MetaError::Malformed("name of a producer"))?;
-            let mark: Mark = decode(&value, "number of a producer")?;
+            let mark: Mark = decode(&key, &value, "number of a producer")?;
             Ok(mark.of(producer))
         })
     }
@@ -514,13 +519,15 @@ impl Meta {
     ) -> Result<Option<T>, MetaError> {
         self.0
             .get(key)?
-            .map(|value| decode(&value, what))
+            .map(|value| decode(key, &value, what))
             .transpose()
     }
 
     fn set<T: Serialize>(&self, key: &[u8], value: &T) -> Result<(), MetaError> {
-        let bytes = bincode::serde::encode_to_vec(value, config())
+        let mut bytes = bincode::serde::encode_to_vec(value, config())
             .map_err(|_| MetaError::Malformed("value to be written"))?;
+        let crc = checksum(key, &bytes);
+        bytes.extend_from_slice(&crc);
         self.0.insert(key, bytes)?;
         Ok(())
     }
@@ -545,11 +552,27 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<{ 64 * 1024 }>()
 }
 
-fn decode<T: DeserializeOwned>(value: &IVec, what: &'static str) -> Result<T, MetaError> {
-    match bincode::serde::decode_from_slice(value, config()) {
-        Ok((decoded, used)) if used == value.len() => Ok(decoded),
-        _ => Err(MetaError::Malformed(what)),
+/// A value ends with a checksum of its key and itself, so that one which turns up under another key is found out.
+fn decode<T: DeserializeOwned>(
+    key: &[u8],
+    value: &[u8],
+    what: &'static str,
+) -> Result<T, MetaError> {
+    let malformed = MetaError::Malformed(what);
+    let Some((bytes, crc)) = value.split_last_chunk() else {
+        return Err(malformed);
+    };
+    match bincode::serde::decode_from_slice(bytes, config()) {
+        Ok((decoded, used)) if used == bytes.len() && *crc == checksum(key, bytes) => Ok(decoded),
+        _ => Err(malformed),
     }
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> [u8; 4] {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(key);
+    crc.update(value);
+    crc.finalize().to_le_bytes()
 }
 
 fn name_key(topic: &TopicName) -> Vec<u8> {
@@ -582,6 +605,66 @@ fn prefixed(tag: u8, topic: TopicId) -> [u8; 9] {
     let mut key = [tag; 9];
     key[1..].copy_from_slice(&topic.0.to_be_bytes());
     key
+}
+
+/// What a key and value of the tree say, for those who find them without it.
+pub(super) enum Entry {
+    Directory(Directory),
+    Ids(Ids),
+    Name(TopicName, Identity),
+    Numbers(TopicId, Numbers),
+    Mark(TopicId, ProducerMark),
+    /// The topic is deleted, whatever else is found of it.
+    Garbage(TopicId),
+}
+
+impl Entry {
+    /// `None`: it is not of this tree, or not what was written, or the commit counter.
+    pub(super) fn parse(key: &[u8], value: &[u8]) -> Option<Self> {
+        let topic = || Some(TopicId(u64::from_be_bytes(*key.get(1..9)?.first_chunk()?)));
+        match key.first()? {
+            b'd' if key == DIRECTORY => decode(key, value, "").ok().map(Self::Directory),
+            b'i' if key == IDS => decode(key, value, "").ok().map(Self::Ids),
+            b'n' => {
+                let name = TopicName::parse(std::str::from_utf8(&key[1..]).ok()?).ok()?;
+                let identity = decode(key, value, "").ok()?;
+                Some(Self::Name(name, identity))
+            }
+            b'g' if key.len() == 9 => Some(Self::Garbage(topic()?)),
+            b'h' if key.len() == 9 => Some(Self::Numbers(topic()?, Numbers::parse(value)?)),
+            b'p' => {
+                let producer = std::str::from_utf8(key.get(9..)?).ok()?;
+                let producer = ProducerId::parse(producer).ok()?;
+                let mark: Mark = decode(key, value, "").ok()?;
+                Some(Self::Mark(topic()?, mark.of(producer)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Directory {
+    /// What goes on in the place of a directory of which this was `found`: as after a cut. `cuts_seen` is the most that any
+    /// topic has taken notice of.
+    pub(super) fn salvaged(found: Option<Self>, cuts_seen: u64) -> Self {
+        let mut directory = found.unwrap_or_else(Self::new);
+        directory.cuts = directory.cuts.max(cuts_seen);
+        directory.cut();
+        directory
+    }
+}
+
+#[cfg(test)]
+impl Meta {
+    pub(super) fn forget_name(&self, topic: &TopicName) {
+        self.0.remove(name_key(topic)).unwrap();
+    }
+}
+
+impl Identity {
+    pub(super) fn cuts_seen(&self) -> u64 {
+        self.cuts_seen
+    }
 }
 
 #[cfg(test)]

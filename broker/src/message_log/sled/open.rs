@@ -1,37 +1,17 @@
-//! Opens a directory: finds out whether it is ours, alone, and whole, before sled comes near it; then opens sled, guarded,
-//! and compares what it found with the witness. Owns the lock file and the format mark.
-//!
-//! ```text
-//! FORMAT     what this directory is, as text      witness    how many commits were answered
-//! lock       held while a broker runs             db conf snap.* blobs/    sled's own
-//! ```
+//! Opens a directory: takes it as it was found, compares that with the witness, and settles what it goes on as. Only
+//! settling writes: the tools that merely look leave it out.
 
-use std::cell::Cell;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use super::delete::{Garbage, finish_deletions};
-use super::layout::Key;
+use super::directory::{
+    DirectoryLock, Fault, check_format, check_sleds_files, format_text, look, open_sled, quietly,
+    remove_unfinished_snapshots, sync_directory, take_lock, write_format,
+};
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
-use super::scan::is_damage;
-use super::store::plainly;
 use super::witness::{self, Witness};
-
-const FORMAT_FILE: &str = "FORMAT";
-const NEW_FORMAT_FILE: &str = "FORMAT.new";
-const LOCK_FILE: &str = "lock";
-/// What a directory may hold that was not ours before: what the first steps leave behind, and an empty volume's own folder.
-const BEFORE_FORMAT: [&str; 3] = [NEW_FORMAT_FILE, LOCK_FILE, "lost+found"];
-/// How long sled's lock may outlive the log that held it: threads of its own, in the same process, let go of it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-/// sled syncs and gives space back this often; without it the file would only grow.
-const FLUSH_EVERY_MS: u64 = 500;
 
 /// Why a directory could not be opened. Nothing in it has been changed; but what sled finds damaged only once it reads its
 /// file, it may have begun to repair.
@@ -74,13 +54,19 @@ pub enum OpenError {
         found: String,
     },
     /// It is ours, but cannot be read.
-    #[error("the data directory {dir} is damaged ({what}); restore it from a copy, or start with another --data-dir",
+    #[error("the data directory {dir} is damaged ({what}); start `hark serve --recover`, which sets it aside and salvages what can be read, or restore it from a copy",
         dir = dir.display())]
     Damaged {
         /// The directory.
         dir: PathBuf,
         /// What does not fit.
         what: String,
+    },
+    /// There is no log in it, and nobody asked for a new one.
+    #[error("there is no log in the directory {dir}; name the --data-dir of a broker", dir = dir.display())]
+    NotThere {
+        /// The directory.
+        dir: PathBuf,
     },
 }
 
@@ -103,342 +89,193 @@ pub(super) struct OpenDirectory {
     pub(super) lock: DirectoryLock,
 }
 
-/// Keeps other brokers out.
-#[derive(Debug)]
-pub(super) struct DirectoryLock(File);
+/// A directory as it was found: nothing in it has been settled, and but for sled nobody has written to it.
+pub(super) struct FoundDirectory {
+    dir: PathBuf,
+    pub(super) db: sled::Db,
+    pub(super) records: sled::Tree,
+    pub(super) meta: Meta,
+    /// `None`: it is new.
+    pub(super) directory: Option<Directory>,
+    pub(super) ids: Ids,
+    /// How many commits are there …
+    pub(super) commits: u64,
+    /// … and how many were answered.
+    pub(super) answered: u64,
+    data: File,
+    pub(super) lock: DirectoryLock,
+}
 
-impl Drop for DirectoryLock {
-    fn drop(&mut self) {
-        // Said aloud: a process that this one is just starting may share the handle until it runs its own program.
-        if let Err(e) = self.0.unlock() {
-            tracing::warn!(error = %e, "the data directory's lock could not be given back");
-        }
-    }
+/// What a directory goes on as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GoOn {
+    /// As what it was, unless a part of it is gone.
+    AsFound,
+    /// With a new epoch in any case.
+    WithNewEpoch,
 }
 
 /// Opens `dir`, and creates it if need be.
 pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenError> {
-    let unusable = |source| OpenError::NotWritable {
-        dir: dir.to_owned(),
-        source,
-    };
-    let refuse = |fault| match fault {
-        Fault::Io(source) => unusable(source),
-        Fault::Damaged(what) => OpenError::Damaged {
-            dir: dir.to_owned(),
-            what,
-        },
-    };
+    fs::create_dir_all(dir).map_err(unusable(dir))?;
+    find(dir, cache_bytes, || {
+        write_format(dir).map_err(unusable(dir))
+    })?
+    .settle(GoOn::AsFound)
+}
 
-    fs::create_dir_all(dir).map_err(unusable)?;
+/// Opens `dir` as it is. There must be a log in it.
+pub(super) fn open_as_found(dir: &Path, cache_bytes: u64) -> Result<FoundDirectory, OpenError> {
+    let not_there = || OpenError::NotThere {
+        dir: dir.to_owned(),
+    };
+    // Before the lock: where there is nothing, nothing is to be made.
+    match fs::exists(dir).map_err(unusable(dir))? && check_format(dir)? {
+        true => find(dir, cache_bytes, || Err(not_there())),
+        false => Err(not_there()),
+    }
+}
+
+/// Opens what is there; `make` is asked to make a log where there is none.
+fn find(
+    dir: &Path,
+    cache_bytes: u64,
+    make: impl FnOnce() -> Result<(), OpenError>,
+) -> Result<FoundDirectory, OpenError> {
     check_format(dir)?;
     let lock = take_lock(dir)?;
     // Again: it may have been another's until a moment ago.
     if !check_format(dir)? {
-        write_format(dir).map_err(unusable)?;
+        make()?;
     }
-    let answered = witness::read(dir).map_err(unusable)?;
-    check_sleds_files(dir, answered).map_err(refuse)?;
+    let answered = witness::read(dir).map_err(unusable(dir))?;
+    check_sleds_files(dir, answered).map_err(refuse(dir))?;
 
-    remove_unfinished_snapshots(dir).map_err(unusable)?;
-    let (db, records, meta) = open_sled(dir, cache_bytes).map_err(refuse)?;
-    let data = File::open(dir.join("db")).map_err(unusable)?;
-    let found = quietly(|| look(&records, &meta)).map_err(refuse)?;
-    let (directory, mut commits, ids) = found;
-    let mut warnings = Vec::new();
-
-    let directory = match directory {
-        Some(directory) if directory.format != FORMAT_VERSION => {
-            let found = directory.format.to_string();
-            return Err(OpenError::OtherFormat {
-                dir: dir.to_owned(),
-                found,
-            });
-        }
-        Some(mut directory) => {
-            if commits < answered {
-                warnings.push(format!(
-                    "the log has lost its tail: of {answered} commits that were answered {commits} are left; every topic goes on \
-                     with a new epoch, and clients are told what is lost"
-                ));
-                directory.cut();
-                commits = answered;
-            }
-            directory
-        }
+    remove_unfinished_snapshots(dir).map_err(unusable(dir))?;
+    let (db, records, meta) = open_sled(dir, cache_bytes).map_err(refuse(dir))?;
+    let data = File::open(dir.join("db")).map_err(unusable(dir))?;
+    let found = quietly(|| look(&records, &meta)).map_err(refuse(dir))?;
+    let (directory, commits, ids) = found;
+    match &directory {
+        Some(directory) if directory.format != FORMAT_VERSION => Err(OpenError::OtherFormat {
+            dir: dir.to_owned(),
+            found: directory.format.to_string(),
+        }),
         None if answered > 0 => {
             let what = format!("nothing is left of {answered} commits");
-            return Err(refuse(Fault::Damaged(what)));
+            Err(refuse(dir)(Fault::Damaged(what)))
         }
-        None => Directory::new(),
-    };
-    // The counter comes last: without it the cut is noticed again.
-    let write = || {
-        let garbage = finish_deletions(&meta)?;
-        meta.set_directory(&directory)?;
-        meta.set_commits(commits)?;
-        db.flush()?;
-        Ok(garbage)
-    };
-    let garbage = quietly(write).map_err(refuse)?;
-    // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
-    data.sync_all()
-        .and_then(|()| sync_directory(dir))
-        .map_err(unusable)?;
-    let mut witness = Witness::open(dir).map_err(unusable)?;
-    witness
-        .write(commits)
-        .and_then(|()| witness.sync())
-        .map_err(unusable)?;
-    sync_directory(dir).map_err(unusable)?;
-    Ok(OpenDirectory {
-        db,
-        records,
-        meta,
-        directory,
-        ids,
-        commits,
-        garbage,
-        warnings,
-        data,
-        witness,
-        lock,
-    })
+        Some(_) | None => Ok(FoundDirectory {
+            dir: dir.to_owned(),
+            db,
+            records,
+            meta,
+            directory,
+            ids,
+            commits,
+            answered,
+            data,
+            lock,
+        }),
+    }
 }
 
-fn format_text() -> String {
-    format!("hark message log {FORMAT_VERSION}")
+impl FoundDirectory {
+    /// How many of the commits that were answered are gone.
+    pub(super) fn commits_lost(&self) -> u64 {
+        self.answered.saturating_sub(self.commits)
+    }
+
+    /// Draws a new epoch where one is due, and makes what was found as safe as what will be written.
+    pub(super) fn settle(self, go_on: GoOn) -> Result<OpenDirectory, OpenError> {
+        let (lost, answered) = (self.commits_lost(), self.answered);
+        let Self {
+            dir,
+            db,
+            records,
+            meta,
+            directory,
+            ids,
+            commits,
+            data,
+            lock,
+            ..
+        } = self;
+        let mut directory = directory.unwrap_or_else(Directory::new);
+        let mut warnings = Vec::new();
+        if lost > 0 {
+            warnings.push(format!(
+                "the log has lost its tail: of {answered} commits that were answered {commits} are left; every topic goes on \
+                 with a new epoch, and clients are told what is lost"
+            ));
+        }
+        if lost > 0 || go_on == GoOn::WithNewEpoch {
+            directory.cut();
+        }
+        let commits = commits.max(answered);
+        // The counter comes last: without it the cut is noticed again.
+        let write = || {
+            let garbage = finish_deletions(&meta)?;
+            meta.set_directory(&directory)?;
+            meta.set_commits(commits)?;
+            db.flush()?;
+            Ok(garbage)
+        };
+        let garbage = quietly(write).map_err(refuse(&dir))?;
+        // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
+        data.sync_all()
+            .and_then(|()| sync_directory(&dir))
+            .map_err(unusable(&dir))?;
+        let mut witness = Witness::open(&dir).map_err(unusable(&dir))?;
+        witness
+            .write(commits)
+            .and_then(|()| witness.sync())
+            .map_err(unusable(&dir))?;
+        sync_directory(&dir).map_err(unusable(&dir))?;
+        Ok(OpenDirectory {
+            db,
+            records,
+            meta,
+            directory,
+            ids,
+            commits,
+            garbage,
+            warnings,
+            data,
+            witness,
+            lock,
+        })
+    }
 }
 
-/// Whether the format mark is there. Refuses what is not ours.
-fn check_format(dir: &Path) -> Result<bool, OpenError> {
-    let unusable = |source| OpenError::NotWritable {
+impl OpenDirectory {
+    /// Makes what was written safe: for the tools, which write without a writer thread.
+    pub(super) fn commit(&mut self) -> Result<(), MetaError> {
+        let commits = self.commits + 1;
+        self.meta.set_commits(commits)?;
+        self.db.flush()?;
+        let synced = self.data.sync_data();
+        synced
+            .and_then(|()| self.witness.write(commits))
+            .map_err(sled::Error::Io)?;
+        self.commits = commits;
+        Ok(())
+    }
+}
+
+fn unusable(dir: &Path) -> impl Fn(io::Error) -> OpenError {
+    |source| OpenError::NotWritable {
         dir: dir.to_owned(),
         source,
-    };
-    match fs::read(dir.join(FORMAT_FILE)) {
-        Ok(found) if found.trim_ascii() == format_text().as_bytes() => Ok(true),
-        Ok(found) => {
-            let found = String::from_utf8_lossy(&found[..found.len().min(64)])
-                .trim()
-                .to_owned();
-            Err(OpenError::OtherFormat {
-                dir: dir.to_owned(),
-                found,
-            })
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            for entry in fs::read_dir(dir).map_err(unusable)? {
-                let found = entry.map_err(unusable)?.file_name();
-                if !BEFORE_FORMAT.iter().any(|ours| OsStr::new(ours) == found) {
-                    let found = found.to_string_lossy().into_owned();
-                    return Err(OpenError::NotHarks {
-                        dir: dir.to_owned(),
-                        found,
-                    });
-                }
-            }
-            Ok(false)
-        }
-        Err(e) => Err(unusable(e)),
     }
 }
 
-fn write_format(dir: &Path) -> io::Result<()> {
-    let new = dir.join(NEW_FORMAT_FILE);
-    let mut file = File::create(&new)?;
-    writeln!(file, "{}", format_text())?;
-    file.sync_all()?;
-    fs::rename(new, dir.join(FORMAT_FILE))?;
-    sync_directory(dir)?;
-    // The directory itself may be new.
-    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync_directory(parent),
-        None => Ok(()),
+fn refuse(dir: &Path) -> impl Fn(Fault) -> OpenError {
+    |fault| match fault {
+        Fault::Io(source) => unusable(dir)(source),
+        Fault::Damaged(what) => OpenError::Damaged {
+            dir: dir.to_owned(),
+            what,
+        },
     }
-}
-
-fn take_lock(dir: &Path) -> Result<DirectoryLock, OpenError> {
-    let unusable = |source| OpenError::NotWritable {
-        dir: dir.to_owned(),
-        source,
-    };
-    let path = dir.join(LOCK_FILE);
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false);
-    let mut lock = options.open(&path).map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(path).unwrap_or_default();
-            let by = match holder.trim() {
-                "" => String::new(),
-                process => format!(" (process {process})"),
-            };
-            return Err(OpenError::InUse {
-                dir: dir.to_owned(),
-                by,
-            });
-        }
-        Err(TryLockError::Error(e)) => return Err(unusable(e)),
-    }
-    let say_who = lock
-        .set_len(0)
-        .and_then(|()| writeln!(lock, "{}", std::process::id()));
-    say_who.map_err(unusable)?;
-    Ok(DirectoryLock(lock))
-}
-
-/// Why a directory that is ours cannot be opened.
-enum Fault {
-    /// The system would not let us.
-    Io(io::Error),
-    /// What is there is not what was written.
-    Damaged(String),
-}
-
-impl From<sled::Error> for Fault {
-    fn from(e: sled::Error) -> Self {
-        match e {
-            sled::Error::Io(e) if e.kind() != io::ErrorKind::UnexpectedEof => Self::Io(e),
-            other => Self::Damaged(plainly(&other)),
-        }
-    }
-}
-
-impl From<MetaError> for Fault {
-    fn from(e: MetaError) -> Self {
-        match e {
-            MetaError::Sled(e) => e.into(),
-            MetaError::Malformed(_) => Self::Damaged(e.to_string()),
-        }
-    }
-}
-
-/// Checks what can be checked of sled's files without sled, which would begin to repair them.
-fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), Fault> {
-    let damaged = |what: &str| Err(Fault::Damaged(what.to_owned()));
-    match fs::metadata(dir.join("db")) {
-        Ok(db) if db.len() == 0 && answered > 0 => return damaged("the file `db` is empty"),
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound && answered > 0 => {
-            return damaged("the file `db` is missing");
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Fault::Io(e)),
-    }
-    match fs::read(dir.join("conf")) {
-        Ok(conf) if conf.len() > 8 && !ends_with_checksum(&conf, &conf[..conf.len() - 4]) => {
-            return damaged("the file `conf` does not match its checksum");
-        }
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Fault::Io(e)),
-    }
-    // sled reads the newest snapshot. Its last 12 bytes are a length and a checksum, which does not cover the length.
-    let mut snapshots = snapshots(dir).map_err(Fault::Io)?;
-    snapshots.retain(|path| path.extension() != Some(OsStr::new("generating")));
-    if let Some(newest) = snapshots.into_iter().max() {
-        let bytes = fs::read(&newest).map_err(Fault::Io)?;
-        if bytes.len() <= 12 || !ends_with_checksum(&bytes, &bytes[..bytes.len() - 12]) {
-            return damaged("sled's snapshot does not match its checksum");
-        }
-    }
-    Ok(())
-}
-
-fn ends_with_checksum(bytes: &[u8], covered: &[u8]) -> bool {
-    bytes.last_chunk() == Some(&crc32fast::hash(covered).to_le_bytes())
-}
-
-/// `snap.LSN`, and `snap.LSN.generating` while it is written: that is a name without an extension, or with two.
-fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("snap.") {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
-/// A crash while sled wrote a snapshot leaves a file behind that sled would take for the newest, and fail.
-fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
-    for path in snapshots(dir)? {
-        if path.extension() == Some(OsStr::new("generating")) {
-            tracing::warn!(path = %path.display(), "removing a snapshot that was not finished");
-            fs::remove_file(path)?;
-        }
-    }
-    Ok(())
-}
-
-fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, sled::Tree, Meta), Fault> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        let opened = quietly(|| {
-            let config = sled::Config::new()
-                .path(dir)
-                .cache_capacity(cache_bytes)
-                .flush_every_ms(Some(FLUSH_EVERY_MS));
-            let db = config.open()?;
-            let (records, meta) = (db.open_tree("records")?, db.open_tree("meta")?);
-            Ok((db, records, Meta::new(meta)))
-        });
-        match opened {
-            // The lock file is ours, so this is what is left of a log that this process had open.
-            Err(Fault::Io(e))
-                if e.to_string().contains("could not acquire lock")
-                    && Instant::now() < deadline =>
-            {
-                thread::park_timeout(Duration::from_millis(10));
-            }
-            opened => return opened,
-        }
-    }
-}
-
-fn look(records: &sled::Tree, meta: &Meta) -> Result<(Option<Directory>, u64, Ids), Fault> {
-    let mut ids = meta.ids()?;
-    // Were the counter ever behind the records, a new topic would find another's.
-    let newest = match records.last() {
-        Ok(found) => found.and_then(|(key, _)| Key::parse(&key)),
-        Err(e) if is_damage(&e) => None,
-        Err(e) => return Err(e.into()),
-    };
-    ids.next = ids.next.max(newest.map_or(0, |key| key.topic.0 + 1));
-    Ok((meta.directory()?, meta.commits()?, ids))
-}
-
-fn sync_directory(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs what may panic on damaged files, and gives the panic's message as the error, instead of printing it.
-fn quietly<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let others = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !QUIET.get() {
-                others(panic);
-            }
-        }));
-    });
-    QUIET.set(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    QUIET.set(false);
-    result.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        let text = text.unwrap_or("no reason given");
-        Err(Fault::Damaged(format!(
-            "the storage engine gave up: {text}"
-        )))
-    })
 }

@@ -30,6 +30,7 @@ pub(super) struct Scan<'a> {
     ahead: Option<(Key, IVec)>,
     /// The smallest offset that a value which has not been seen can have.
     next: u64,
+    unreadable: u64,
 }
 
 impl<'a> Scan<'a> {
@@ -58,7 +59,18 @@ impl<'a> Scan<'a> {
             found,
             ahead: None,
             next: base,
+            unreadable: 0,
         })
+    }
+
+    /// The next key and value as they lie there, damaged or not.
+    pub(super) fn next_key_value(&mut self) -> sled::Result<Option<(Key, IVec)>> {
+        self.take()
+    }
+
+    /// How often something could not be read, and was passed over.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable
     }
 
     /// The next whole value. Errors are those of reading, not of what was read.
@@ -133,6 +145,7 @@ impl<'a> Scan<'a> {
                     return Ok(Some((key, value)));
                 }
                 Some(Err(e)) if is_damage(&e) => {
+                    self.unreadable += 1;
                     let Some(readable) = self.first_readable()? else {
                         return Ok(None);
                     };

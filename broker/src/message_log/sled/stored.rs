@@ -257,6 +257,15 @@ impl Body {
         Ok(Message { payload, headers })
     }
 
+    /// The next record, with how it is known again.
+    pub(super) fn next_record(&mut self) -> Result<(Message, Idempotency), Malformed> {
+        let mut again = Self {
+            bytes: self.bytes.clone(),
+            at: self.at,
+        };
+        Ok((self.next_message()?, again.next_idempotency()?))
+    }
+
     /// How the next record is known again; its message is passed over.
     pub(super) fn next_idempotency(&mut self) -> Result<Idempotency, Malformed> {
         let (stored, _) = self.take::<StoredRecord<'_>>()?;

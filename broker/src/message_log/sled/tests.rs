@@ -55,7 +55,7 @@ pub(super) fn crash_copy(dir: &Path) -> TempDir {
 }
 
 /// Every file with its content.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -66,7 +66,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(content).collect()
 }
 
-fn flip(path: &Path, at: u64) {
+pub(super) fn flip(path: &Path, at: u64) {
     let mut file = fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -230,7 +230,7 @@ fn another_format_is_left_alone() {
         .open("orders")
         .append(texts(0..3))
         .unwrap();
-    fs::write(dir.path().join("FORMAT"), b"hark message log 2\n").unwrap();
+    fs::write(dir.path().join("FORMAT"), b"hark message log 1\n").unwrap();
     let before = contents(dir.path());
     let refused = SledLog::open(options(dir.path())).unwrap_err();
     assert!(
@@ -238,7 +238,7 @@ fn another_format_is_left_alone() {
         "{refused}"
     );
     assert!(
-        refused.to_string().contains("hark message log 2"),
+        refused.to_string().contains("hark message log 1"),
         "{refused}"
     );
     assert_eq!(contents(dir.path()), before);

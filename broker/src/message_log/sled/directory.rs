@@ -1,0 +1,310 @@
+//! The files of a directory: finds out whether it is ours, alone, and whole, before sled comes near it; then opens sled,
+//! guarded. Owns the lock file and the format mark; leaves what is made of what was found to `open`.
+//!
+//! ```text
+//! FORMAT     what this directory is, as text      witness    how many commits were answered
+//! lock       held while a broker runs             db conf snap.* blobs/    sled's own
+//! ```
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::layout::Key;
+use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
+use super::open::OpenError;
+use super::raw;
+use super::scan::is_damage;
+use super::store::plainly;
+
+const FORMAT_FILE: &str = "FORMAT";
+const NEW_FORMAT_FILE: &str = "FORMAT.new";
+const LOCK_FILE: &str = "lock";
+/// What a directory may hold that was not ours before: what the first steps leave behind, and an empty volume's own folder.
+const BEFORE_FORMAT: [&str; 3] = [NEW_FORMAT_FILE, LOCK_FILE, "lost+found"];
+/// How long sled's lock may outlive the log that held it: threads of its own, in the same process, let go of it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// sled syncs and gives space back this often; without it the file would only grow.
+const FLUSH_EVERY_MS: u64 = 500;
+
+/// Keeps other brokers out.
+#[derive(Debug)]
+pub(super) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Said aloud: a process that this one is just starting may share the handle until it runs its own program.
+        if let Err(e) = self.0.unlock() {
+            tracing::warn!(error = %e, "the data directory's lock could not be given back");
+        }
+    }
+}
+
+pub(super) fn format_text() -> String {
+    format!("hark message log {FORMAT_VERSION}")
+}
+
+/// Whether the format mark is there. Refuses what is not ours.
+pub(super) fn check_format(dir: &Path) -> Result<bool, OpenError> {
+    let unusable = |source| OpenError::NotWritable {
+        dir: dir.to_owned(),
+        source,
+    };
+    match fs::read(dir.join(FORMAT_FILE)) {
+        Ok(found) if found.trim_ascii() == format_text().as_bytes() => Ok(true),
+        Ok(found) => {
+            let found = String::from_utf8_lossy(&found[..found.len().min(64)])
+                .trim()
+                .to_owned();
+            Err(OpenError::OtherFormat {
+                dir: dir.to_owned(),
+                found,
+            })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            for entry in fs::read_dir(dir).map_err(unusable)? {
+                let found = entry.map_err(unusable)?.file_name();
+                if !BEFORE_FORMAT.iter().any(|ours| OsStr::new(ours) == found) {
+                    let found = found.to_string_lossy().into_owned();
+                    return Err(OpenError::NotHarks {
+                        dir: dir.to_owned(),
+                        found,
+                    });
+                }
+            }
+            Ok(false)
+        }
+        Err(e) => Err(unusable(e)),
+    }
+}
+
+pub(super) fn write_format(dir: &Path) -> io::Result<()> {
+    let new = dir.join(NEW_FORMAT_FILE);
+    let mut file = File::create(&new)?;
+    writeln!(file, "{}", format_text())?;
+    file.sync_all()?;
+    fs::rename(new, dir.join(FORMAT_FILE))?;
+    sync_directory(dir)?;
+    // The directory itself may be new.
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn take_lock(dir: &Path) -> Result<DirectoryLock, OpenError> {
+    let unusable = |source| OpenError::NotWritable {
+        dir: dir.to_owned(),
+        source,
+    };
+    let path = dir.join(LOCK_FILE);
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let mut lock = options.open(&path).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(path).unwrap_or_default();
+            let by = match holder.trim() {
+                "" => String::new(),
+                process => format!(" (process {process})"),
+            };
+            return Err(OpenError::InUse {
+                dir: dir.to_owned(),
+                by,
+            });
+        }
+        Err(TryLockError::Error(e)) => return Err(unusable(e)),
+    }
+    let say_who = lock
+        .set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    say_who.map_err(unusable)?;
+    Ok(DirectoryLock(lock))
+}
+
+/// Why a directory that is ours cannot be opened.
+pub(super) enum Fault {
+    /// The system would not let us.
+    Io(io::Error),
+    /// What is there is not what was written.
+    Damaged(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(e) => e.fmt(f),
+            Self::Damaged(what) => f.write_str(what),
+        }
+    }
+}
+
+impl From<sled::Error> for Fault {
+    fn from(e: sled::Error) -> Self {
+        match e {
+            sled::Error::Io(e) if e.kind() != io::ErrorKind::UnexpectedEof => Self::Io(e),
+            other => Self::Damaged(plainly(&other)),
+        }
+    }
+}
+
+impl From<MetaError> for Fault {
+    fn from(e: MetaError) -> Self {
+        match e {
+            MetaError::Sled(e) => e.into(),
+            MetaError::Malformed(_) => Self::Damaged(e.to_string()),
+        }
+    }
+}
+
+/// Checks what can be checked of sled's files without sled, which would begin to repair them.
+pub(super) fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), Fault> {
+    let damaged = |what: &str| Err(Fault::Damaged(what.to_owned()));
+    match fs::metadata(dir.join("db")) {
+        Ok(db) if db.len() == 0 && answered > 0 => return damaged("the file `db` is empty"),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound && answered > 0 => {
+            return damaged("the file `db` is missing");
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Fault::Io(e)),
+    }
+    match fs::read(dir.join("conf")) {
+        Ok(conf) if conf.len() > 8 && !ends_with_checksum(&conf, &conf[..conf.len() - 4]) => {
+            return damaged("the file `conf` does not match its checksum");
+        }
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Fault::Io(e)),
+    }
+    // sled reads the newest snapshot. Its last 12 bytes are a length and a checksum, which does not cover the length.
+    let mut snapshots = snapshots(dir).map_err(Fault::Io)?;
+    snapshots.retain(|path| path.extension() != Some(OsStr::new("generating")));
+    if let Some(newest) = snapshots.into_iter().max() {
+        let bytes = fs::read(&newest).map_err(Fault::Io)?;
+        if bytes.len() <= 12 || !ends_with_checksum(&bytes, &bytes[..bytes.len() - 12]) {
+            return damaged("sled's snapshot does not match its checksum");
+        }
+        let db = match File::open(dir.join("db")) {
+            Ok(db) => db,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return damaged("the file `db` is missing");
+            }
+            Err(e) => return Err(Fault::Io(e)),
+        };
+        if raw::ends_before_snapshot(&db, &bytes).map_err(Fault::Io)? {
+            return damaged("the file `db` ends before what sled's snapshot has seen of it");
+        }
+    }
+    Ok(())
+}
+
+fn ends_with_checksum(bytes: &[u8], covered: &[u8]) -> bool {
+    bytes.last_chunk() == Some(&crc32fast::hash(covered).to_le_bytes())
+}
+
+/// `snap.LSN`, and `snap.LSN.generating` while it is written: that is a name without an extension, or with two.
+pub(super) fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// A crash while sled wrote a snapshot leaves a file behind that sled would take for the newest, and fail.
+pub(super) fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    for path in snapshots(dir)? {
+        if path.extension() == Some(OsStr::new("generating")) {
+            tracing::warn!(path = %path.display(), "removing a snapshot that was not finished");
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn open_sled(
+    dir: &Path,
+    cache_bytes: u64,
+) -> Result<(sled::Db, sled::Tree, Meta), Fault> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let opened = quietly(|| {
+            let config = sled::Config::new()
+                .path(dir)
+                .cache_capacity(cache_bytes)
+                .flush_every_ms(Some(FLUSH_EVERY_MS));
+            let db = config.open()?;
+            let (records, meta) = (db.open_tree("records")?, db.open_tree("meta")?);
+            Ok((db, records, Meta::new(meta)))
+        });
+        match opened {
+            // The lock file is ours, so this is what is left of a log that this process had open.
+            Err(Fault::Io(e))
+                if e.to_string().contains("could not acquire lock")
+                    && Instant::now() < deadline =>
+            {
+                thread::park_timeout(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+pub(super) fn look(
+    records: &sled::Tree,
+    meta: &Meta,
+) -> Result<(Option<Directory>, u64, Ids), Fault> {
+    let mut ids = meta.ids()?;
+    // Were the counter ever behind the records, a new topic would find another's.
+    let newest = match records.last() {
+        Ok(found) => found.and_then(|(key, _)| Key::parse(&key)),
+        Err(e) if is_damage(&e) => None,
+        Err(e) => return Err(e.into()),
+    };
+    ids.next = ids.next.max(newest.map_or(0, |key| key.topic.0 + 1));
+    Ok((meta.directory()?, meta.commits()?, ids))
+}
+
+pub(super) fn sync_directory(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may panic on damaged files, and gives the panic's message as the error, instead of printing it.
+pub(super) fn quietly<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                others(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(false);
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("no reason given");
+        Err(Fault::Damaged(format!(
+            "the storage engine gave up: {text}"
+        )))
+    })
+}

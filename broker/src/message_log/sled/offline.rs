@@ -1,0 +1,170 @@
+//! A log that is read while no broker runs: opened as it was found, without drawing an epoch or putting anything right.
+//! Owns the way around what cannot be read; what is made of the records is in `verify` and here, for export.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use hark_protocol::{Epoch, GapReason, Idempotency, Record, TopicName};
+
+use super::directory::{DirectoryLock, quietly};
+use super::load::load;
+use super::meta::{Directory, Identity, MetaError};
+use super::open::{self, OpenError};
+use super::scan::Scan;
+use super::store::{Store, plainly};
+use super::stored::Body;
+use crate::clock::Clock;
+
+/// What sled keeps in memory. Everything is read once, in order.
+const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// A log that nobody writes to. Keeps brokers out while it is open.
+pub struct OfflineLog {
+    pub(super) store: Store,
+    pub(super) commits: u64,
+    pub(super) answered: u64,
+    pub(super) next_id: u64,
+    /// What it would write to must outlive the trees.
+    _db: sled::Db,
+    _lock: DirectoryLock,
+}
+
+impl std::fmt::Debug for OfflineLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OfflineLog").finish_non_exhaustive()
+    }
+}
+
+/// Something that is to be exported.
+#[derive(Debug)]
+pub enum Exported<'a> {
+    /// A record.
+    Record {
+        /// Its topic's sequence.
+        epoch: Epoch,
+        /// The record.
+        record: &'a Record,
+        /// How it is known again.
+        idempotency: &'a Idempotency,
+    },
+    /// Offsets that cannot be had.
+    Gap {
+        /// Why.
+        reason: GapReason,
+        /// The first that is missing.
+        from: u64,
+        /// The last that is missing.
+        to: u64,
+    },
+}
+
+impl OfflineLog {
+    /// Opens the log in `dir`, which must be there.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let found = open::open_as_found(dir, CACHE_BYTES)?;
+        let directory = found.directory.unwrap_or_else(Directory::new);
+        let store = Store::new(
+            found.records,
+            found.meta,
+            directory,
+            Clock::system(),
+            Arc::default(),
+        );
+        Ok(Self {
+            store,
+            commits: found.commits,
+            answered: found.answered,
+            next_id: found.ids.next,
+            _db: found.db,
+            _lock: found.lock,
+        })
+    }
+
+    /// The topics by name. What cannot be read of them is an error in its place.
+    pub fn topics(&self) -> impl Iterator<Item = Result<TopicName, String>> {
+        let identities = self.identities();
+        identities.map(|found| found.map(|(name, _)| name).map_err(|e| e.to_string()))
+    }
+
+    /// Ends with the first error of reading, behind which nothing can be found.
+    pub(super) fn identities(
+        &self,
+    ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> {
+        let mut found = self.store.meta.identities(None);
+        let mut unreadable = false;
+        std::iter::from_fn(move || {
+            let next = (!unreadable).then(|| found.next()).flatten();
+            unreadable |= matches!(next, Some(Err(MetaError::Sled(_))));
+            next
+        })
+    }
+
+    /// Gives out a topic's records and its holes, in order, until `sink` breaks off. Errors say what could not be read.
+    pub fn export(
+        &self,
+        topic: &TopicName,
+        mut sink: impl FnMut(Exported<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, String> {
+        let work = || Ok(self.walk(topic, &mut sink));
+        quietly(work).unwrap_or_else(|fault| Err(fault.to_string()))
+    }
+
+    fn walk(
+        &self,
+        topic: &TopicName,
+        sink: &mut impl FnMut(Exported<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, String> {
+        let unreadable = |e: sled::Error| plainly(&e);
+        let identity = self.store.meta.identity(topic).map_err(|e| e.to_string())?;
+        let Some(mut identity) = identity else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let id = identity.id();
+        let stored = self.store.meta.numbers(id).map_err(|e| e.to_string())?;
+        let numbers = load(&self.store, topic).map_err(|e| e.to_string())?.numbers;
+        // Of the cuts that were noticed already: what is here belongs to this epoch.
+        identity.see_cuts(&self.store.directory(), numbers.head);
+        let epoch = identity.epoch();
+        let mut next = numbers.first;
+        let gap = |from: u64, to: u64, sink: &mut dyn FnMut(Exported<'_>) -> ControlFlow<()>| {
+            let reason = GapReason::Lost;
+            match from <= to {
+                true => sink(Exported::Gap { reason, from, to }),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let mut scan =
+            Scan::new(&self.store.records, id, next, numbers.head).map_err(unreadable)?;
+        while let Some(value) = scan.next_value().map_err(unreadable)? {
+            let mut body = Body::new(value.body);
+            for offset in value.base..=value.end.min(numbers.head) {
+                let Ok((message, idempotency)) = body.next_record() else {
+                    break;
+                };
+                if offset < next {
+                    continue;
+                }
+                if gap(next, offset - 1, sink).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                next = offset + 1;
+                let record = Record {
+                    offset,
+                    prev: None,
+                    time_ms: value.time_ms,
+                    message,
+                };
+                let exported = Exported::Record {
+                    epoch,
+                    record: &record,
+                    idempotency: &idempotency,
+                };
+                if sink(exported).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(gap(next, numbers.head.max(stored.head), sink))
+    }
+}

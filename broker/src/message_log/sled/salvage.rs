@@ -1,0 +1,776 @@
+//! Salvage: makes a new directory out of what can be read of a damaged one, and puts it in its place. The damaged one is
+//! only read, and set aside at the end. Owns the order of these steps; how sled's file is read without sled is in `raw`.
+//!
+//! ```text
+//! DIR, damaged ─► read every whole page ─► DIR.recovering: a new log ─► DIR and DIR.damaged-TIME, in one step
+//! ```
+//! Records are copied as they are, under their topics' numbers; what is missing between them stays a hole, which readers
+//! are told. Every topic goes on with a new epoch, as after a cut: so (epoch, offset) never names two messages.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use hark_protocol::{Idempotency, TopicName};
+
+use super::directory::{DirectoryLock, check_format, sync_directory, take_lock};
+use super::layout::{Header, Key, TopicId};
+use super::meta::{Directory, Entry, Identity, Ids, Mark, MetaError, Numbers};
+use super::open::{self, OpenDirectory, OpenError};
+use super::raw::{Entries, RawPages};
+use super::scan::Scan;
+use super::stored::Body;
+use super::{SledLog, SledOptions};
+use crate::message_log::{ProducerMark, keep_newest};
+
+/// What sled keeps in memory meanwhile.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// So much room is asked for beside what the damaged directory takes.
+const SPARE_BYTES: u64 = 16 * 1024 * 1024;
+/// How many damaged topics are named.
+const WORST_TOPICS: usize = 10;
+/// What is written is made safe this often, so that it does not pile up in memory.
+const COMMIT_BYTES: u64 = 64 * 1024 * 1024;
+/// How many producers of a topic are gathered before the oldest are forgotten.
+const MAX_MARKS: usize = 4 * crate::message_log::MAX_PRODUCERS;
+
+/// Why nothing was salvaged. The damaged directory is where it was.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The directory cannot be opened, and not for being damaged.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// The disk has no room for a second log.
+    #[error("there is too little room beside {dir} to recover it: {needed_mib} MiB are needed, and {available_mib} are there; make room, or recover a copy elsewhere",
+        dir = dir.display())]
+    NoRoom {
+        /// The damaged directory.
+        dir: PathBuf,
+        /// What is needed.
+        needed_mib: u64,
+        /// What is there.
+        available_mib: u64,
+    },
+    /// The directory is a volume of its own, or the root.
+    #[error("{dir} cannot be set aside, since it is a file system of its own; let --data-dir be a folder in it, move everything there, and try again",
+        dir = dir.display())]
+    NotMovable {
+        /// The damaged directory.
+        dir: PathBuf,
+    },
+    /// The system refused something.
+    #[error("{dir} could not be recovered: {source}; it is as it was", dir = dir.display())]
+    Io {
+        /// The damaged directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What was salvaged.
+#[derive(Debug, Default)]
+pub struct Salvaged {
+    /// Where the damaged directory is now.
+    pub moved_to: PathBuf,
+    /// Topics that go on.
+    pub topics: u64,
+    /// Records that are kept, and their bytes as stored.
+    pub records: u64,
+    /// See `records`.
+    pub bytes: u64,
+    /// Topics that miss records they had.
+    pub damaged_topics: u64,
+    /// Those that miss most, most first.
+    pub worst: Vec<DamagedTopic>,
+    /// Records whose topic's name is not known any more, and of how many topics they are. Left behind.
+    pub nameless_records: u64,
+    /// See `nameless_records`.
+    pub nameless_topics: u64,
+}
+
+/// A topic that misses records.
+#[derive(Debug)]
+pub struct DamagedTopic {
+    /// Which.
+    pub topic: TopicName,
+    /// How many records it kept.
+    pub kept: u64,
+    /// How many it is known to have lost.
+    pub lost: u64,
+    /// Its newest offset.
+    pub head: u64,
+}
+
+impl SledLog {
+    /// Opens a directory; where it is damaged, salvages what can be read into a new one first, and sets the damaged one
+    /// aside. Whatever else keeps a directory from being opened keeps it here, too.
+    pub fn open_or_recover(options: SledOptions) -> Result<Self, RecoverError> {
+        let dir = options.dir.clone();
+        match Self::open(options.clone()) {
+            Ok(log) => {
+                tracing::info!(dir = %dir.display(), "the log is whole enough to be opened: nothing is recovered");
+                return Ok(log);
+            }
+            Err(e @ OpenError::Damaged { .. }) => {
+                tracing::error!("{e}; recovering what can be read")
+            }
+            Err(e) => return Err(e.into()),
+        }
+        recover(&dir)?.tell();
+        Ok(Self::open(options)?)
+    }
+}
+
+impl Salvaged {
+    fn tell(&self) {
+        let Self {
+            topics,
+            records,
+            bytes,
+            damaged_topics,
+            ..
+        } = self;
+        if *topics == 0 {
+            tracing::error!(damaged = %self.moved_to.display(), "nothing could be salvaged: the log begins anew, empty");
+        } else {
+            tracing::warn!(
+                topics, records, bytes, damaged_topics, damaged = %self.moved_to.display(),
+                "the log was recovered; every topic goes on with a new epoch, and the damaged directory was set aside"
+            );
+        }
+        for DamagedTopic {
+            topic,
+            kept,
+            lost,
+            head,
+        } in &self.worst
+        {
+            tracing::warn!(%topic, kept, lost, head, "records of the topic are lost");
+        }
+        let others = self.damaged_topics - self.worst.len() as u64;
+        if others > 0 {
+            tracing::warn!(others, "more topics lost records, none of them as many");
+        }
+        if self.nameless_records > 0 {
+            let (records, topics) = (self.nameless_records, self.nameless_topics);
+            tracing::warn!(
+                records,
+                topics,
+                "records were left behind whose topics' names are lost"
+            );
+        }
+    }
+}
+
+/// Salvages what can be read of the log in `dir`, damaged or not, and puts that in its place.
+pub fn recover(dir: &Path) -> Result<Salvaged, RecoverError> {
+    let failed = |source| RecoverError::Io {
+        dir: dir.to_owned(),
+        source,
+    };
+    if !(fs::exists(dir).map_err(failed)? && check_format(dir)?) {
+        let dir = dir.to_owned();
+        return Err(OpenError::NotThere { dir }.into());
+    }
+    let lock = take_lock(dir)?;
+    // A link to the directory stays what it is.
+    let real = fs::canonicalize(dir).map_err(failed)?;
+    let not_movable = || RecoverError::NotMovable {
+        dir: dir.to_owned(),
+    };
+    let parent = real.parent().ok_or_else(not_movable)?;
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    if device(&real).map_err(failed)? != device(parent).map_err(failed)? {
+        return Err(not_movable());
+    }
+    let new = beside(&real, ".recovering");
+    // Of an attempt that was cut short. Nobody else is at it: the lock is ours.
+    remove_all(&new).map_err(failed)?;
+    check_room(dir, &real, parent)?;
+    let salvaged = salvage(&real, &new).and_then(|salvaged| {
+        let moved_to = exchange(&real, &new, lock).map_err(failed)?;
+        Ok(Salvaged {
+            moved_to,
+            ..salvaged
+        })
+    });
+    if salvaged.is_err()
+        && let Err(e) = remove_all(&new)
+    {
+        tracing::warn!(path = %new.display(), error = %e, "a directory that was not finished could not be removed");
+    }
+    salvaged
+}
+
+fn beside(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(dir);
+    name.push(suffix);
+    name.into()
+}
+
+fn remove_all(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The new log is no larger than the damaged one: that one holds what was written over, too.
+fn check_room(dir: &Path, real: &Path, parent: &Path) -> Result<(), RecoverError> {
+    let db = fs::metadata(real.join("db")).map_or(0, |db| db.len());
+    let needed = db + SPARE_BYTES;
+    // Where the system does not say how much room there is, it says so when there is none left.
+    let available = rustix::fs::statvfs(parent).map_or(u64::MAX, |found| {
+        found.f_bavail.saturating_mul(found.f_frsize)
+    });
+    match available < needed {
+        true => Err(RecoverError::NoRoom {
+            dir: dir.to_owned(),
+            needed_mib: needed >> 20,
+            available_mib: available >> 20,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Puts `new` where `dir` is, and `dir` aside. Gives where that is.
+fn exchange(dir: &Path, new: &Path, lock: DirectoryLock) -> io::Result<PathBuf> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let parent = dir.parent().unwrap_or(dir);
+    let now = jiff::Timestamp::now()
+        .strftime("%Y%m%dT%H%M%SZ")
+        .to_string();
+    let aside = (0..1000)
+        .map(|n| match n {
+            0 => beside(dir, &format!(".damaged-{now}")),
+            n => beside(dir, &format!(".damaged-{now}-{n}")),
+        })
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .ok_or_else(|| io::Error::other("there is no name left to set it aside under"))?;
+    // Both at once, so that there is never a moment without a log in which a broker would make an empty one.
+    match renameat_with(CWD, dir, CWD, new, RenameFlags::EXCHANGE) {
+        Ok(()) => fs::rename(new, &aside)?,
+        // The file system cannot.
+        Err(_) => {
+            fs::rename(dir, &aside)?;
+            fs::rename(new, dir)?;
+        }
+    }
+    sync_directory(parent)?;
+    drop(lock);
+    Ok(aside)
+}
+
+/// What was found of a topic beside its records.
+struct Topic {
+    name: TopicName,
+    identity: Identity,
+    numbers: Option<Numbers>,
+}
+
+/// What was found beside the records.
+#[derive(Default)]
+struct FoundMeta {
+    directory: Option<Directory>,
+    next_id: u64,
+    topics: HashMap<TopicId, Topic>,
+    /// Topics that are deleted, of which something is left.
+    deleted: HashSet<TopicId>,
+}
+
+/// Makes a new log in `new` out of what can be read of `dir`.
+fn salvage(dir: &Path, new: &Path) -> Result<Salvaged, RecoverError> {
+    let failed = |source| RecoverError::Io {
+        dir: dir.to_owned(),
+        source,
+    };
+    let not_written = |e: MetaError| failed(io::Error::other(e.to_string()));
+    let pages = match RawPages::find(dir) {
+        Ok(pages) => Some(pages),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(failed(e)),
+    };
+    let entries = || pages.iter().flat_map(RawPages::entries);
+
+    let mut found = FoundMeta::find(entries()).map_err(failed)?;
+    let mut into = open::open(new, CACHE_BYTES)?;
+    let cuts_seen = found
+        .topics
+        .values()
+        .map(|topic| topic.identity.cuts_seen())
+        .max();
+    into.directory = Directory::salvaged(found.directory.take(), cuts_seen.unwrap_or(0));
+
+    let mut salvaged = Salvaged::default();
+    let mut nameless = HashSet::new();
+    let mut written = 0;
+    for entries in entries() {
+        for (key, value) in entries.map_err(failed)? {
+            match copy(&into, &found, &key, &value).map_err(not_written)? {
+                Copied::Written => written += (key.len() + value.len()) as u64,
+                Copied::Nameless { topic, records } => {
+                    nameless.insert(topic);
+                    found.next_id = found.next_id.max(topic.0 + 1);
+                    salvaged.nameless_records += records;
+                }
+                Copied::Left => {}
+            }
+            if written >= COMMIT_BYTES {
+                into.commit().map_err(not_written)?;
+                written = 0;
+            }
+        }
+    }
+    salvaged.nameless_topics = nameless.len() as u64;
+
+    let mut damaged = Vec::new();
+    for (id, topic) in found.topics {
+        let name = topic.name.clone();
+        let rebuilt = rebuild(&into, id, topic).map_err(not_written)?;
+        salvaged.topics += 1;
+        salvaged.records += rebuilt.kept;
+        salvaged.bytes += rebuilt.bytes;
+        found.next_id = found.next_id.max(id.0 + 1);
+        if rebuilt.lost > 0 {
+            salvaged.damaged_topics += 1;
+            damaged.push(DamagedTopic {
+                topic: name,
+                kept: rebuilt.kept,
+                lost: rebuilt.lost,
+                head: rebuilt.head,
+            });
+            if damaged.len() > 100 * WORST_TOPICS {
+                keep_worst(&mut damaged);
+            }
+        }
+    }
+    keep_worst(&mut damaged);
+    salvaged.worst = damaged;
+
+    into.ids = Ids {
+        next: found.next_id.max(1),
+        topics: salvaged.topics,
+    };
+    let written = into
+        .meta
+        .set_ids(into.ids)
+        .and_then(|()| into.meta.set_directory(&into.directory));
+    written.and_then(|()| into.commit()).map_err(not_written)?;
+    into.data
+        .sync_all()
+        .and_then(|()| into.witness.sync())
+        .and_then(|()| sync_directory(new))
+        .map_err(failed)?;
+    Ok(salvaged)
+}
+
+fn keep_worst(damaged: &mut Vec<DamagedTopic>) {
+    damaged.sort_by(|a, b| {
+        let rank = |topic: &DamagedTopic| Reverse(topic.lost);
+        rank(a).cmp(&rank(b)).then_with(|| a.topic.cmp(&b.topic))
+    });
+    damaged.truncate(WORST_TOPICS);
+}
+
+impl FoundMeta {
+    fn find(entries: impl Iterator<Item = io::Result<Entries>>) -> io::Result<Self> {
+        let mut found = Self::default();
+        let mut names: HashMap<TopicName, Identity> = HashMap::new();
+        let mut numbers: HashMap<TopicId, Numbers> = HashMap::new();
+        for entries in entries {
+            for (key, value) in entries? {
+                match Entry::parse(&key, &value) {
+                    Some(Entry::Directory(directory)) => found.directory = Some(directory),
+                    Some(Entry::Ids(ids)) => found.next_id = found.next_id.max(ids.next),
+                    Some(Entry::Name(name, identity)) => drop(names.insert(name, identity)),
+                    Some(Entry::Numbers(topic, newer)) => drop(numbers.insert(topic, newer)),
+                    Some(Entry::Garbage(topic)) => {
+                        found.deleted.insert(topic);
+                        found.next_id = found.next_id.max(topic.0 + 1);
+                    }
+                    Some(Entry::Mark(..)) | None => {}
+                }
+            }
+        }
+        names.retain(|_, identity| !found.deleted.contains(&identity.id()));
+        for (name, identity) in names {
+            let numbers = numbers.get(&identity.id()).copied();
+            found.topics.insert(
+                identity.id(),
+                Topic {
+                    name,
+                    identity,
+                    numbers,
+                },
+            );
+        }
+        Ok(found)
+    }
+}
+
+/// What became of a key and value.
+enum Copied {
+    Written,
+    /// A value of a topic without a name.
+    Nameless {
+        topic: TopicId,
+        records: u64,
+    },
+    /// It is not needed, or not whole.
+    Left,
+}
+
+fn copy(
+    into: &OpenDirectory,
+    found: &FoundMeta,
+    key: &[u8],
+    value: &[u8],
+) -> Result<Copied, MetaError> {
+    if let Some(Entry::Mark(topic, mark)) = Entry::parse(key, value) {
+        if found.topics.contains_key(&topic) {
+            into.meta.set_mark(topic, &mark.producer, &mark_of(&mark))?;
+            return Ok(Copied::Written);
+        }
+        return Ok(Copied::Left);
+    }
+    let (Some(place), Some(header)) = (Key::parse(key), Header::check(key, value)) else {
+        return Ok(Copied::Left);
+    };
+    let records = match header.is_part {
+        true => u64::from(place.part == 0),
+        false => u64::from(header.count),
+    };
+    if found.deleted.contains(&place.topic) {
+        return Ok(Copied::Left);
+    }
+    let Some(topic) = found.topics.get(&place.topic) else {
+        let topic = place.topic;
+        return Ok(Copied::Nameless { topic, records });
+    };
+    let first = topic.numbers.map_or(0, |numbers| numbers.first);
+    if place.base.saturating_add(records.max(1) - 1) < first {
+        // Retention took it; it only had not been written over.
+        return Ok(Copied::Left);
+    }
+    into.records.insert(key, value)?;
+    Ok(Copied::Written)
+}
+
+fn mark_of(mark: &ProducerMark) -> Mark {
+    let &ProducerMark {
+        seq,
+        offset,
+        time_ms,
+        ..
+    } = mark;
+    Mark {
+        seq,
+        offset,
+        time_ms,
+    }
+}
+
+struct Rebuilt {
+    kept: u64,
+    lost: u64,
+    bytes: u64,
+    head: u64,
+}
+
+/// Finds a topic's numbers in its records, and writes them with all that makes it a topic.
+fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, MetaError> {
+    let mut rebuilt = Rebuilt {
+        kept: 0,
+        lost: 0,
+        bytes: 0,
+        head: 0,
+    };
+    let mut first = topic.numbers.map(|numbers| numbers.first);
+    let mut next = first.unwrap_or(0);
+    let mut time_ms = topic.numbers.map_or(0, |numbers| numbers.last_time_ms);
+    let mut marks: Vec<ProducerMark> = Vec::new();
+    let mut scan = Scan::new(&into.records, id, next, u64::MAX)?;
+    while let Some(value) = scan.next_value()? {
+        if first.is_none() {
+            (first, next) = (Some(value.base), value.base);
+        }
+        rebuilt.lost += value.base.saturating_sub(next);
+        rebuilt.kept += value.end + 1 - value.base.max(next);
+        rebuilt.bytes += value.bytes;
+        next = value.end + 1;
+        time_ms = time_ms.max(value.time_ms);
+        let mut body = Body::new(value.body);
+        for offset in value.base..=value.end {
+            let Ok(idempotency) = body.next_idempotency() else {
+                break;
+            };
+            if let Idempotency::Sequence { producer, seq } = idempotency {
+                marks.push(ProducerMark {
+                    producer,
+                    seq,
+                    offset,
+                    time_ms: value.time_ms,
+                });
+            }
+        }
+        if marks.len() > MAX_MARKS {
+            marks = newest_of_each(marks);
+        }
+    }
+    let head = next.max(1) - 1;
+    let was = topic.numbers.map_or(0, |numbers| numbers.head);
+    rebuilt.lost += was.saturating_sub(head);
+    rebuilt.head = head;
+    for mark in newest_of_each(marks) {
+        into.meta.set_mark(id, &mark.producer, &mark_of(&mark))?;
+    }
+    let numbers = Numbers {
+        first: first.unwrap_or(1),
+        head,
+        last_time_ms: time_ms,
+        bytes: rebuilt.bytes,
+        checkpoint: head,
+    };
+    into.meta.set_numbers(id, &numbers)?;
+    let mut identity = topic.identity;
+    identity.see_cuts(&into.directory, head);
+    into.meta.set_identity(&topic.name, &identity)?;
+    Ok(rebuilt)
+}
+
+/// The newest number of each producer, of those that are remembered.
+fn newest_of_each(marks: Vec<ProducerMark>) -> Vec<ProducerMark> {
+    let mut newest: HashMap<_, ProducerMark> = HashMap::new();
+    for mark in marks {
+        newest.insert(mark.producer.clone(), mark);
+    }
+    let mut newest = newest.into_values().collect();
+    keep_newest(&mut newest);
+    newest
+}
+
+#[cfg(test)]
+mod tests {
+    use hark_protocol::{Epoch, GapReason};
+
+    use super::super::tests::{contents, long, options, start_in, with_trees};
+    use super::*;
+    use crate::message_log::contract::{Bench, messages, sent_by, text, topic};
+    use crate::message_log::{Lineage, PageItem};
+
+    /// A log with topics that grow at once, a large message, a producer, and what retention took.
+    fn sample(dir: &Path) -> Vec<(TopicName, Epoch, Vec<hark_protocol::Record>)> {
+        let bench = start_in(dir);
+        for round in 0..60 {
+            for n in 0..5 {
+                let topic = bench.open(&format!("t{n}"));
+                topic
+                    .append((round * 10..round * 10 + 10).map(long).collect())
+                    .unwrap();
+            }
+        }
+        let large = bench.open("large");
+        large
+            .append(vec![
+                text(vec![3; 200_000]),
+                sent_by("p", 1),
+                sent_by("p", 2),
+            ])
+            .unwrap();
+        all_of(&bench)
+    }
+
+    fn all_of(bench: &Bench) -> Vec<(TopicName, Epoch, Vec<hark_protocol::Record>)> {
+        let list = bench.list().into_iter();
+        list.map(|info| {
+            let page = bench.open(info.topic.as_str()).page(0, info.head);
+            let records = page.items.into_iter().filter_map(|item| match item {
+                PageItem::Record(record) => Some(record),
+                PageItem::Gap { .. } => None,
+            });
+            (info.topic.clone(), info.epoch, records.collect())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn of_a_whole_log_everything_is_salvaged() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let before = sample(&dir);
+        let files = contents(&dir);
+        // Of an attempt that was killed.
+        fs::create_dir_all(parent.path().join("data.recovering/blobs")).unwrap();
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!((salvaged.topics, salvaged.records), (6, 3003));
+        assert_eq!((salvaged.damaged_topics, salvaged.nameless_records), (0, 0));
+        let mut aside = contents(&salvaged.moved_to);
+        aside.insert("lock".into(), files["lock"].clone());
+        assert!(aside == files, "the damaged directory was changed");
+        assert!(!parent.path().join("data.recovering").exists());
+        let bench = start_in(&dir);
+        let after = all_of(&bench);
+        for ((topic, epoch, records), (_, new_epoch, found)) in before.iter().zip(&after) {
+            assert_eq!(records, found, "{topic}");
+            assert_ne!(epoch, new_epoch);
+            let opened = bench.open(topic.as_str()).found;
+            let kept_up_to = opened.head;
+            let lineage = Lineage {
+                epoch: *epoch,
+                kept_up_to,
+            };
+            assert_eq!(opened.lineage, [lineage]);
+        }
+        let producers = bench.open("large").found.producers;
+        assert_eq!(
+            (producers.len(), producers[0].seq, producers[0].offset),
+            (1, 2, 3)
+        );
+        assert_eq!(bench.open("unused").found.lineage.len(), 1);
+        let kept = bench.open("new").append(vec![long(1)]).unwrap();
+        assert_eq!(kept[0].offset, 1);
+    }
+
+    #[test]
+    fn what_was_trimmed_does_not_come_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let mut options = options(&dir);
+        options.retention = std::sync::Arc::new(|_| crate::message_log::Retention {
+            max_messages: 100,
+            ..Default::default()
+        });
+        let bench = Bench {
+            clock: options.clock.clone(),
+            log: std::sync::Arc::new(SledLog::open(options).unwrap()),
+            _keep: None,
+        };
+        for n in 0..100 {
+            bench
+                .open("a")
+                .append((n * 10..n * 10 + 10).map(long).collect())
+                .unwrap();
+        }
+        crate::message_log::contract::wait_for("the trim", || bench.list()[0].first > 800);
+        let first = bench.list()[0].first;
+        drop(bench);
+
+        recover(&dir).unwrap();
+
+        let bench = start_in(&dir);
+        assert!(bench.list()[0].first >= first);
+        assert_eq!(bench.list()[0].head, 1000);
+        let page = bench.open("a").page(0, 1000);
+        let reason = |item: &PageItem| match item {
+            PageItem::Gap { reason, .. } => Some(*reason),
+            PageItem::Record(_) => None,
+        };
+        let gaps: Vec<_> = page.items.iter().filter_map(reason).collect();
+        assert_eq!(gaps, [GapReason::Expired]);
+    }
+
+    #[test]
+    fn out_of_garbage_comes_nothing_but_what_was_there() {
+        use std::os::unix::fs::FileExt;
+
+        let sample_dir = tempfile::tempdir().unwrap();
+        let before = sample(sample_dir.path());
+        let len = fs::metadata(sample_dir.path().join("db")).unwrap().len();
+        let (mut kept, mut lost) = (0, 0);
+        for case in 0..12_u64 {
+            let parent = tempfile::tempdir().unwrap();
+            let dir = parent.path().join("data");
+            fs::create_dir(&dir).unwrap();
+            for (name, content) in contents(sample_dir.path()) {
+                if name != "blobs" {
+                    fs::write(dir.join(name), content).unwrap();
+                }
+            }
+            let db = fs::OpenOptions::new()
+                .write(true)
+                .open(dir.join("db"))
+                .unwrap();
+            match case {
+                0 => db.set_len(len / 2).unwrap(),
+                1 => db.set_len(0).unwrap(),
+                case => {
+                    for place in 0..case {
+                        let at = (place * 7 + case) * 131_071 % len;
+                        let garbage = vec![0x5a; usize::try_from(case * 3000).unwrap()];
+                        db.write_all_at(&garbage, at).unwrap();
+                    }
+                }
+            }
+            fs::write(dir.join("conf"), b"no such thing, but long enough").unwrap();
+
+            let salvaged = recover(&dir).unwrap();
+
+            let bench = start_in(&dir);
+            let after = all_of(&bench);
+            assert_eq!(after.len() as u64, salvaged.topics, "case {case}");
+            for (topic, epoch, found) in &after {
+                let (_, old, records) = before.iter().find(|(name, ..)| name == topic).unwrap();
+                assert_ne!(old, epoch, "case {case}");
+                for record in found {
+                    let same = records.iter().find(|before| before.offset == record.offset);
+                    assert_eq!(Some(record), same, "case {case}, {topic}");
+                }
+                let opened = bench.open(topic.as_str());
+                let page = opened.page(0, opened.found.head);
+                assert_eq!(messages(&page).len(), found.len());
+                kept += found.len();
+                lost += records.len() - found.len();
+            }
+            let verified = {
+                drop(bench);
+                super::super::OfflineLog::open(&dir)
+                    .unwrap()
+                    .verify(|problem| {
+                        assert!(problem.what.contains("missing"), "{problem:?}");
+                    })
+            };
+            assert_eq!(verified.records, salvaged.records, "case {case}");
+        }
+        assert!(kept > 10_000 && lost > 100, "{kept} kept, {lost} lost");
+    }
+
+    #[test]
+    fn records_without_a_name_are_counted_and_their_number_is_not_given_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        sample(&dir);
+        with_trees(&dir, |_, meta| meta.forget_name(&topic("t4")));
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!(
+            (salvaged.nameless_topics, salvaged.nameless_records),
+            (1, 600)
+        );
+        assert_eq!(salvaged.topics, 5);
+        let bench = start_in(&dir);
+        let again = bench.open("t4");
+        assert_eq!(again.found.head, 0);
+        again.append(vec![long(1)]).unwrap();
+        assert_eq!(messages(&again.page(0, 1)).len(), 1);
+    }
+
+    #[test]
+    fn a_directory_in_use_is_not_recovered() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let _bench = start_in(&dir);
+        let refused = recover(&dir).unwrap_err();
+        assert!(
+            matches!(refused, RecoverError::Open(OpenError::InUse { .. })),
+            "{refused}"
+        );
+    }
+}
