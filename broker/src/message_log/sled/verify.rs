@@ -80,7 +80,7 @@ impl OfflineLog {
             }
         }
         ids.sort_unstable();
-        if let Err(e) = quietly(|| Ok(self.find_nameless(&ids, &mut report)?)) {
+        if let Err(e) = quietly(|| self.find_nameless(&ids, &mut report)) {
             report.problem(
                 None,
                 format!("the records cannot be looked through to their end: {e}"),
