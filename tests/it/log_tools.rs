@@ -552,8 +552,7 @@ async fn recover_does_not_touch_what_is_not_damaged() {
         .data_dir(broker.data_dir())
         .env("HARK_RECOVER", "1")
         .try_start()
-        .err()
-        .expect("two brokers on one directory");
+        .expect_err("two brokers on one directory");
     assert_eq!(exit.code, Some(1));
     assert!(
         exit.stderr.contains("in use by another broker"),
@@ -582,8 +581,7 @@ async fn without_recover_a_damaged_directory_is_refused_and_says_what_helps() {
     let exit = Setup::new()
         .data_dir(&dir)
         .try_start()
-        .err()
-        .expect("a damaged conf");
+        .expect_err("a damaged conf");
     assert_eq!(exit.code, Some(1));
     assert!(exit.stderr.contains("hark serve --recover"), "{exit:#?}");
 }

@@ -57,8 +57,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), CliError> {
         incomplete: false,
     };
     match &args.url {
-        Some(url) => export.from_broker(&Broker::at(url, args.token.as_deref())?)?,
-        None => export.from_directory(&OfflineLog::open(&args.dir.data_dir)?)?,
+        Some(url) => export.all_of_broker(&Broker::at(url, args.token.as_deref())?)?,
+        None => export.all_of_directory(&OfflineLog::open(&args.dir.data_dir)?)?,
     }
     if let Some(trouble) = export.trouble {
         return Err(trouble);
@@ -110,7 +110,7 @@ impl Export<'_> {
         self.incomplete = true;
     }
 
-    fn from_directory(&mut self, log: &OfflineLog) -> Result<(), CliError> {
+    fn all_of_directory(&mut self, log: &OfflineLog) -> Result<(), CliError> {
         for topic in log.topics() {
             let topic = match topic {
                 Ok(topic) if self.is_wanted(&topic) => topic,
@@ -151,7 +151,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    fn from_broker(&mut self, broker: &Broker) -> Result<(), CliError> {
+    fn all_of_broker(&mut self, broker: &Broker) -> Result<(), CliError> {
         // All heads first: what is published meanwhile is not exported, of any topic.
         let mut topics = Vec::new();
         let mut after: Option<String> = None;

@@ -85,7 +85,7 @@ impl OfflineLog {
             Err(e) => report.problem(None, format!("the list of deleted topics: {e}")),
         }
         ids.sort_unstable();
-        if let Err(e) = quietly(|| Ok(self.find_nameless(&ids, &mut report)?)) {
+        if let Err(e) = quietly(|| self.find_nameless(&ids, &mut report)) {
             report.problem(
                 None,
                 format!("the records cannot be looked through to their end: {e}"),
