@@ -9,6 +9,7 @@ mod bad_input;
 mod basics;
 mod cli;
 mod damage;
+mod delete;
 mod disk;
 mod faults;
 #[cfg(feature = "peers")]
