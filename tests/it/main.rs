@@ -26,3 +26,4 @@ mod resume;
 mod sdk;
 mod slow_client;
 mod tidy;
+mod torture;
