@@ -27,6 +27,7 @@ pub(crate) enum Fault {
     TwoBrokers,
     PlantedSnapshot,
     Witness,
+    LowDisk,
     FullDisk,
     FailedSync,
     Truncated,
@@ -35,7 +36,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// Each with its name, and how often it comes in a deck.
-    pub(crate) const ALL: [(Self, &'static str, usize); 13] = [
+    pub(crate) const ALL: [(Self, &'static str, usize); 14] = [
         (Self::Kill, "kill", 8),
         (Self::KillInOpen, "kill-in-open", 2),
         (Self::KillAfterOpen, "kill-after-open", 2),
@@ -45,6 +46,7 @@ impl Fault {
         (Self::TwoBrokers, "two-brokers", 1),
         (Self::PlantedSnapshot, "planted-snapshot", 1),
         (Self::Witness, "witness", 1),
+        (Self::LowDisk, "low-disk", 1),
         (Self::FullDisk, "full-disk", 1),
         (Self::FailedSync, "failed-sync", 1),
         (Self::Truncated, "truncated", 1),
@@ -85,12 +87,12 @@ impl Run {
             }
             Fault::KillInOpen => self.kill_in_open().await?,
             Fault::KillAfterOpen => {
+                // Whoever is fast enough is hit a second time.
                 self.server.kill();
                 self.start().await?;
                 self.pause(30).await;
                 self.server.kill();
                 self.start().await?;
-                self.count_hits().await?;
             }
             Fault::KillInTrim => {
                 self.trim_from_now_on().await?;
@@ -110,6 +112,7 @@ impl Run {
             }
             Fault::PlantedSnapshot => self.plant_snapshot().await?,
             Fault::Witness => self.spoil_witness().await?,
+            Fault::LowDisk => self.fill_disk_nearly().await?,
             Fault::FullDisk => self.fill_disk().await?,
             Fault::FailedSync => self.fail_sync().await?,
             Fault::Truncated => return self.damage("truncated", Self::truncate).await,
@@ -195,6 +198,26 @@ impl Run {
             }
         }
         self.start().await
+    }
+
+    /// There is less room than Hark keeps free: it takes no publishes until there is more, and then goes on by itself.
+    async fn fill_disk_nearly(&mut self) -> Judged {
+        self.world.may_be_unavailable.store(true, Ordering::SeqCst);
+        let before = self.world.unavailable.load(Ordering::SeqCst);
+        let free_bytes = self.rng.random_range(0..64 << 20);
+        self.server.disk.free_bytes(Some(free_bytes));
+        self.wait(
+            "a publish is refused on a disk that is nearly full",
+            |run| run.world.unavailable.load(Ordering::SeqCst) > before,
+        )
+        .await?;
+        self.pause(100).await;
+        if self.rng.random_ratio(1, 3) {
+            self.server.kill();
+            self.start().await?;
+        }
+        self.server.disk.free_bytes(None);
+        Ok(())
     }
 
     async fn fill_disk(&mut self) -> Judged {
@@ -309,9 +332,14 @@ impl Run {
     /// Damages the files of a broker that does not run. It serves, and says what is missing, or refuses; then it gets its files back.
     async fn damage(&mut self, how: &str, damage: fn(&mut Self, &Path)) -> Judged<Then> {
         self.end().await?;
-        let copy = self.work.join("copy");
+        let (copy, damaged) = (self.work.join("copy"), self.work.join("damaged"));
+        for old in [&copy, &damaged].into_iter().filter(|old| old.exists()) {
+            std::fs::remove_dir_all(old).expect("a folder of ours");
+        }
         copy_folder(self.server.data_dir(), &copy);
         damage(self, &self.server.data_dir().join("db"));
+        // Not needed, unless something is found: then it begins here.
+        copy_folder(self.server.data_dir(), &damaged);
         let before = self.world.tell(|judge| judge.damaged());
         self.world.may_be_unavailable.store(true, Ordering::SeqCst);
         let then = match self.server.start(&[]).await? {
@@ -341,7 +369,6 @@ impl Run {
                 }
             }
         };
-        std::fs::remove_dir_all(&copy).expect("a folder of ours");
         Ok(then)
     }
 

@@ -10,7 +10,8 @@
 //! 5. **A duplicate was sent before**, and the message it stands for is there.
 //! 6. **Expired** is only what retention may take. Where a subscription was told so at its beginning, it never comes back; in the midst of
 //!    reading it is told of what is just being taken, and a kill may undo that.
-//! 7. **Lost** is nothing, and no epoch changes, unless the files were damaged; then up to one place, the same for everybody.
+//! 7. **Lost** is nothing, and no epoch changes, unless the files were damaged; then up to one place, the same for everybody. What was called
+//!    lost is not shown to the next who asks, until the broker has been started again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -119,6 +120,8 @@ pub(crate) struct Known {
     /// The same, as long as the broker is not killed.
     expired_in_this_life: u64,
     ever_expired: u64,
+    /// How many ranges had been called lost.
+    lost: usize,
     /// Which of the broker's lives it was.
     life: u32,
 }
@@ -167,9 +170,23 @@ struct Sequence {
     /// The furthest that was ever called expired.
     ever_expired: u64,
     /// Ranges that were told to be lost.
-    lost: Vec<(u64, u64)>,
+    lost: Vec<Lost>,
     /// Of cursors of this epoch in each later one: some offset that was resumed exactly, and the one behind which all is lost.
     heirs: HashMap<String, Kept>,
+}
+
+/// What a reader was told to be lost in the midst of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lost {
+    from: u64,
+    to: u64,
+    life: u32,
+}
+
+impl Lost {
+    fn holds(&self, offset: u64) -> bool {
+        (self.from..=self.to).contains(&offset)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -341,6 +358,7 @@ impl Judge {
                 expired: newest.expired,
                 expired_in_this_life: newest.expired_in_this_life,
                 ever_expired: newest.ever_expired,
+                lost: newest.lost.len(),
                 life: self.life,
             })
     }
@@ -410,6 +428,16 @@ impl Judge {
                 );
             }
             self.back_after_kill += u64::from(place.offset <= known.ever_expired);
+            let life = self.life;
+            let told = self.topics[topic].sequence(&place.epoch).lost.iter();
+            let mut told = told.take(known.lost).filter(|lost| lost.life == life);
+            if let Some(lost) = told.find(|lost| known.life == life && lost.holds(place.offset)) {
+                violated!(
+                    "topic {topic} shows {place}, though {} to {} had been called lost: that was named too much",
+                    lost.from,
+                    lost.to
+                );
+            }
         }
         self.put(topic, place, id, true)
     }
@@ -459,22 +487,33 @@ impl Judge {
         Ok(())
     }
 
-    /// A reader was told that a range in the midst of a sequence is lost.
-    pub(crate) fn lost_range(&mut self, topic: usize, epoch: &str, from: u64, to: u64) -> Judged {
-        let known = &mut self.topics[topic];
+    /// A reader that had asked when `known` was known was told that a range in the midst of a sequence is lost.
+    pub(crate) fn lost_range(
+        &mut self,
+        topic: usize,
+        from: &Place,
+        to: u64,
+        known: &Known,
+    ) -> Judged {
         if !self.damage.ever {
+            violated!("topic {topic} says that {from} to {to} is lost, and nothing was damaged");
+        }
+        let damaged_up_to = self.topics[topic].damaged_up_to;
+        if to > damaged_up_to {
             violated!(
-                "topic {topic} says that {epoch}:{from} to {to} is lost, and nothing was damaged"
+                "topic {topic} says that {from} to {to} is lost, but what is beyond {damaged_up_to} was sent after the damage"
             );
         }
-        if to > known.damaged_up_to {
-            violated!(
-                "topic {topic} says that {epoch}:{from} to {to} is lost, but what is beyond {} was sent after the damage",
-                known.damaged_up_to
-            );
+        self.epoch(topic, &from.epoch)?;
+        let lost = Lost {
+            from: from.offset,
+            to,
+            life: known.life,
+        };
+        let told = &mut self.topics[topic].sequence(&from.epoch).lost;
+        if !told.contains(&lost) {
+            told.push(lost);
         }
-        self.epoch(topic, epoch)?;
-        self.topics[topic].sequence(epoch).lost.push((from, to));
         Ok(())
     }
 
@@ -659,7 +698,7 @@ impl Judge {
 struct Log {
     messages: BTreeMap<u64, Entry>,
     expired: u64,
-    lost: Vec<(u64, u64)>,
+    lost: Vec<Lost>,
     /// Up to where each epoch's places still hold.
     epochs: HashMap<String, u64>,
 }
@@ -667,11 +706,7 @@ struct Log {
 impl Log {
     /// Whether readers were told that they cannot have this.
     fn is_named(&self, offset: u64) -> bool {
-        offset <= self.expired
-            || self
-                .lost
-                .iter()
-                .any(|(from, to)| (*from..=*to).contains(&offset))
+        offset <= self.expired || self.lost.iter().any(|lost| lost.holds(offset))
     }
 
     /// Whether there is a place behind the one and up to the other that nobody could see into.
@@ -708,7 +743,7 @@ impl Topic {
                     .unwrap_or_default();
                 let kept_up_to = kept.exactly.unwrap_or(u64::MAX);
                 log.messages.split_off(&kept_up_to.saturating_add(1));
-                log.lost.retain(|(from, _)| *from <= kept_up_to);
+                log.lost.retain(|lost| lost.from <= kept_up_to);
                 for up_to in log.epochs.values_mut() {
                     *up_to = kept_up_to.min(*up_to);
                 }

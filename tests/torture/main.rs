@@ -110,7 +110,9 @@ fn main() -> ExitCode {
     let runtime = runtime.expect("threads");
     let mut hunting = Hunting::new(hunt);
     let end = runtime.block_on(hunting.go());
-    println!("\nseed: {}\n{}", hunting.hunt.seed, hunting.tally);
+    let (seed, cycles, tally) = (hunting.hunt.seed, hunting.cycles, &hunting.tally);
+    let seconds = hunting.begun.elapsed().as_secs();
+    println!("\nseed: {seed}; {cycles} cycles in {seconds} s\n{tally}");
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(violation) => {

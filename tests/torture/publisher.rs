@@ -30,6 +30,8 @@ pub(crate) struct Manner {
     pub(crate) patience: Duration,
     /// Between two rounds of sending.
     pub(crate) rest: Duration,
+    /// It disconnects when it rests.
+    pub(crate) leaves: bool,
 }
 
 /// A message that was sent, and whose answer is still to come.
@@ -138,6 +140,11 @@ impl Publisher {
                 true => SETBACK,
                 false => self.manner.rest,
             };
+            if self.manner.leaves && self.unanswered.is_empty() {
+                drop(ws);
+                tokio::time::sleep(rest).await;
+                return Err(Trouble::Broken);
+            }
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
             }

@@ -216,7 +216,11 @@ impl Reader {
                         self.place
                     );
                 }
-                judge.lost_range(topic, &after.epoch, from, to)?;
+                let first = Place {
+                    epoch: after.epoch.clone(),
+                    offset: from,
+                };
+                judge.lost_range(topic, &first, to, &self.known)?;
             }
             Some("lost") => {
                 if to != self.place.offset || after.offset + 1 < from {

@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 use crate::fault::{Fault, Then};
 use crate::judge::{Judged, Kind, Place, Violation, violated};
 use crate::server::Server;
-use crate::world::{Phase, TOPICS, Trouble, World};
+use crate::world::{Phase, RARE, TOPICS, Trouble, World};
 use crate::{publisher, subscriber};
 
 /// Topic and kind of each publisher.
-const PUBLISHERS: [(usize, Kind); 7] = [
+const PUBLISHERS: [(usize, Kind); 8] = [
     (0, Kind::Numbered),
     (0, Kind::Numbered),
     (1, Kind::Numbered),
@@ -29,12 +29,13 @@ const PUBLISHERS: [(usize, Kind); 7] = [
     (2, Kind::Numbered),
     (2, Kind::Keyed),
     (2, Kind::Plain),
+    (RARE, Kind::Numbered),
 ];
-/// Steady subscribers of the topics, in turn.
-const STEADY: usize = 4;
-const SLOW: usize = 2;
-const VISITORS: usize = 3;
-const PAGING: usize = 2;
+/// The topics of the subscribers of each manner.
+const STEADY: [usize; 4] = [0, 1, 2, 0];
+const SLOW: [usize; 2] = [0, 1];
+const VISITORS: [usize; 4] = [0, 1, 2, RARE];
+const PAGING: [usize; 3] = [0, 1, RARE];
 /// How often everything that is known is judged together.
 const LOOK_OVER_EVERY: u32 = 5;
 
@@ -87,6 +88,9 @@ impl Run {
 
     /// Starts the broker and its clients.
     pub(crate) async fn begin(&mut self) -> Judged {
+        if self.rng.random() {
+            self.server.flags = vec!["--room-idle".to_owned(), "30ms".to_owned()];
+        }
         self.start().await?;
         self.server.disk.expect_loaded(1);
         self.start_clients();
@@ -95,47 +99,41 @@ impl Run {
 
     fn start_clients(&mut self) {
         for (slot, (topic, kind)) in PUBLISHERS.into_iter().enumerate() {
-            let impatient = slot % 3 == 1;
+            let (rare, impatient) = (topic == RARE, slot % 3 == 1);
+            let window = if rare { 1..4 } else { 8..128 };
+            let rest_ms = if rare { 20..150 } else { 0..4 };
+            let patience_ms = if impatient { 100..500 } else { 50_000..50_001 };
             let manner = publisher::Manner {
                 slot,
                 topic,
                 kind,
                 subprotocol: self.subprotocol(),
-                window: self.rng.random_range(8..128),
-                patience: Duration::from_millis(if impatient {
-                    self.rng.random_range(100..500)
-                } else {
-                    50_000
-                }),
-                rest: Duration::from_millis(self.rng.random_range(0..4)),
+                window: self.rng.random_range(window),
+                patience: Duration::from_millis(self.rng.random_range(patience_ms)),
+                rest: Duration::from_millis(self.rng.random_range(rest_ms)),
+                leaves: rare,
             };
             let rng = self.branch();
             self.publishers
                 .spawn(publisher::publish(Arc::clone(&self.world), manner, rng));
         }
         let slow = subscriber::Manner::Slow(Duration::from_millis(self.rng.random_range(20..400)));
-        let manners = [
-            (subscriber::Manner::Steady, STEADY),
-            (slow, SLOW),
-            (subscriber::Manner::Visitor, VISITORS),
+        let manners: [(_, &[usize]); 3] = [
+            (subscriber::Manner::Steady, &STEADY),
+            (slow, &SLOW),
+            (subscriber::Manner::Visitor, &VISITORS),
         ];
-        for (manner, count) in manners {
-            for topic in 0..count {
-                let (topic, subprotocol, rng) =
-                    (topic % TOPICS.len(), self.subprotocol(), self.branch());
-                self.readers.spawn(subscriber::subscribe(
-                    Arc::clone(&self.world),
-                    topic,
-                    manner,
-                    subprotocol,
-                    rng,
-                ));
+        for (manner, topics) in manners {
+            for &topic in topics {
+                let (world, subprotocol) = (Arc::clone(&self.world), self.subprotocol());
+                let rng = self.branch();
+                let reading = subscriber::subscribe(world, topic, manner, subprotocol, rng);
+                self.readers.spawn(reading);
             }
         }
-        for topic in 0..PAGING {
-            let rng = self.branch();
-            self.readers
-                .spawn(subscriber::page(Arc::clone(&self.world), topic, rng));
+        for topic in PAGING {
+            let reading = subscriber::page(Arc::clone(&self.world), topic, self.branch());
+            self.readers.spawn(reading);
         }
     }
 

@@ -436,6 +436,23 @@ fn what_was_sent_after_the_damage_cannot_be_lost_by_it() {
 }
 
 #[test]
+fn what_was_called_lost_and_is_there_is_noticed() {
+    let mut judge = kept(10);
+    judge.damaged();
+    let mut reader = subscribe(&mut judge, &after("e:3"), "e:3", 10, true).unwrap();
+    reader.take(&mut judge, &gap("lost", 4, 9, "e:9")).unwrap();
+    let mut reader = subscribe(&mut judge, &after("e:6"), "e:6", 10, true).unwrap();
+    noticed(
+        reader.take(&mut judge, &message(7, 7)),
+        "had been called lost",
+    );
+    // Another life of the broker may find more.
+    judge.ended(false);
+    let mut reader = subscribe(&mut judge, &after("e:6"), "e:6", 10, true).unwrap();
+    reader.take(&mut judge, &message(7, 7)).unwrap();
+}
+
+#[test]
 fn a_duplicate_that_was_not_sent_before_is_noticed() {
     let mut judge = sent(Kind::Numbered, 2);
     judge.receipt(id(1), &place("e:1"), false).unwrap();

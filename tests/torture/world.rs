@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use crate::judge::{Judge, Judged, Violation};
 use crate::tally::Tally;
 
-/// The topics of a run.
-pub(crate) const TOPICS: [&str; 3] = ["orders", "prices.eu", "chat.room-7"];
+/// The topics of a run. To the last one little is published, and nobody stays: its room may retire.
+pub(crate) const TOPICS: [&str; 4] = ["orders", "prices.eu", "chat.room-7", "rare"];
+pub(crate) const RARE: usize = 3;
 
 /// What the clients are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

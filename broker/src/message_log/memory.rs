@@ -28,7 +28,7 @@ const CLOSED: u64 = 0;
 /// How many deletions are remembered at most, over all topics.
 const MAX_DELETIONS: usize = 10_000;
 /// How many deletions of one topic are remembered at most.
-const MAX_DELETIONS_A_TOPIC: usize = 16;
+const MAX_DELETIONS_A_TOPIC: usize = 64;
 
 /// Keeps records in memory.
 pub struct MemoryLog {
@@ -584,4 +584,64 @@ fn cost(message: &Message) -> u64 {
 /// A thread that panicked left the data as it was between two fields at worst; it is records, not invariants.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::message_log::contract::{Bench, NOON, texts, topic};
+
+    /// What is forgotten of a topic leaves it without a place, and never gives it back an epoch it had.
+    #[test]
+    fn deletions_are_remembered_for_a_while() {
+        let clock = Clock::manual(NOON);
+        let retention = Arc::new(|_: &TopicName| Retention::default());
+        let log = Arc::new(MemoryLog::new(clock.clone(), retention, 2));
+        let bench = Bench {
+            log: log.clone(),
+            clock,
+            _keep: None,
+        };
+        let name = |n: usize| format!("t.{n}");
+        let mut epochs = HashSet::new();
+        let delete = |n: usize| {
+            let opened = bench.open(&name(n));
+            opened.append(texts(0..1)).unwrap();
+            let deleted = opened.delete();
+            deleted.close();
+            [opened.found.epoch, deleted.found.epoch]
+        };
+        // The first is forgotten, the second is in use by then, the third is open.
+        (0..3).for_each(|n| epochs.extend(delete(n)));
+        let alive = bench.open(&name(1));
+        alive.append(texts(0..1)).unwrap();
+        let open = bench.open(&name(2));
+        for n in 3..MAX_DELETIONS + 3 {
+            epochs.extend(delete(n));
+        }
+        assert_eq!(log.topics.read().unwrap().len(), MAX_DELETIONS + 2);
+
+        let forgotten = bench.open(&name(0));
+        assert_eq!(forgotten.found.deleted, []);
+        assert!(!epochs.contains(&forgotten.found.epoch));
+        let found = |n: usize| bench.open(&name(n)).found;
+        assert_eq!((found(1).epoch, found(1).head), (alive.found.epoch, 1));
+        assert_eq!(found(2).epoch, open.found.epoch);
+        let remembered = bench.list();
+        assert_eq!(remembered.len(), 1);
+        assert_eq!(remembered[0].topic, topic("t.1"));
+        assert_eq!(found(3).deleted.len(), 1);
+        // Even one that was open then: it has another epoch when it comes back.
+        bench.open(&name(2)).close();
+        let again = found(2);
+        assert_eq!(again.deleted, []);
+        assert!(!epochs.contains(&again.epoch));
+
+        for _ in 0..2 * MAX_DELETIONS_A_TOPIC {
+            delete(5);
+        }
+        assert_eq!(found(5).deleted.len(), MAX_DELETIONS_A_TOPIC);
+    }
 }
