@@ -156,7 +156,7 @@ impl Importer {
         let (identity, numbers) = match found.identity {
             Some(identity) => {
                 for key in found.leftovers {
-                    self.into.records.remove(key.to_bytes())?;
+                    self.into.records.remove(&key.to_bytes())?;
                 }
                 if found.identity_changed {
                     meta.set_identity(topic, &identity)?;
@@ -200,9 +200,8 @@ impl Importing {
         }
         let records = std::mem::take(&mut self.waiting);
         let (base, time_ms) = (self.numbers.head + 1, self.waiting_ms);
-        let put = |key: &[u8; super::layout::KEY_BYTES], value: &[u8]| {
-            into.records.insert(key, value).map(drop)
-        };
+        let put =
+            |key: &[u8; super::layout::KEY_BYTES], value: &[u8]| into.records.insert(key, value);
         let packed = packer.pack(self.identity.id(), base, time_ms, &records, put);
         let bytes = packed.map_err(|e| match e {
             PackError::Put(e) => ImportError(plainly(&e)),

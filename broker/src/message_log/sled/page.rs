@@ -205,7 +205,7 @@ fn value_at(
             return Ok(None);
         };
         let key = Key::new(topic, base, 0).to_bytes();
-        Ok(store.records.get(key)?.map(|value| (base, key, value)))
+        Ok(store.records.get(&key)?.map(|value| (base, key, value)))
     };
     let (base, key, value) = match whole() {
         Ok(Some(found)) => found,
