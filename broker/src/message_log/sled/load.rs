@@ -37,8 +37,16 @@ pub(super) struct Loaded {
     pub(super) keys: Vec<KeyMark>,
 }
 
-/// Looks at a topic.
+/// Looks at a topic. Whoever runs the broker is told of one that cannot be opened.
 pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
+    find(store, name).inspect_err(|e| {
+        store.condition().warn(format!(
+            "the topic {name} cannot be opened: {e}; stop the broker and let `hark log recover` salvage what can be read"
+        ));
+    })
+}
+
+fn find(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
     let deletions = store.meta.deletions(name)?;
     let Some(mut identity) = store.meta.identity(name)? else {
         return Ok(Loaded {
@@ -55,6 +63,9 @@ pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> 
     if tail.is_cut && !saw_cuts {
         identity.lose_tail(numbers.head);
     }
+    let since_checkpoint = marks_after_checkpoint(store, topic, &numbers)?;
+    let (producers, forgotten) = producers(store, topic, numbers.head, &since_checkpoint)?;
+    let keys = recent_keys(store, topic, &numbers)?;
     if tail.is_cut {
         store.condition().warn(format!(
             "the topic {name} has lost its records from {} to {}: it goes on with a new epoch",
@@ -65,9 +76,6 @@ pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> 
         let (head, epoch) = (numbers.head, identity.epoch());
         tracing::warn!(topic = %name, head, %epoch, "the topic's tail may be lost: it goes on with a new epoch");
     }
-
-    let since_checkpoint = marks_after_checkpoint(store, topic, &numbers)?;
-    let (producers, forgotten) = producers(store, topic, numbers.head, &since_checkpoint)?;
     Ok(Loaded {
         identity: Some(identity),
         identity_changed: tail.is_cut || saw_cuts,
@@ -79,7 +87,7 @@ pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> 
         producers,
         since_checkpoint,
         forgotten,
-        keys: recent_keys(store, topic, &numbers)?,
+        keys,
     })
 }
 

@@ -4,10 +4,9 @@
 use hark_protocol::TopicName;
 use sled::IVec;
 
-use super::layout::{Header, KEY_BYTES, Key};
+use super::layout::{Header, KEY_BYTES, Key, TopicId};
 use super::meta::{MetaError, Numbers};
-use super::rows::Range;
-use super::scan::{is_damage, span};
+use super::scan::{Scan, is_damage};
 use super::store::Store;
 use super::writer::{Answer, OpenTopic, Slot, Writer};
 use crate::message_log::{LogNews, Retention};
@@ -78,12 +77,8 @@ impl Bounds {
 }
 
 /// The oldest value of a topic, from the records themselves.
-pub(super) fn oldest_extent(
-    store: &Store,
-    id: super::layout::TopicId,
-    head: u64,
-) -> sled::Result<Option<Extent>> {
-    let found = Extents::new(store.records.range(span(id, 0, head)), head).next_extent()?;
+pub(super) fn oldest_extent(store: &Store, id: TopicId, head: u64) -> sled::Result<Option<Extent>> {
+    let found = Extents::new(store, id, head).next_extent()?;
     Ok(found.map(|(extent, _)| extent))
 }
 
@@ -173,7 +168,7 @@ fn trim_one(
     let Some(id) = topic.id else { return Ok(0) };
     let mut numbers = topic.numbers;
     let mut keys: Vec<[u8; KEY_BYTES]> = Vec::new();
-    let mut values = Extents::new(store.records.range(span(id, 0, numbers.head)), numbers.head);
+    let mut values = Extents::new(store, id, numbers.head);
     topic.oldest = Oldest::NotLookedAt;
     while keys.len() < max_keys {
         let Some((value, its_keys)) = values.next_extent()? else {
@@ -209,17 +204,17 @@ fn trim_one(
     Ok(keys.len())
 }
 
-/// Walks over the stored values as they lie there, damaged or not.
-struct Extents {
-    found: Range,
+/// Walks over the stored values as they lie there, damaged or not; what cannot be read counts as part of what is before it.
+struct Extents<'a> {
+    values: Scan<'a>,
     head: u64,
     ahead: Option<(Key, IVec)>,
 }
 
-impl Extents {
-    fn new(found: Range, head: u64) -> Self {
+impl<'a> Extents<'a> {
+    fn new(store: &'a Store, id: TopicId, head: u64) -> Self {
         Self {
-            found,
+            values: Scan::all(&store.records, id, head),
             head,
             ahead: None,
         }
@@ -255,15 +250,9 @@ impl Extents {
     }
 
     fn take(&mut self) -> sled::Result<Option<(Key, IVec)>> {
-        if let Some(ahead) = self.ahead.take() {
-            return Ok(Some(ahead));
+        match self.ahead.take() {
+            Some(ahead) => Ok(Some(ahead)),
+            None => self.values.next_key_value(),
         }
-        for found in self.found.by_ref() {
-            let (key, value) = found?;
-            if let Some(parsed) = Key::parse(&key) {
-                return Ok(Some((parsed, value)));
-            }
-        }
-        Ok(None)
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Scan<'a> {
     ahead: Option<(Key, IVec)>,
     /// The smallest offset that a value which has not been seen can have.
     next: u64,
+    /// What was read reaches up to here.
+    seen_up_to: u64,
     unreadable: u64,
 }
 
@@ -51,17 +53,29 @@ impl<'a> Scan<'a> {
             Err(e) if is_damage(&e) => from,
             Err(e) => return Err(e),
         };
-        let found = records.range(span(topic, base, until));
         Ok(Self {
+            from,
+            ..Self::begin(records, topic, base, until)
+        })
+    }
+
+    /// Begins with the first value there is, whole or not; ends with the one that holds `until`.
+    pub(super) fn all(records: &'a Records, topic: TopicId, until: u64) -> Self {
+        Self::begin(records, topic, 0, until)
+    }
+
+    fn begin(records: &'a Records, topic: TopicId, base: u64, until: u64) -> Self {
+        Self {
             records,
             topic,
-            from,
+            from: base,
             until,
-            found,
+            found: records.range(span(topic, base, until)),
             ahead: None,
             next: base,
+            seen_up_to: 0,
             unreadable: 0,
-        })
+        }
     }
 
     /// The next key and value as they lie there, damaged or not.
@@ -137,65 +151,69 @@ impl<'a> Scan<'a> {
         }
         loop {
             match self.found.next() {
-                None => return Ok(None),
                 Some(Ok((key, value))) => {
                     let Some(key) = Key::parse(&key) else {
                         continue;
                     };
                     self.next = key.base;
+                    let records = Header::unchecked(&value).filter(|header| !header.is_part);
+                    let records = records.map_or(1, |header| u64::from(header.count).max(1));
+                    self.seen_up_to = key.base.saturating_add(records - 1);
                     return Ok(Some((key, value)));
                 }
-                Some(Err(e)) if is_damage(&e) => {
-                    self.unreadable += 1;
-                    let Some(readable) = self.first_readable()? else {
-                        return Ok(None);
-                    };
-                    self.next = readable;
-                    self.found = self.records.range(span(self.topic, readable, self.until));
-                }
+                None if self.seen_up_to >= self.until || self.until == u64::MAX => return Ok(None),
+                // Of a leaf that was damaged sled may hold an older state, which does not know of leaves behind it.
+                None => {}
+                Some(Err(e)) if is_damage(&e) => {}
                 Some(Err(e)) => return Err(e),
             }
+            self.unreadable += 1;
+            let Some(readable) = self.first_readable()? else {
+                self.seen_up_to = self.until;
+                return Ok(None);
+            };
+            self.next = readable;
+            self.found = self.records.range(span(self.topic, readable, self.until));
         }
     }
 
-    /// The first offset after `next` whose leaf can be read: a leaf that cannot be read does not say where it ends, so
-    /// its end is felt for in growing steps, and then in shrinking ones.
+    /// The first offset after `next` from which there is a way on: a leaf that cannot be read does not say where it ends, so its
+    /// end is felt for in growing steps, and then in shrinking ones.
     fn first_readable(&self) -> sled::Result<Option<u64>> {
-        let (mut unreadable, mut step) = (self.next, 1);
-        let mut readable = loop {
-            let Some(probe) = unreadable
-                .checked_add(step)
-                .filter(|probe| *probe <= self.until)
-            else {
-                match unreadable < self.until && self.can_read(self.until)? {
-                    true => break self.until,
-                    false => return Ok(None),
-                }
+        let last = match last_key(self.records, self.topic, self.until) {
+            Ok(last) => last.map(|key| key.base),
+            Err(e) if is_damage(&e) => None,
+            Err(e) => return Err(e),
+        };
+        let (mut blocked, mut step) = (self.next, 1);
+        let mut open = loop {
+            let probe = blocked.checked_add(step).filter(|p| *p <= self.until);
+            let Some(probe) = probe.or(last.filter(|last| *last > blocked)) else {
+                return Ok(None);
             };
-            if self.can_read(probe)? {
+            if self.leads_on(probe)? {
                 break probe;
             }
-            unreadable = probe;
+            blocked = probe;
             step *= 2;
         };
-        while readable - unreadable > 1 {
-            let middle = unreadable + (readable - unreadable) / 2;
-            match self.can_read(middle)? {
-                true => readable = middle,
-                false => unreadable = middle,
+        while open - blocked > 1 {
+            let middle = blocked + (open - blocked) / 2;
+            match self.leads_on(middle)? {
+                true => open = middle,
+                false => blocked = middle,
             }
         }
-        Ok(Some(readable))
+        Ok(Some(open))
     }
 
-    fn can_read(&self, offset: u64) -> sled::Result<bool> {
-        match self
-            .records
-            .get(&Key::new(self.topic, offset, 0).to_bytes())
-        {
-            Ok(_) => Ok(true),
-            Err(e) if is_damage(&e) => Ok(false),
-            Err(e) => Err(e),
+    fn leads_on(&self, offset: u64) -> sled::Result<bool> {
+        let mut rest = self.records.range(span(self.topic, offset, self.until));
+        match rest.next() {
+            Some(Ok(_)) => Ok(true),
+            None => Ok(false),
+            Some(Err(e)) if is_damage(&e) => Ok(false),
+            Some(Err(e)) => Err(e),
         }
     }
 }

@@ -55,8 +55,12 @@ impl Condition {
     }
 
     pub(super) fn warn(&self, warning: String) {
-        tracing::error!("{warning}");
         let mut state = self.lock();
+        // Whoever asks for the same again and again is told, and the log is not.
+        if state.warnings.contains(&warning) {
+            return;
+        }
+        tracing::error!("{warning}");
         if state.warnings.len() < MAX_WARNINGS {
             state.warnings.push(warning);
         }
