@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use hark_broker::message_log::sled::{SledLog, SledOptions};
 use hark_broker::message_log::{Append, LogError, MessageLog, NewRecord, OpenedTopic, Read};
-use hark_protocol::{Headers, Idempotency, JsonText, Message, Payload, ProducerId, TopicName};
+use hark_protocol::{
+    Epoch, Headers, Idempotency, JsonText, Message, Payload, ProducerId, TopicName,
+};
 
 /// As the broker does.
 #[global_allocator]
@@ -73,18 +75,18 @@ fn fdatasync(path: &Path) -> Result<(Duration, Duration), Failure> {
 fn measure(dir: &Path, what: &str, topics: usize, records: usize) -> Result<(), Failure> {
     let dir = dir.join(format!("{topics}-{records}"));
     let log = Arc::new(SledLog::open(SledOptions::new(&dir))?);
-    let topics: Vec<(TopicName, u64)> = (0..topics)
+    let topics: Vec<(TopicName, OpenedTopic)> = (0..topics)
         .map(|n| {
             let topic = TopicName::parse(&format!("bench.{n}"))?;
             let opened = open(&log, &topic)?;
-            Ok::<_, Failure>((topic, opened.generation))
+            Ok::<_, Failure>((topic, opened))
         })
         .collect::<Result<_, _>>()?;
     let (tell, told) = channel();
     let producer = ProducerId::parse("bench")?;
     let mut seq = 0;
     let mut send = |topic: usize, tell: &Sender<Told>| {
-        let (name, generation) = topics[topic].clone();
+        let (name, opened) = &topics[topic];
         let batch = (0..records).map(|_| {
             seq += 1;
             record(&producer, seq)
@@ -96,8 +98,8 @@ fn measure(dir: &Path, what: &str, topics: usize, records: usize) -> Result<(), 
             drop(tell.send((topic, began.elapsed(), answer.err())));
         });
         log.append(Append {
-            topic: name,
-            generation,
+            topic: name.clone(),
+            generation: opened.generation,
             records: batch,
             done,
         });
@@ -130,19 +132,20 @@ fn measure(dir: &Path, what: &str, topics: usize, records: usize) -> Result<(), 
     println!(
         "{what:<38} p50 {p50:>9.3?}   p99 {p99:>9.3?}   {rate:>9.0} records/s   {cpu_ns:>7.0} ns CPU each"
     );
-    read_back(&log, &topics[0].0)?;
+    read_back(&log, &topics[0].0, topics[0].1.epoch)?;
     log.shutdown();
     Ok(())
 }
 
 /// How fast history is read, in pages of 64 KiB.
-fn read_back(log: &Arc<SledLog>, topic: &TopicName) -> Result<(), Failure> {
+fn read_back(log: &Arc<SledLog>, topic: &TopicName, epoch: Epoch) -> Result<(), Failure> {
     let began = Instant::now();
     let (mut after, mut records) = (0, 0);
     loop {
         let (tell, told) = channel();
         let read = Read {
             topic: topic.clone(),
+            epoch,
             after,
             up_to: u64::MAX,
             max_bytes: 64 * 1024,
