@@ -8,17 +8,21 @@
 mod bad_input;
 mod basics;
 mod cli;
+mod clock;
 mod damage;
 mod delete;
 mod disk;
+mod fairness;
 mod faults;
 #[cfg(feature = "peers")]
 mod flights;
+mod growth;
 mod handshake;
 mod http;
 mod limits;
 mod log_tools;
 mod memory_topics;
+mod power;
 mod process;
 mod producers;
 mod races;
@@ -26,5 +30,6 @@ mod restart;
 mod resume;
 mod sdk;
 mod slow_client;
+mod soak;
 mod tidy;
 mod torture;

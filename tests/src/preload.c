@@ -98,7 +98,6 @@ static void give_up(const char *what) {
     fprintf(stderr, "preload: %s: %s\n", what, strerror(errno));
     abort();
 }
-
 static void *find(const char *name) {
     void *found = dlsym(RTLD_NEXT, name);
     if (!found) give_up(name);
@@ -135,7 +134,6 @@ static const char *ours(const char *path) {
     if (path[folder_len] == '/') return path + folder_len + 1;
     return path[folder_len] ? NULL : path + folder_len;
 }
-
 static struct open_file *open_file(int fd) {
     pthread_once(&once, start);
     return files && fd >= 0 && fd < MAX_FDS && files[fd].file ? &files[fd] : NULL;
@@ -152,9 +150,7 @@ static void say_all(uint32_t kind, int error, uint64_t file, uint64_t at, const 
         all[n++] = (struct iovec){parts[i].iov_base, part};
         len -= part;
     }
-    size_t whole = 0;
-    for (int i = 0; i < n; i++) whole += all[i].iov_len;
-    if (real_writev(record_fd, all, n) != (ssize_t)whole) give_up("the record");
+    if (real_writev(record_fd, all, n) != (ssize_t)(sizeof event + event.len)) give_up("the record");
 }
 
 static void say(uint32_t kind, int error, uint64_t file, uint64_t at, const void *data, size_t len) {
@@ -176,7 +172,7 @@ static int opened(int fd, const char *path, int flags, int existed) {
     if (strlen(path) >= sizeof file->path) give_up(path);
     strcpy(file->path, path);
     say(existed ? OPEN : CREATE, 0, file->file, 0, path, strlen(path));
-    if (existed && (flags & O_TRUNC) && (flags & O_ACCMODE) != O_RDONLY) say(TRUNCATE, 0, file->file, 0, NULL, 0);
+    if (existed && (flags & O_TRUNC)) say(TRUNCATE, 0, file->file, 0, NULL, 0);
     return fd;
 }
 
@@ -202,7 +198,6 @@ static int any_open(const char *path, int flags, mode_t mode) {
     const char *within = ours(path);
     return within ? open_ours(AT_FDCWD, path, within, flags, mode) : real_open(path, flags, mode);
 }
-
 static int any_openat(int dir, const char *path, int flags, mode_t mode) {
     const char *within = ours(path);
     struct open_file *parent = path[0] == '/' ? NULL : open_file(dir);
@@ -261,9 +256,7 @@ static ssize_t write_ours(int fd, struct open_file *file, const struct iovec *pa
         /* A part: of the first buffer only, which is a short write like any other. */
         size_t first = parts[0].iov_len < fits ? parts[0].iov_len : fits;
         result = in_place ? real_write(fd, parts[0].iov_base, first) : real_pwrite(fd, parts[0].iov_base, first, at);
-    } else {
-        result = real_writev(fd, parts, count);
-    }
+    } else result = real_writev(fd, parts, count);
     int error = errno;
     if (result > 0) say_all(WRITE, 0, file->file, (uint64_t)at, parts, count, (size_t)result);
     pthread_mutex_unlock(&order);
@@ -276,12 +269,10 @@ ssize_t write(int fd, const void *data, size_t len) {
     struct iovec part = {(void *)data, len};
     return file ? write_ours(fd, file, &part, 1, -1) : real_write(fd, data, len);
 }
-
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     struct open_file *file = open_file(fd);
     return file && count > 0 ? write_ours(fd, file, parts, count, -1) : real_writev(fd, parts, count);
 }
-
 static ssize_t any_pwrite(int fd, const void *data, size_t len, off_t at) {
     struct open_file *file = open_file(fd);
     struct iovec part = {(void *)data, len};
@@ -315,13 +306,13 @@ int rename(const char *from, const char *to) {
     return result;
 }
 
-#define NAME_CALL(kind, path, call)                                  \
-    const char *within = ours(path);                                 \
-    if (!within) return call;                                        \
-    pthread_mutex_lock(&order);                                      \
-    int result = call;                                               \
-    if (!result) say(kind, 0, 0, 0, within, strlen(within));         \
-    pthread_mutex_unlock(&order);                                    \
+#define NAME_CALL(kind, path, call)                          \
+    const char *within = ours(path);                         \
+    if (!within) return call;                                \
+    pthread_mutex_lock(&order);                              \
+    int result = call;                                       \
+    if (!result) say(kind, 0, 0, 0, within, strlen(within)); \
+    pthread_mutex_unlock(&order);                            \
     return result;
 
 int unlink(const char *path) { NAME_CALL(UNLINK, path, real_unlink(path)) }
@@ -363,15 +354,12 @@ static int sync_ours(int fd, struct open_file *file, int (*real)(int)) {
     return result;
 }
 
-int fsync(int fd) {
-    struct open_file *file = open_file(fd);
-    return file ? sync_ours(fd, file, real_fsync) : real_fsync(fd);
+static int any_sync(int fd, int (**real)(int)) {
+    struct open_file *file = open_file(fd); /* finds the real calls, too */
+    return file ? sync_ours(fd, file, *real) : (*real)(fd);
 }
-
-int fdatasync(int fd) {
-    struct open_file *file = open_file(fd);
-    return file ? sync_ours(fd, file, real_fdatasync) : real_fdatasync(fd);
-}
+int fsync(int fd) { return any_sync(fd, &real_fsync); }
+int fdatasync(int fd) { return any_sync(fd, &real_fdatasync); }
 
 /* sync_file_range is not caught: it promises nothing that survives a power loss, and what it writes was recorded. */
 
