@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! opening ──opened──▶ serving ──idle, alone, nothing staged──▶ retired
+//!    │ └──cannot be read──▶ unopened ──after a while──▶ gone
 //!    └──log refuses──▶ gone ◀──panic── serving
 //! ```
 //! While opening, the mailbox waits. *Gone* tells every subscriber, who joins again from its own position; *retired* is
@@ -23,6 +24,7 @@ mod subscriber;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod unopened;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use delete::Deletes;
 use publish::{Appending, Producers, Staged};
 use subscribe::{Seated, TimeFound};
 use tail::Tail;
+use unopened::Unopened;
 
 /// Envelopes that may wait for a room. Full: publishes are answered `busy`, subscriptions try again a little later.
 const ROOM_MAILBOX: usize = 4096;
@@ -60,6 +63,8 @@ pub struct Room {
     log: Arc<dyn MessageLog>,
     settings: RoomSettings,
 
+    /// Why the log did not open the topic, if so.
+    unopened: Option<Unopened>,
     generation: u64,
     place: Place,
     tail: Tail,
@@ -129,6 +134,7 @@ impl Room {
                 log: registry.log_of(&topic),
                 settings: registry.settings().clone(),
                 tail: Tail::new(registry.settings().tail_budget.clone()),
+                unopened: None,
                 generation: 0,
                 place: Place {
                     epoch: Epoch::new(1),
@@ -170,8 +176,11 @@ impl Room {
                 self.producers = Producers::found(opened.producers, opened.keys);
                 self.note_idle_check(ctx);
             }
+            Err(error @ (LogError::Unreadable(_) | LogError::Closed(_))) => {
+                self.stay_unopened(error, ctx);
+            }
             Err(error) => {
-                tracing::error!(topic = %self.topic, %error, "the log did not open a topic; its room ends");
+                tracing::warn!(topic = %self.topic, %error, "the log did not open a topic; its room ends");
                 ctx.stop();
             }
         }
@@ -235,14 +244,20 @@ where
 impl Handler<Publish> for Room {
     type Result = ();
     fn handle(&mut self, order: Publish, ctx: &mut Self::Context) {
-        self.publish(order, ctx);
+        match &self.unopened {
+            Some(unopened) => unopened.publish(order),
+            None => self.publish(order, ctx),
+        }
     }
 }
 
 impl Handler<Subscribe> for Room {
     type Result = ();
     fn handle(&mut self, order: Subscribe, ctx: &mut Self::Context) {
-        self.subscribe(order, ctx);
+        match &self.unopened {
+            Some(unopened) => unopened.subscribe(order),
+            None => self.subscribe(order, ctx),
+        }
     }
 }
 
@@ -263,14 +278,20 @@ impl Handler<Pull> for Room {
 impl Handler<History> for Room {
     type Result = ();
     fn handle(&mut self, order: History, ctx: &mut Self::Context) {
-        self.history(order, ctx);
+        match &self.unopened {
+            Some(unopened) => unopened.history(order),
+            None => self.history(order, ctx),
+        }
     }
 }
 
 impl Handler<Delete> for Room {
     type Result = ();
     fn handle(&mut self, order: Delete, ctx: &mut Self::Context) {
-        self.delete(order, ctx);
+        match &self.unopened {
+            Some(unopened) => unopened.delete(order),
+            None => self.delete(order, ctx),
+        }
     }
 }
 

@@ -143,6 +143,15 @@ impl std::fmt::Debug for Envelope {
     }
 }
 
+impl Publish {
+    /// Answers every message alike.
+    pub(super) fn answer_all(mut self, outcome: &Outcome) {
+        for index in 0..self.items.len() {
+            self.envelope.answer(index, outcome.clone());
+        }
+    }
+}
+
 impl Envelope {
     fn answer(&mut self, index: usize, outcome: Outcome) {
         if let Some((_, answer @ None)) = self.answers.get_mut(index) {

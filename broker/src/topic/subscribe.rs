@@ -52,6 +52,16 @@ impl Subscribe {
     }
 }
 
+impl Subscribe {
+    /// Answers that it cannot be.
+    pub(super) fn refuse(self, code: ErrorCode, message: String) {
+        let key = self.owed.key;
+        if let Some(subscriber) = self.owed.settle() {
+            subscriber.tell(RoomNews::NotSubscribed { key, code, message });
+        }
+    }
+}
+
 /// Order: let me leave. Answered with `Unsubscribed`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -273,15 +283,7 @@ impl Room {
                 );
             }
             Err(error) => {
-                let key = order.owed.key;
-                if let Some(subscriber) = order.owed.settle() {
-                    let code = ErrorCode::Busy;
-                    subscriber.tell(RoomNews::NotSubscribed {
-                        key,
-                        code,
-                        message: error.to_string(),
-                    });
-                }
+                order.refuse(ErrorCode::Busy, error.to_string());
             }
         }
     }
