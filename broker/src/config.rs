@@ -55,6 +55,14 @@ pub struct Config {
     #[arg(long, env = "HARK_RETENTION_MESSAGES", value_name = "COUNT")]
     pub retention_messages: Option<u64>,
 
+    /// All topics together keep at most so many bytes, as stored; beyond it the largest give their oldest messages first.
+    #[arg(long, env = "HARK_RETENTION_TOTAL_BYTES", default_value_t = 10 * 1024 * 1024 * 1024, value_name = "BYTES")]
+    pub retention_total_bytes: u64,
+
+    /// Publishes are refused while the disk has less room than this; by default 256 MiB, or a tenth of a small volume.
+    #[arg(long, env = "HARK_MIN_FREE_BYTES", value_name = "BYTES")]
+    pub min_free_bytes: Option<u64>,
+
     /// The most topics there may be.
     #[arg(
         long,

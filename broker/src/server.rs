@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -37,6 +38,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWERS_TAKE_SECONDS: u64 = 2;
 /// A connection on which nothing moves is asked so often whether the other side is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How often topics that nobody has open are looked at, and how often those that are: a twentieth of the time that messages are
+/// kept, within these bounds.
+const ROUNDS_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -116,6 +121,10 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         clock: clock.clone(),
         retention: retention_for.clone(),
         max_topics: config.max_topics as u64,
+        max_total_bytes: config.retention_total_bytes,
+        min_free_bytes: config.min_free_bytes,
+        rounds_every: within(config.retention_age / 20, &ROUNDS_EVERY),
+        tick: within(config.retention_age / 20, &TICK),
         ..SledOptions::new(&config.data_dir)
     };
     let synced = match config.recover {
@@ -151,6 +160,10 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         },
         stopping: AtomicBool::new(false),
     })
+}
+
+fn within(time: Duration, bounds: &RangeInclusive<Duration>) -> Duration {
+    time.clamp(*bounds.start(), *bounds.end())
 }
 
 fn default_workers() -> usize {

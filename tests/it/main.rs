@@ -9,6 +9,8 @@ mod bad_input;
 mod basics;
 mod cli;
 mod damage;
+mod delete;
+mod disk;
 mod faults;
 #[cfg(feature = "peers")]
 mod flights;
@@ -25,3 +27,4 @@ mod resume;
 mod sdk;
 mod slow_client;
 mod tidy;
+mod torture;

@@ -9,11 +9,16 @@ use super::output::tell_of_trouble;
 #[derive(Debug, clap::Args)]
 pub(super) struct ConnectionArgs {
     /// The broker's WebSocket.
-    #[arg(long, env = "HARK_URL", default_value = "ws://127.0.0.1:4275/ws")]
+    #[arg(
+        long,
+        global = true,
+        env = "HARK_URL",
+        default_value = "ws://127.0.0.1:4275/ws"
+    )]
     pub(super) url: String,
 
     /// The token that says who you are.
-    #[arg(long, env = "HARK_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "HARK_TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
 }
 

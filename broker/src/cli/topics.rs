@@ -1,7 +1,10 @@
-//! `hark topics`: lists the topics.
+//! `hark topics`: lists the topics, describes one, deletes one. Goes by HTTP, as everybody can.
 
 use std::time::Duration;
 
+use clap::Subcommand;
+use hark_protocol::TopicName;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::CliError;
@@ -13,19 +16,36 @@ const PAGE: &str = "1000";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// List the topics that hold messages.
+/// List the topics that hold messages; or describe or delete one.
 #[derive(Debug, clap::Args)]
 pub(super) struct TopicsArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Only those whose names start like this.
     #[arg(long, default_value = "", hide_default_value = true)]
     prefix: String,
 
     /// Print JSON lines also on a terminal.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 
     #[command(flatten)]
     connection: ConnectionArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what one topic holds.
+    Describe {
+        /// Its name.
+        topic: TopicName,
+    },
+    /// Delete one topic with all its messages, for good. Subscribers are told, and go on with what is published from then on.
+    Delete {
+        /// Its name, exactly.
+        topic: TopicName,
+    },
 }
 
 /// One answer of `GET /v1/topics`.
@@ -42,6 +62,45 @@ struct Topic {
     epoch: String,
     first: u64,
     head: u64,
+    bytes: u64,
+}
+
+impl Topic {
+    /// For people, in columns: the name takes `width`.
+    fn line(&self, width: usize) -> String {
+        let Self {
+            topic,
+            epoch,
+            first,
+            head,
+            bytes,
+        } = self;
+        let kept = (head + 1).saturating_sub(*first);
+        format!(
+            "{:width$}  {kept:>12} kept  {bytes:>14} bytes  offsets {first} to {head} of {}",
+            shown(topic),
+            shown(epoch)
+        )
+    }
+}
+
+/// The answer of `DELETE /v1/topics/{topic}`.
+#[derive(Debug, Deserialize, Serialize)]
+struct Deleted {
+    topic: String,
+    deleted: bool,
+    epoch: String,
+}
+
+impl Deleted {
+    /// For people.
+    fn line(&self) -> String {
+        let topic = shown(&self.topic);
+        match self.deleted {
+            true => format!("{topic} is deleted"),
+            false => format!("{topic} held nothing: there was nothing to delete"),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,85 +110,108 @@ struct Refusal {
 
 pub(super) async fn run(args: TopicsArgs) -> Result<(), CliError> {
     // Nothing else goes on, so it may block.
-    let url = http_url(&args.connection.url)?;
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(PATIENCE))
         .build();
-    let agent = ureq::Agent::from(config);
+    let broker = Broker {
+        agent: ureq::Agent::from(config),
+        url: http_url(&args.connection.url)?,
+        token: args.connection.token,
+    };
     let mut output = Output::new(args.json);
-    let mut after = None;
-    let mut width = 0;
-    loop {
-        let page = fetch(&agent, &url, &args, after.as_deref())?;
-        for topic in &page.topics {
-            let line = match output.json {
-                true => {
-                    serde_json::to_string(topic).map_err(|e| CliError::failed(e.to_string()))?
-                }
-                false => {
-                    width = page
-                        .topics
-                        .iter()
-                        .map(|topic| topic.topic.len())
-                        .max()
-                        .unwrap_or(0)
-                        .max(width);
-                    let Topic {
-                        topic,
-                        epoch,
-                        first,
-                        head,
-                    } = topic;
-                    let kept = (head + 1).saturating_sub(*first);
-                    format!(
-                        "{:width$}  {kept:>12} kept  offsets {first} to {head} of {}",
-                        shown(topic),
-                        shown(epoch)
-                    )
-                }
-            };
-            if output.line(line.as_bytes())? == Reader::Gone {
-                return Ok(());
-            }
+    match args.command {
+        None => list(&broker, &args.prefix, &mut output)?,
+        Some(_) if !args.prefix.is_empty() => {
+            return Err(CliError::usage(
+                "--prefix goes with the list of topics alone".to_owned(),
+            ));
         }
-        match page.next {
-            // A broker that repeats itself would keep it going for ever.
-            next @ Some(_) if next > after => after = next,
-            _ => break,
+        Some(Command::Describe { topic }) => {
+            let topic: Topic = broker.ask("GET", &format!("/{topic}"), &[])?;
+            say(&mut output, &topic, |topic| topic.line(0))?;
+        }
+        Some(Command::Delete { topic }) => {
+            let deleted: Deleted = broker.ask("DELETE", &format!("/{topic}"), &[])?;
+            say(&mut output, &deleted, Deleted::line)?;
         }
     }
     output.flush()?;
     Ok(())
 }
 
-fn fetch(
-    agent: &ureq::Agent,
-    url: &str,
-    args: &TopicsArgs,
-    after: Option<&str>,
-) -> Result<Page, CliError> {
-    let failed =
-        |error: ureq::Error| CliError::failed(format!("cannot reach Hark at {url}: {error}"));
-    let mut request = agent.get(url).query("limit", PAGE);
-    if !args.prefix.is_empty() {
-        request = request.query("prefix", &args.prefix);
+fn list(broker: &Broker, prefix: &str, output: &mut Output) -> Result<(), CliError> {
+    let mut after: Option<String> = None;
+    let mut width = 0;
+    loop {
+        let mut query = vec![("limit", PAGE), ("prefix", prefix)];
+        query.extend(after.as_deref().map(|after| ("after", after)));
+        let page: Page = broker.ask("GET", "", &query)?;
+        let longest = page.topics.iter().map(|topic| topic.topic.len()).max();
+        width = width.max(longest.unwrap_or(0));
+        for topic in &page.topics {
+            if say(output, topic, |topic| topic.line(width))? == Reader::Gone {
+                return Ok(());
+            }
+        }
+        match page.next {
+            // A broker that repeats itself would keep it going for ever.
+            next @ Some(_) if next > after => after = next,
+            _ => return Ok(()),
+        }
     }
-    if let Some(after) = after {
-        request = request.query("after", after);
+}
+
+/// Prints an answer: as JSON, or as a line for people.
+fn say<T: Serialize>(
+    output: &mut Output,
+    answer: &T,
+    line: impl FnOnce(&T) -> String,
+) -> Result<Reader, CliError> {
+    let line = match output.json {
+        true => serde_json::to_string(answer).map_err(|e| CliError::failed(e.to_string()))?,
+        false => line(answer),
+    };
+    output.line(line.as_bytes())
+}
+
+/// The broker's HTTP side.
+struct Broker {
+    agent: ureq::Agent,
+    /// Of the topics.
+    url: String,
+    token: Option<String>,
+}
+
+impl Broker {
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, CliError> {
+        // A topic's name needs no escaping in a path (RFC 3986, section 3.3).
+        let url = format!("{}{path}", self.url);
+        let failed =
+            |error: ureq::Error| CliError::failed(format!("cannot reach Hark at {url}: {error}"));
+        let mut request = match method {
+            "DELETE" => self.agent.delete(&url),
+            _ => self.agent.get(&url),
+        };
+        request = request.query_pairs(query.iter().copied());
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut response = request.call().map_err(failed)?;
+        if !response.status().is_success() {
+            let status = response.status();
+            let message = response.body_mut().read_to_string().map_err(failed)?;
+            let message =
+                serde_json::from_str(&message).map_or(message, |refusal: Refusal| refusal.message);
+            return Err(CliError::failed(format!("{url}: {status}: {message}")));
+        }
+        response.body_mut().read_json().map_err(failed)
     }
-    if let Some(token) = &args.connection.token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let mut response = request.call().map_err(failed)?;
-    if !response.status().is_success() {
-        let status = response.status();
-        let message = response.body_mut().read_to_string().map_err(failed)?;
-        let message =
-            serde_json::from_str(&message).map_or(message, |refusal: Refusal| refusal.message);
-        return Err(CliError::failed(format!("{url}: {status}: {message}")));
-    }
-    response.body_mut().read_json().map_err(failed)
 }
 
 /// Where the broker's HTTP side is, when its WebSocket is at `ws_url`.

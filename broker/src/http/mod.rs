@@ -16,6 +16,7 @@ use actix_web::{HttpResponse, Resource, Route, web};
 use hark_protocol::ErrorCode;
 use serde_json::json;
 
+use crate::message_log::Health;
 use crate::session::Sessions;
 use crate::settings::SessionSettings;
 use crate::topic::Registry;
@@ -57,7 +58,14 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route(web::post().to(publish::publish))
         .route(web::get().to(messages::history))
         .default_service(web::to(|request| error::wrong_method(request, "GET, POST")));
+    let topic = web::resource("/v1/topics/{topic}")
+        .route(web::get().to(topics::describe))
+        .route(web::delete().to(topics::delete))
+        .default_service(web::to(|request| {
+            error::wrong_method(request, "GET, DELETE")
+        }));
     app.service(messages)
+        .service(topic)
         .service(read_only("/", web::get().to(front_page)))
         .service(read_only("/ws", web::get().to(upgrade::upgrade)))
         .service(read_only("/v1/topics", web::get().to(topics::list)))
@@ -88,14 +96,26 @@ async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") }))
 }
 
+/// Whether Hark should be sent work. Warnings do not make it less ready: they say what was found wrong and gone on with.
 async fn ready(gate: web::Data<Gate>) -> HttpResponse {
-    let closed = gate.registry.engines().synced.closed_for_writing();
-    match closed {
-        _ if gate.stopping.load(Ordering::Relaxed) => {
-            HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }))
-        }
-        Some(reason) => HttpResponse::ServiceUnavailable()
-            .json(json!({ "status": "closed_for_writing", "reason": reason })),
-        None => HttpResponse::Ok().json(json!({ "status": "ready" })),
+    let Health {
+        refuses_writes,
+        warnings,
+    } = gate.registry.engines().synced.health();
+    let stopping = gate.stopping.load(Ordering::Relaxed);
+    let (mut response, mut body) = match refuses_writes {
+        _ if stopping => (
+            HttpResponse::ServiceUnavailable(),
+            json!({ "status": "stopping" }),
+        ),
+        Some(reason) => (
+            HttpResponse::ServiceUnavailable(),
+            json!({ "status": "closed_for_writing", "reason": reason }),
+        ),
+        None => (HttpResponse::Ok(), json!({ "status": "ready" })),
+    };
+    if !warnings.is_empty() {
+        body["warnings"] = warnings.into();
     }
+    response.json(body)
 }

@@ -19,7 +19,7 @@ use hark_protocol::{
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{ApiError, Gate};
+use super::{ApiError, Gate, topics};
 use crate::topic::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal, Registry};
 
 /// Request headers that become the message's, without the prefix.
@@ -37,7 +37,7 @@ pub(super) async fn publish(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check(&request)?;
     gate.check_open()?;
-    let topic = publishable(&topic)?;
+    let topic = topics::parse_own(&topic, "nobody can publish to it")?;
     let headers = message_headers(request.headers())?;
     let counted = Counted::read(request.headers())?;
     let content_type = request
@@ -68,17 +68,6 @@ pub(super) async fn publish(
         Some(Outcome::Refused(refusal)) => Err(refusal.into()),
         None => Err(no_answer()),
     }
-}
-
-fn publishable(topic: &str) -> Result<TopicName, ApiError> {
-    let topic = super::topics::parse(topic)?;
-    if topic.is_system() {
-        return Err(ApiError::new(
-            ErrorCode::BadTopic,
-            format!("{topic} belongs to the system: nobody can publish to it"),
-        ));
-    }
-    Ok(topic)
 }
 
 fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {

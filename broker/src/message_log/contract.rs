@@ -102,9 +102,17 @@ impl Bench {
     pub(super) fn list(&self) -> Vec<TopicInfo> {
         answer(|done| self.log.list(None, 1000, done)).unwrap()
     }
+
+    fn describe(&self, name: &str) -> TopicInfo {
+        answer(|done| self.log.describe(topic(name), done)).unwrap()
+    }
+
+    fn read(&self, read: Read) -> Result<Page, LogError> {
+        answer(|done| self.log.read(read, done))
+    }
 }
 
-impl Opened<'_> {
+impl<'a> Opened<'a> {
     pub(super) fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Record>, LogError> {
         let (topic, generation) = (self.topic.clone(), self.found.generation);
         answer(|done| {
@@ -124,13 +132,40 @@ impl Opened<'_> {
 
     fn page_of(&self, after: u64, up_to: u64, max_bytes: usize, max_records: usize) -> Page {
         let read = Read {
-            topic: self.topic.clone(),
             after,
             up_to,
             max_bytes,
             max_records,
+            ..self.read_all()
         };
-        answer(|done| self.bench.log.read(read, done)).unwrap()
+        self.bench.read(read).unwrap()
+    }
+
+    /// An order to read all there is of the sequence that was opened.
+    fn read_all(&self) -> Read {
+        Read {
+            topic: self.topic.clone(),
+            epoch: self.found.epoch,
+            after: 0,
+            up_to: u64::MAX,
+            max_bytes: usize::MAX,
+            max_records: usize::MAX,
+        }
+    }
+
+    fn try_delete(&self) -> Result<OpenedTopic, LogError> {
+        let (topic, generation) = (self.topic.clone(), self.found.generation);
+        answer(|done| self.bench.log.delete(topic, generation, done))
+    }
+
+    /// Deletes the topic, and gives it as it goes on.
+    pub(super) fn delete(&self) -> Opened<'a> {
+        Opened {
+            bench: self.bench,
+            topic: self.topic.clone(),
+            found: self.try_delete().unwrap(),
+            news: self.news.clone(),
+        }
     }
 
     fn find_time(&self, since_ms: u64, up_to: u64) -> u64 {
@@ -255,18 +290,13 @@ fn promise_1_after_shutdown_calls_are_answered_too(make: Make) {
     let is_closed = |e: LogError| assert!(matches!(e, LogError::Closed(_)), "{e:?}");
     is_closed(orders.append(texts(0..1)).unwrap_err());
     is_closed(bench.try_open("orders").err().unwrap());
-    let read = Read {
-        topic: topic("orders"),
-        after: 0,
-        up_to: 3,
-        max_bytes: 1,
-        max_records: 1,
-    };
-    is_closed(answer(|done| bench.log.read(read, done)).unwrap_err());
+    is_closed(bench.read(orders.read_all()).unwrap_err());
+    is_closed(orders.try_delete().unwrap_err());
+    is_closed(answer(|done| bench.log.describe(topic("orders"), done)).unwrap_err());
     is_closed(answer(|done| bench.log.list(None, 1, done)).unwrap_err());
     is_closed(answer(|done| bench.log.find_time(topic("orders"), 0, 3, done)).unwrap_err());
     bench.log.close(topic("orders"), orders.found.generation);
-    assert!(bench.log.closed_for_writing().is_some());
+    assert!(bench.log.health().refuses_writes.is_some());
 }
 
 fn promise_1_shutdown_commits_what_was_taken(make: Make) {
@@ -537,10 +567,9 @@ fn promise_6_opening_and_reading_create_nothing(make: Make) {
         topic: topic("never"),
         after: 3,
         up_to: 9,
-        max_bytes: 9,
-        max_records: 9,
+        ..opened.read_all()
     };
-    let page = answer(|done| bench.log.read(never, done)).unwrap();
+    let page = bench.read(never).unwrap();
     assert_eq!(
         page,
         Page {
@@ -558,11 +587,58 @@ fn promise_6_opening_and_reading_create_nothing(make: Make) {
         epoch,
         first,
         head,
+        bytes: _,
     } = &listed[0];
     assert_eq!(
         (topic, *epoch, *first, *head),
         (&opened.topic, opened.found.epoch, 1, 1)
     );
+}
+
+fn a_topic_is_described_as_it_is_listed(make: Make) {
+    let bench = make(
+        Retention {
+            max_messages: 10,
+            ..Retention::default()
+        },
+        10,
+    );
+    assert!(bench.log.health().refuses_writes.is_none());
+    let unused = bench.describe("orders");
+    assert_eq!(
+        unused,
+        TopicInfo {
+            topic: topic("orders"),
+            epoch: bench.open("others").found.epoch,
+            first: 1,
+            head: 0,
+            bytes: 0
+        }
+    );
+    assert_eq!(bench.list(), [], "describing creates nothing");
+
+    let orders = bench.open("orders");
+    assert_eq!(bench.describe("orders"), unused);
+    for n in 0..5 {
+        orders.append(vec![text(vec![b'x'; 1000])]).unwrap();
+        let described = bench.describe("orders");
+        assert_eq!((described.first, described.head), (1, n + 1));
+        assert!(
+            (1000 * (n + 1)..2000 * (n + 1)).contains(&described.bytes),
+            "{described:?}"
+        );
+        assert_eq!(bench.list(), [described]);
+    }
+    for _ in 0..30 {
+        orders.append(texts(0..1)).unwrap();
+    }
+    orders.wait_for_first(26);
+    orders.close();
+    wait_for("the listing", || bench.describe("orders").first == 26);
+    let described = bench.describe("orders");
+    assert_eq!((described.first, described.head), (26, 35));
+    assert!(described.bytes < 5000, "{described:?}");
+    assert_eq!(bench.list(), [described]);
 }
 
 fn promise_6_there_are_at_most_so_many_topics(make: Make) {
@@ -881,6 +957,308 @@ fn promise_11_the_epoch_stays_while_the_log_is_open(make: Make) {
     assert_eq!(second.found.lineage, []);
 }
 
+fn promise_12_deleted_means_gone(make: Make) {
+    let bench = plain(make);
+    let old = bench.open("orders");
+    let others = bench.open("others");
+    others.append(texts(0..3)).unwrap();
+    old.append(texts(0..20)).unwrap();
+    old.append(vec![sent_by("p", 1), keyed("k"), text(vec![7; 100_000])])
+        .unwrap();
+
+    let new = old.delete();
+
+    assert!(new.found.generation > old.found.generation);
+    assert_ne!(new.found.epoch, old.found.epoch);
+    let OpenedTopic {
+        generation: _,
+        epoch: _,
+        lineage,
+        deleted,
+        first,
+        head,
+        producers,
+        keys,
+    } = &new.found;
+    assert_eq!((*first, *head), (1, 0));
+    assert_eq!(*deleted, [old.found.epoch]);
+    assert_eq!(
+        (&lineage[..], &producers[..], &keys[..]),
+        (&[][..], &[][..], &[][..])
+    );
+    assert_eq!(old.append(texts(0..1)), Err(LogError::StaleGeneration));
+    assert_eq!(old.try_delete(), Err(LogError::StaleGeneration));
+    assert_eq!(bench.read(old.read_all()), Err(LogError::OtherEpoch));
+    let nothing = Page {
+        items: vec![],
+        reached: 0,
+    };
+    assert_eq!(new.page(0, u64::MAX), nothing);
+    assert_eq!(new.find_time(0, 23), 0);
+    let gone = TopicInfo {
+        topic: topic("orders"),
+        epoch: new.found.epoch,
+        first: 1,
+        head: 0,
+        bytes: 0,
+    };
+    assert_eq!(bench.describe("orders"), gone);
+    assert_eq!(bench.list().len(), 1, "others alone");
+    assert_eq!(others.page(0, 3).reached, 3);
+
+    new.close();
+    let again = bench.open("orders");
+    assert_eq!(
+        again.found,
+        OpenedTopic {
+            generation: again.found.generation,
+            ..new.found.clone()
+        }
+    );
+    assert!(again.found.generation > new.found.generation);
+    let kept = again.append(vec![sent_by("p", 1), keyed("k")]).unwrap();
+    assert_eq!(kept.iter().map(|r| r.offset).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(bench.read(old.read_all()), Err(LogError::OtherEpoch));
+    assert_eq!(messages(&again.page(0, 2)).len(), 2);
+    assert_eq!(bench.list().len(), 2);
+}
+
+/// What was appended before a `delete` is deleted, what comes later is refused or belongs to what goes on.
+fn promise_12_deletes_come_in_order_with_appends(make: Make) {
+    let bench = plain(make);
+    let mut orders = bench.open("orders");
+    let mut epochs = vec![orders.found.epoch];
+    for round in 0..20 {
+        let (tell, told) = mpsc::channel();
+        let append = |orders: &Opened<'_>, n: u64| {
+            let (tell, topic) = (tell.clone(), orders.topic.clone());
+            let done = Box::new(move |answer: Result<Appended, LogError>| {
+                tell.send((n, answer.map(|a| a.records[0].offset))).unwrap();
+            });
+            let generation = orders.found.generation;
+            bench.log.append(Append {
+                topic,
+                generation,
+                records: texts(n..n + 1),
+                done,
+            });
+        };
+        (1..=5).for_each(|n| append(&orders, n));
+        let (deleted, is_deleted) = mpsc::channel();
+        bench.log.delete(
+            orders.topic.clone(),
+            orders.found.generation,
+            Box::new(move |answer| deleted.send(answer).unwrap()),
+        );
+        (6..=9).for_each(|n| append(&orders, n));
+        let found = is_deleted.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert_eq!((found.first, found.head), (1, 0), "round {round}");
+        assert!(!epochs.contains(&found.epoch));
+        epochs.push(found.epoch);
+        let mut answers: Vec<_> = (1..=9)
+            .map(|_| told.recv_timeout(PATIENCE).unwrap())
+            .collect();
+        answers.sort_by_key(|(n, _)| *n);
+        for (n, answer) in answers {
+            let expected = match n {
+                1..=5 => Ok(n),
+                _ => Err(LogError::StaleGeneration),
+            };
+            assert_eq!(answer, expected, "append {n} of round {round}");
+        }
+        orders.found = found;
+        assert_eq!(orders.page(0, 100).items, []);
+    }
+    let remembered = bench.open("orders").found.deleted;
+    assert_eq!(
+        remembered.last(),
+        epochs.iter().rev().nth(1),
+        "the newest stay"
+    );
+}
+
+fn promise_12_deleting_nothing_changes_nothing(make: Make) {
+    let bench = plain(make);
+    let unused = bench.open("orders");
+    let same = |before: &Opened<'_>, after: &Opened<'_>| {
+        assert!(after.found.generation > before.found.generation);
+        let but_for_the_generation = OpenedTopic {
+            generation: before.found.generation,
+            ..after.found.clone()
+        };
+        assert_eq!(but_for_the_generation, before.found);
+    };
+    let deleted = unused.delete();
+    same(&unused, &deleted);
+    assert_eq!(unused.append(texts(0..1)), Err(LogError::StaleGeneration));
+    assert_eq!(bench.list(), []);
+
+    // Nor a second time, when there was something the first time.
+    deleted.append(texts(0..3)).unwrap();
+    let once = deleted.delete();
+    assert_eq!(once.found.deleted, [deleted.found.epoch]);
+    let twice = once.delete();
+    same(&once, &twice);
+    same(&twice, &bench.open("orders"));
+}
+
+fn promise_12_every_deletion_makes_another_sequence(make: Make) {
+    let bench = plain(make);
+    let mut epochs = Vec::new();
+    for round in 1..=5 {
+        let orders = bench.open("orders");
+        assert_eq!(orders.found.deleted, epochs);
+        orders.append(texts(0..round)).unwrap();
+        epochs.push(orders.found.epoch);
+        let deleted = orders.delete();
+        assert!(!epochs.contains(&deleted.found.epoch));
+        assert_eq!(deleted.append(texts(0..1)).unwrap()[0].offset, 1);
+        epochs.push(deleted.found.epoch);
+        deleted.delete();
+    }
+}
+
+fn promise_12_deleting_makes_room_for_other_topics(make: Make) {
+    let bench = make(Retention::default(), 2);
+    bench.open("a").append(texts(0..1)).unwrap();
+    let b = bench.open("b");
+    b.append(texts(0..1)).unwrap();
+    let c = bench.open("c");
+    assert_eq!(c.append(texts(0..1)), Err(LogError::TooManyTopics));
+
+    let b = b.delete();
+
+    c.append(texts(0..1)).unwrap();
+    assert_eq!(b.append(texts(0..1)), Err(LogError::TooManyTopics));
+    c.delete();
+    assert_eq!(b.append(texts(0..1)).unwrap()[0].offset, 1);
+    assert_eq!(bench.list().len(), 2);
+}
+
+fn promise_12_large_topics_are_deleted_while_others_are_used(make: Make) {
+    let bench = plain(make);
+    let large = bench.open("large");
+    for _ in 0..20 {
+        large
+            .append((0..100).map(|_| text(vec![b'x'; 3000])).collect())
+            .unwrap();
+    }
+    let large = large.delete();
+    let others = bench.open("others");
+    // Small ones, so that old and new records of one topic lie side by side for as long as the engine takes its time.
+    for n in 0..200 {
+        others.append(texts(n..n + 1)).unwrap();
+        assert_eq!(large.append(texts(n..n + 1)).unwrap()[0].offset, n + 1);
+        assert_eq!(large.page(0, n + 1).reached, n + 1);
+    }
+    assert_eq!(offsets(&large.page(0, 200)), (1..=200).collect::<Vec<_>>());
+    assert!(bench.describe("large").bytes < 100_000);
+}
+
+fn promise_12_retention_goes_on_in_the_new_sequence(make: Make) {
+    let bench = make(
+        Retention {
+            max_messages: 10,
+            ..Retention::default()
+        },
+        10,
+    );
+    let old = bench.open("orders");
+    for n in 0..100 {
+        old.append(texts(n..n + 1)).unwrap();
+    }
+    old.wait_for_first(91);
+    let new = old.delete();
+    new.append(texts(0..10)).unwrap();
+    assert_eq!(offsets(&new.page(0, 10)), (1..=10).collect::<Vec<_>>());
+    for n in 0..25 {
+        new.append(texts(n..n + 1)).unwrap();
+    }
+    new.wait_for_first(26);
+    assert_eq!(bench.open("orders").found.first, 26);
+}
+
+/// Of engines that keep anything over a restart.
+fn promise_12_deleted_is_gone_after_a_restart_too(make: Make) {
+    let bench = plain(make);
+    let a = bench.open("a");
+    a.append(vec![sent_by("p", 1), keyed("k")]).unwrap();
+    let a = a.delete();
+    let b = bench.open("b");
+    b.append(texts(0..50)).unwrap();
+    let b = b.delete();
+    b.append(texts(0..3)).unwrap();
+    let unused = bench.open("unused").delete();
+    let (a, b, unused) = (a.found.clone(), b.found.clone(), unused.found.clone());
+    let Some(bench) = restart(bench) else { return };
+
+    let again = |name: &str, before: &OpenedTopic, head: u64| {
+        let opened = bench.open(name);
+        let OpenedTopic {
+            epoch,
+            deleted,
+            first,
+            head: found_head,
+            ..
+        } = &opened.found;
+        assert_eq!((epoch, deleted), (&before.epoch, &before.deleted), "{name}");
+        assert_eq!((*first, *found_head), (1, head), "{name}");
+        assert_eq!(opened.found.producers, []);
+        assert_eq!(opened.found.keys, []);
+        let page = opened.page(0, u64::MAX);
+        assert_eq!(offsets(&page), (1..=head).collect::<Vec<_>>(), "{name}");
+        for epoch in deleted {
+            let read = Read {
+                epoch: *epoch,
+                ..opened.read_all()
+            };
+            assert_eq!(bench.read(read), Err(LogError::OtherEpoch), "{name}");
+        }
+        assert_eq!(opened.append(texts(0..1)).unwrap()[0].offset, head + 1);
+        opened.found.deleted.clone()
+    };
+    assert_eq!(again("a", &a, 0).len(), 1);
+    assert_eq!(again("b", &b, 3).len(), 1);
+    assert_eq!(again("unused", &unused, 0).len(), 0);
+    let names: Vec<String> = bench.list().iter().map(|i| i.topic.to_string()).collect();
+    assert_eq!(names, ["a", "b", "unused"]);
+    // And over another one.
+    let Some(bench) = restart(bench) else { return };
+    assert_eq!(bench.open("a").found.head, 1);
+    assert_eq!(bench.open("b").found.head, 4);
+    assert_eq!(bench.open("b").found.deleted, b.deleted);
+}
+
+/// Nobody takes what is old for older than it is because somebody has set the clock ahead.
+fn a_clock_that_is_set_ahead_costs_nothing(make: Make) {
+    const YEAR_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+    let bench = make(
+        Retention {
+            max_age_ms: 60_000,
+            ..Retention::default()
+        },
+        10,
+    );
+    let orders = bench.open("orders");
+    orders
+        .append(vec![sent_by("p", 1), keyed("k"), text("x")])
+        .unwrap();
+    bench.clock.step(NOON + YEAR_MS);
+    for n in 0..20 {
+        orders.append(texts(n..n + 1)).unwrap();
+        assert_eq!(offsets(&orders.page(0, 3)), [1, 2, 3]);
+    }
+    let again = bench.open("orders");
+    assert_eq!((again.found.first, again.found.head), (1, 23));
+    assert_eq!(
+        (again.found.producers.len(), again.found.keys.len()),
+        (1, 1)
+    );
+    bench.clock.step(NOON);
+    bench.clock.set(NOON + 60_001);
+    again.wait_for_first(4);
+}
+
 fn many_topics_are_written_and_read_at_once(make: Make) {
     let bench = plain(make);
     let (topics, rounds) = (60, 30);
@@ -939,8 +1317,19 @@ fn memory_bench(retention: Retention, max_topics: usize) -> Bench {
 }
 
 fn sled_bench(retention: Retention, max_topics: usize) -> Bench {
-    let clock = Clock::manual(NOON);
     let dir = tempfile::tempdir().unwrap();
+    sled_in(dir, Clock::manual(NOON), retention, max_topics)
+}
+
+/// A plain bench after a restart; `None` for an engine that keeps nothing over one.
+fn restart(bench: Bench) -> Option<Bench> {
+    let Bench { log, clock, _keep } = bench;
+    log.shutdown();
+    drop(log);
+    _keep.map(|dir| sled_in(dir, clock, Retention::default(), 1000))
+}
+
+fn sled_in(dir: tempfile::TempDir, clock: Clock, retention: Retention, max_topics: usize) -> Bench {
     let log = sled::SledLog::open(sled::SledOptions {
         clock: clock.clone(),
         retention: Arc::new(move |_| retention),
@@ -980,5 +1369,15 @@ for_every_engine! {
     promise_10_by_age
     promise_10_readers_are_told_what_expired_while_they_read
     promise_11_the_epoch_stays_while_the_log_is_open
+    promise_12_deleted_means_gone
+    promise_12_deletes_come_in_order_with_appends
+    promise_12_deleting_nothing_changes_nothing
+    promise_12_every_deletion_makes_another_sequence
+    promise_12_deleting_makes_room_for_other_topics
+    promise_12_large_topics_are_deleted_while_others_are_used
+    promise_12_retention_goes_on_in_the_new_sequence
+    promise_12_deleted_is_gone_after_a_restart_too
+    a_topic_is_described_as_it_is_listed
+    a_clock_that_is_set_ahead_costs_nothing
     many_topics_are_written_and_read_at_once
 }

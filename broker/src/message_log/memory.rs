@@ -1,5 +1,8 @@
 //! The engine that keeps records in memory: a bounded ring for each topic, and a new epoch at every start. Every call is
 //! answered before it returns. Owns nothing on disk and no thread; what is old goes when the engine is next called.
+//!
+//! A topic that was deleted keeps its place, empty, so that its epochs stay known. Of many deleted topics the one that was deleted
+//! longest ago is forgotten, and topics that come to be later get another epoch: so none can get an epoch back it had before.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -10,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use hark_protocol::{Epoch, GapReason, Idempotency, Message, Record, TopicName};
 
 use super::{
-    Append, Appended, Done, KEY_MEMORY_MS, KeyMark, LogError, LogNews, MAX_PRODUCERS,
+    Append, Appended, Done, Health, KEY_MEMORY_MS, KeyMark, LogError, LogNews, MAX_PRODUCERS,
     MAX_RECENT_KEYS, MessageLog, NewsSink, OpenedTopic, PRODUCER_MEMORY_MS, Page, PageItem,
     ProducerMark, Read, Retention, RetentionFor, TopicInfo, draw_epoch,
 };
@@ -20,10 +23,17 @@ use crate::clock::Clock;
 const RECORD_OVERHEAD_BYTES: u64 = 128;
 /// How many other topics each append looks at, so that what is old goes from topics nobody uses too.
 const SWEEP_TOPICS: usize = 2;
+/// The generation of a topic that nobody has open; no `open` draws it.
+const CLOSED: u64 = 0;
+/// How many deletions are remembered at most, over all topics.
+const MAX_DELETIONS: usize = 10_000;
+/// How many deletions of one topic are remembered at most.
+const MAX_DELETIONS_A_TOPIC: usize = 64;
 
 /// Keeps records in memory.
 pub struct MemoryLog {
-    epoch: Epoch,
+    /// What topics get that have none of their own yet.
+    epoch: Mutex<Epoch>,
     clock: Clock,
     retention: RetentionFor,
     max_topics: usize,
@@ -34,13 +44,20 @@ pub struct MemoryLog {
     ended: AtomicBool,
     /// Where the last sweep stopped.
     swept: Mutex<Option<TopicName>>,
+    /// What was deleted, oldest first: at most [`MAX_DELETIONS`].
+    deletions: Mutex<VecDeque<TopicName>>,
 }
 
-/// One topic. Has its place in the map while it is open, and for good once it has had a record.
+/// One topic. Has its place in the map while it is open, and for good once it has had a record; when that was deleted, as long
+/// as the deletion is remembered.
 struct Topic {
+    epoch: Epoch,
+    /// Its earlier epochs, oldest first: at most [`MAX_DELETIONS_A_TOPIC`].
+    deleted: VecDeque<Epoch>,
     generation: u64,
     news: Option<NewsSink>,
     retention: Retention,
+    /// It has, or had, records in this epoch.
     created: bool,
     first: u64,
     head: u64,
@@ -66,7 +83,7 @@ struct Mark {
 impl fmt::Debug for MemoryLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryLog")
-            .field("epoch", &self.epoch)
+            .field("epoch", &self.epoch())
             .finish_non_exhaustive()
     }
 }
@@ -75,7 +92,7 @@ impl MemoryLog {
     /// An empty log with an epoch of its own. At most `max_topics` topics can have records.
     pub fn new(clock: Clock, retention: RetentionFor, max_topics: usize) -> Self {
         Self {
-            epoch: draw_epoch(),
+            epoch: Mutex::new(draw_epoch()),
             clock,
             retention,
             max_topics,
@@ -84,7 +101,12 @@ impl MemoryLog {
             generation: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             swept: Mutex::new(None),
+            deletions: Mutex::default(),
         }
+    }
+
+    fn epoch(&self) -> Epoch {
+        *lock(&self.epoch)
     }
 
     fn find(&self, topic: &TopicName) -> Option<Arc<Mutex<Topic>>> {
@@ -106,23 +128,20 @@ impl MemoryLog {
         self.is_ended().or_else(|ended| ended)?;
         // Within the map's lock: a `close` must not remove what is being opened.
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
-        let topic = Arc::clone(topics.entry(name.clone()).or_insert_with(Topic::unused));
+        let unused = || Topic::unused(self.epoch());
+        let topic = Arc::clone(topics.entry(name.clone()).or_insert_with(unused));
         let mut topic = lock(&topic);
         drop(topics);
-        topic.generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        topic.generation = self.next_generation();
         topic.news = Some(news);
         topic.retention = (self.retention)(name);
-        let now_ms = self.clock.now_ms();
-        topic.trim(now_ms);
-        Ok(OpenedTopic {
-            generation: topic.generation,
-            epoch: self.epoch,
-            lineage: Vec::new(),
-            first: topic.first,
-            head: topic.head,
-            producers: topic.newest_producers(now_ms),
-            keys: topic.recent_keys(now_ms),
-        })
+        let settled_ms = self.clock.settled_ms();
+        topic.trim(settled_ms);
+        Ok(topic.opened(settled_ms))
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn append_now(
@@ -141,10 +160,56 @@ impl MemoryLog {
             self.count_one_more_topic()?;
             topic.created = true;
         }
-        let now_ms = self.clock.now_ms();
-        let kept = topic.keep(records, now_ms);
-        topic.trim(now_ms);
+        let settled_ms = self.clock.settled_ms();
+        let kept = topic.keep(records, self.clock.now_ms(), settled_ms);
+        topic.trim(settled_ms);
         Ok(Appended { records: kept })
+    }
+
+    fn delete_now(&self, name: &TopicName, generation: u64) -> Result<OpenedTopic, LogError> {
+        self.is_ended().or_else(|ended| ended)?;
+        let topic = self.find(name).ok_or(LogError::StaleGeneration)?;
+        let mut topic = lock(&topic);
+        if topic.generation != generation {
+            return Err(LogError::StaleGeneration);
+        }
+        topic.generation = self.next_generation();
+        let had_records = std::mem::take(&mut topic.created);
+        if had_records {
+            topic.empty();
+            self.created.fetch_sub(1, Ordering::Relaxed);
+        }
+        let opened = topic.opened(self.clock.settled_ms());
+        drop(topic);
+        if had_records {
+            self.remember_deletion(name);
+        }
+        Ok(opened)
+    }
+
+    /// Remembers that a topic was deleted, and forgets the oldest deletion if there are too many.
+    fn remember_deletion(&self, name: &TopicName) {
+        let mut deletions = lock(&self.deletions);
+        deletions.push_back(name.clone());
+        if deletions.len() <= MAX_DELETIONS {
+            return;
+        }
+        let Some(oldest) = deletions.pop_front() else {
+            return;
+        };
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(topic) = topics.get(&oldest).cloned() else {
+            return;
+        };
+        let mut topic = lock(&topic);
+        topic.deleted.clear();
+        if !topic.created {
+            // It loses its place, now or when it is closed; what comes to be under its name then must have an epoch it never had.
+            *lock(&self.epoch) = draw_epoch();
+            if topic.generation == CLOSED {
+                topics.remove(&oldest);
+            }
+        }
     }
 
     fn count_one_more_topic(&self) -> Result<(), LogError> {
@@ -165,10 +230,16 @@ impl MemoryLog {
             reached: read.after,
         };
         let Some(topic) = self.find(&read.topic) else {
-            return Ok(nothing);
+            return match read.epoch == self.epoch() {
+                true => Ok(nothing),
+                false => Err(LogError::OtherEpoch),
+            };
         };
         let mut topic = lock(&topic);
-        topic.trim(self.clock.now_ms());
+        if topic.epoch != read.epoch {
+            return Err(LogError::OtherEpoch);
+        }
+        topic.trim(self.clock.settled_ms());
         let up_to = read.up_to.min(topic.head);
         if read.after >= up_to {
             return Ok(nothing);
@@ -182,7 +253,7 @@ impl MemoryLog {
             return Ok(0);
         };
         let mut topic = lock(&topic);
-        topic.trim(self.clock.now_ms());
+        topic.trim(self.clock.settled_ms());
         let older = topic.ring.partition_point(|kept| kept.time_ms < since_ms) as u64;
         Ok((topic.first - 1 + older).min(up_to).min(topic.head))
     }
@@ -193,18 +264,23 @@ impl MemoryLog {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let describe = |(name, topic): (&TopicName, &Arc<Mutex<Topic>>)| {
             let topic = lock(topic);
-            topic.created.then(|| TopicInfo {
-                topic: name.clone(),
-                epoch: self.epoch,
-                first: topic.first,
-                head: topic.head,
-            })
+            topic.created.then(|| topic.info(name.clone()))
         };
         Ok(topics
             .range((from, Bound::Unbounded))
             .filter_map(describe)
             .take(limit)
             .collect())
+    }
+
+    fn describe_now(&self, name: TopicName) -> Result<TopicInfo, LogError> {
+        self.is_ended().or_else(|ended| ended)?;
+        let topic = self
+            .find(&name)
+            .unwrap_or_else(|| Topic::unused(self.epoch()));
+        let mut topic = lock(&topic);
+        topic.trim(self.clock.settled_ms());
+        Ok(topic.info(name))
     }
 
     /// Takes what is old from the topics whose turn it is.
@@ -217,7 +293,7 @@ impl MemoryLog {
                 return;
             };
             *swept = Some(name.clone());
-            lock(topic).trim(self.clock.now_ms());
+            lock(topic).trim(self.clock.settled_ms());
         }
     }
 }
@@ -246,6 +322,10 @@ impl MessageLog for MemoryLog {
         done(self.find_time_now(&topic, since_ms, up_to));
     }
 
+    fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>) {
+        done(self.delete_now(&topic, generation));
+    }
+
     fn close(&self, topic: TopicName, generation: u64) {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let Some(found) = topics.get(&topic).cloned() else {
@@ -255,9 +335,9 @@ impl MessageLog for MemoryLog {
         if found.generation != generation {
             return;
         }
-        found.generation = 0; // which no `open` has drawn
+        found.generation = CLOSED;
         found.news = None;
-        if !found.created {
+        if !found.created && found.deleted.is_empty() {
             topics.remove(&topic);
         }
     }
@@ -266,10 +346,16 @@ impl MessageLog for MemoryLog {
         done(self.list_now(after, limit));
     }
 
-    fn closed_for_writing(&self) -> Option<String> {
-        self.ended
-            .load(Ordering::Acquire)
-            .then(|| "it has been shut down".to_owned())
+    fn describe(&self, topic: TopicName, done: Done<TopicInfo>) {
+        done(self.describe_now(topic));
+    }
+
+    fn health(&self) -> Health {
+        let ended = self.ended.load(Ordering::Acquire);
+        Health {
+            refuses_writes: ended.then(|| "it has been shut down".to_owned()),
+            warnings: Vec::new(),
+        }
     }
 
     fn shutdown(&self) {
@@ -278,9 +364,11 @@ impl MessageLog for MemoryLog {
 }
 
 impl Topic {
-    fn unused() -> Arc<Mutex<Self>> {
+    fn unused(epoch: Epoch) -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
-            generation: 0,
+            epoch,
+            deleted: VecDeque::new(),
+            generation: CLOSED,
             news: None,
             retention: Retention::default(),
             created: false,
@@ -293,7 +381,47 @@ impl Topic {
         }))
     }
 
-    fn keep(&mut self, records: Vec<super::NewRecord>, now_ms: u64) -> Vec<Record> {
+    fn opened(&self, settled_ms: u64) -> OpenedTopic {
+        OpenedTopic {
+            generation: self.generation,
+            epoch: self.epoch,
+            lineage: Vec::new(),
+            deleted: self.deleted.iter().copied().collect(),
+            first: self.first,
+            head: self.head,
+            producers: self.newest_producers(settled_ms),
+            keys: self.recent_keys(settled_ms),
+        }
+    }
+
+    fn info(&self, topic: TopicName) -> TopicInfo {
+        TopicInfo {
+            topic,
+            epoch: self.epoch,
+            first: self.first,
+            head: self.head,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Begins another sequence, which has nothing. Only the time stays, which never goes back.
+    fn empty(&mut self) {
+        self.deleted.push_back(self.epoch);
+        if self.deleted.len() > MAX_DELETIONS_A_TOPIC {
+            self.deleted.pop_front();
+        }
+        self.epoch = draw_epoch();
+        (self.first, self.head, self.bytes) = (1, 0, 0);
+        self.ring = VecDeque::new();
+        self.producers = HashMap::new();
+    }
+
+    fn keep(
+        &mut self,
+        records: Vec<super::NewRecord>,
+        now_ms: u64,
+        settled_ms: u64,
+    ) -> Vec<Record> {
         let time_ms = self.last_time_ms.max(now_ms);
         self.last_time_ms = time_ms;
         let mut kept = Vec::with_capacity(records.len());
@@ -325,7 +453,7 @@ impl Topic {
             });
         }
         if self.producers.len() > 2 * MAX_PRODUCERS {
-            let newest = self.newest_producers(time_ms);
+            let newest = self.newest_producers(settled_ms);
             let mark = |p: ProducerMark| {
                 (
                     p.producer,
@@ -342,10 +470,10 @@ impl Topic {
     }
 
     /// Takes from the front what the retention does not keep.
-    fn trim(&mut self, now_ms: u64) {
+    fn trim(&mut self, settled_ms: u64) {
         let before = self.first;
         while let Some(oldest) = self.ring.front() {
-            let too_old = oldest.time_ms < now_ms.saturating_sub(self.retention.max_age_ms);
+            let too_old = oldest.time_ms < settled_ms.saturating_sub(self.retention.max_age_ms);
             let too_much = self.bytes > self.retention.max_bytes
                 || self.ring.len() as u64 > self.retention.max_messages;
             if !(too_old || too_much && self.ring.len() > 1) {
@@ -399,8 +527,8 @@ impl Topic {
         Page { items, reached }
     }
 
-    fn newest_producers(&self, now_ms: u64) -> Vec<ProducerMark> {
-        let oldest = now_ms.saturating_sub(PRODUCER_MEMORY_MS);
+    fn newest_producers(&self, settled_ms: u64) -> Vec<ProducerMark> {
+        let oldest = settled_ms.saturating_sub(PRODUCER_MEMORY_MS);
         let mut marks: Vec<ProducerMark> = self
             .producers
             .iter()
@@ -425,8 +553,8 @@ impl Topic {
         marks
     }
 
-    fn recent_keys(&self, now_ms: u64) -> Vec<KeyMark> {
-        let oldest = now_ms.saturating_sub(KEY_MEMORY_MS);
+    fn recent_keys(&self, settled_ms: u64) -> Vec<KeyMark> {
+        let oldest = settled_ms.saturating_sub(KEY_MEMORY_MS);
         let newest = self
             .ring
             .iter()
@@ -456,4 +584,64 @@ fn cost(message: &Message) -> u64 {
 /// A thread that panicked left the data as it was between two fields at worst; it is records, not invariants.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::message_log::contract::{Bench, NOON, texts, topic};
+
+    /// What is forgotten of a topic leaves it without a place, and never gives it back an epoch it had.
+    #[test]
+    fn deletions_are_remembered_for_a_while() {
+        let clock = Clock::manual(NOON);
+        let retention = Arc::new(|_: &TopicName| Retention::default());
+        let log = Arc::new(MemoryLog::new(clock.clone(), retention, 2));
+        let bench = Bench {
+            log: log.clone(),
+            clock,
+            _keep: None,
+        };
+        let name = |n: usize| format!("t.{n}");
+        let mut epochs = HashSet::new();
+        let delete = |n: usize| {
+            let opened = bench.open(&name(n));
+            opened.append(texts(0..1)).unwrap();
+            let deleted = opened.delete();
+            deleted.close();
+            [opened.found.epoch, deleted.found.epoch]
+        };
+        // The first is forgotten, the second is in use by then, the third is open.
+        (0..3).for_each(|n| epochs.extend(delete(n)));
+        let alive = bench.open(&name(1));
+        alive.append(texts(0..1)).unwrap();
+        let open = bench.open(&name(2));
+        for n in 3..MAX_DELETIONS + 3 {
+            epochs.extend(delete(n));
+        }
+        assert_eq!(log.topics.read().unwrap().len(), MAX_DELETIONS + 2);
+
+        let forgotten = bench.open(&name(0));
+        assert_eq!(forgotten.found.deleted, []);
+        assert!(!epochs.contains(&forgotten.found.epoch));
+        let found = |n: usize| bench.open(&name(n)).found;
+        assert_eq!((found(1).epoch, found(1).head), (alive.found.epoch, 1));
+        assert_eq!(found(2).epoch, open.found.epoch);
+        let remembered = bench.list();
+        assert_eq!(remembered.len(), 1);
+        assert_eq!(remembered[0].topic, topic("t.1"));
+        assert_eq!(found(3).deleted.len(), 1);
+        // Even one that was open then: it has another epoch when it comes back.
+        bench.open(&name(2)).close();
+        let again = found(2);
+        assert_eq!(again.deleted, []);
+        assert!(!epochs.contains(&again.epoch));
+
+        for _ in 0..2 * MAX_DELETIONS_A_TOPIC {
+            delete(5);
+        }
+        assert_eq!(found(5).deleted.len(), MAX_DELETIONS_A_TOPIC);
+    }
 }

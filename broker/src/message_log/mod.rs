@@ -20,6 +20,8 @@
 //!     is taken by age alone; what was trimmed is told through [`LogNews::Trimmed`].
 //! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
 //!     new epoch and [`Lineage`] says up to where old cursors hold.
+//! 12. **Deleted means gone.** After `delete` nobody reads what was deleted, however the engine is started again; the topic
+//!     goes on, empty, with a new epoch and generation, and remembers the epochs that were deleted for a while.
 
 use std::fmt;
 use std::sync::Arc;
@@ -63,14 +65,21 @@ pub trait MessageLog: Send + Sync + fmt::Debug {
     /// `..=up_to` that is not older, or `up_to` if all are.
     fn find_time(&self, topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64>);
 
+    /// Deletes everything a topic has. The generation must be the current one; the answer is the topic as it goes on, with another.
+    /// A topic that never had a record stays as it is, but for the generation.
+    fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>);
+
     /// Says that the room of that generation has retired. Not answered; safe to forget.
     fn close(&self, topic: TopicName, generation: u64);
 
     /// Lists topics that have or had records, by name, beginning after `after`; at most `limit`.
     fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>);
 
-    /// Why the engine takes no more writes until the next start, if so.
-    fn closed_for_writing(&self) -> Option<String>;
+    /// Describes one topic, as `list` does; one that never had a record too.
+    fn describe(&self, topic: TopicName, done: Done<TopicInfo>);
+
+    /// How the engine is doing. Cheap, and does not wait for the engine's threads.
+    fn health(&self) -> Health;
 
     /// Commits what has been taken, answers everything, and ends the engine's threads. Blocks. Calls made later are answered
     /// with [`LogError::Closed`].
@@ -86,6 +95,8 @@ pub struct OpenedTopic {
     pub epoch: Epoch,
     /// Earlier sequences whose beginning this one shares, oldest first.
     pub lineage: Vec<Lineage>,
+    /// Earlier sequences that were deleted, as far as they are remembered.
+    pub deleted: Vec<Epoch>,
     /// The oldest offset that is kept; `head + 1` if none is.
     pub first: u64,
     /// The newest committed offset; 0 if there never was one.
@@ -171,6 +182,8 @@ pub struct Appended {
 pub struct Read {
     /// Which topic.
     pub topic: TopicName,
+    /// Of which sequence; where it has become another one meanwhile, the answer is [`LogError::OtherEpoch`].
+    pub epoch: Epoch,
     /// The reader has everything up to here.
     pub after: u64,
     /// The committed head as the room knows it: nothing beyond is shown.
@@ -229,6 +242,17 @@ pub struct TopicInfo {
     pub first: u64,
     /// The newest committed offset.
     pub head: u64,
+    /// What its records take, as stored.
+    pub bytes: u64,
+}
+
+/// How an engine is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why it takes no writes at present, if so: until the next start, or until there is room on the disk.
+    pub refuses_writes: Option<String>,
+    /// What it found wrong at its start, and goes on in spite of: for whoever runs the broker.
+    pub warnings: Vec<String>,
 }
 
 /// How long records are kept: the first bound that is reached counts.
@@ -275,9 +299,15 @@ pub enum LogError {
     /// The log takes no writes (any more). Whether an append in flight was kept is not known.
     #[error("the log is closed for writing: {0}")]
     Closed(String),
+    /// The disk has less room than is kept free. Nothing was done; writes are taken again when there is room.
+    #[error("the disk is nearly full: {0}")]
+    NoRoom(String),
     /// The topic has been opened by another since.
     #[error("the topic has been opened again since")]
     StaleGeneration,
+    /// The topic has been deleted since, and is another sequence now.
+    #[error("the topic has been deleted since")]
+    OtherEpoch,
     /// There are as many topics as there may be; this would have been another one.
     #[error(
         "there are as many topics as there may be (max_topics); delete some or raise the limit"

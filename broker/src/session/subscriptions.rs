@@ -122,7 +122,7 @@ impl Subscription {
         };
         match self.room.order(Pull {
             seat,
-            position: self.position.offset,
+            position: self.position,
         }) {
             true => Asked::Room,
             false if self.room.is_connected() => Asked::Full,
@@ -297,6 +297,7 @@ impl Session {
                 position,
                 live,
             } => self.page(key, frames, position, live, ctx),
+            RoomNews::Deleted { key, gap, position } => self.topic_deleted(key, gap, position, ctx),
             RoomNews::PageFailed { key, reason } => self.page_failed(key, &reason, ctx),
             RoomNews::Unsubscribed { key } => self.left(key, ctx),
             RoomNews::Gone { key } => self.room_gone(key, ctx),
@@ -395,6 +396,25 @@ impl Session {
                 true => self.say_caught_up(key, ctx),
                 false => self.pulls.add(key),
             }
+        }
+        self.pull_next(ctx);
+    }
+
+    /// Goes on in the sequence that came in the deleted one's place.
+    fn topic_deleted(
+        &mut self,
+        key: u32,
+        gap: Encoded,
+        position: Cursor,
+        ctx: &mut SessionContext,
+    ) {
+        self.pulls.answered(key);
+        if let Some(subscription) = self.subscriptions.get_mut(key) {
+            subscription.position = position;
+            subscription.page_failures = 0;
+            // As a page is: what comes next is asked for when the socket has taken it.
+            self.write_page(vec![gap], ctx);
+            self.pulls.add(key);
         }
         self.pull_next(ctx);
     }

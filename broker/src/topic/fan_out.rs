@@ -16,7 +16,7 @@ const SEATS_A_TURN: usize = 1024;
 pub(super) struct Progress {
     /// The next seat to be served, while a pass is under way.
     next: Option<usize>,
-    /// Something was committed since the pass began: seats served before that need another one.
+    /// Something was committed, or the topic deleted, since the pass began: seats served before that need another one.
     again: bool,
 }
 
@@ -61,6 +61,10 @@ impl Room {
         let Some(seated) = self.seats.get_mut(index).filter(|seated| seated.live) else {
             return;
         };
+        if seated.epoch != self.place.epoch {
+            self.tell_deleted(index);
+            return;
+        }
         if seated.sent_up_to >= self.place.head {
             return;
         }

@@ -84,6 +84,7 @@ impl Reading {
     fn read(self, start: Start) {
         let read = Read {
             topic: self.topic.clone(),
+            epoch: self.place.epoch,
             after: start.position,
             up_to: self.place.head,
             max_bytes: self.order.max_bytes,

@@ -2,8 +2,8 @@
 //! was committed last. Knows nothing of WebSockets (subscribers are [`Subscriber`]s) and nothing of how records are kept.
 //!
 //! Mailbox, all of it answered, even if the room dies with it unread (`subscriber`, `publish`: answers are sent by drop guards):
-//! - [`Publish`], [`Subscribe`], [`Unsubscribe`], [`Pull`], [`History`]: orders, each in the file of its name;
-//! - `Appended`, `TimeFound`, `News`: what the log tells; `Flush`, `IdleCheck`: notes to itself.
+//! - [`Publish`], [`Subscribe`], [`Unsubscribe`], [`Pull`], [`History`], [`Delete`]: orders, each in the file of its name;
+//! - `AppendAnswered`, `DeleteAnswered`, `TimeFound`, `News`: what the log tells; `Flush`, `IdleCheck`: notes to itself.
 //!
 //! ```text
 //! opening ──opened──▶ serving ──idle, alone, nothing staged──▶ retired
@@ -12,6 +12,7 @@
 //! While opening, the mailbox waits. *Gone* tells every subscriber, who joins again from its own position; *retired* is
 //! only reached while nobody holds the room's handle, so there is nobody to tell.
 
+mod delete;
 mod fan_out;
 mod history;
 mod publish;
@@ -34,6 +35,7 @@ use slab::Slab;
 use crate::message_log::{self, Lineage, LogError, LogNews, MessageLog, NewsSink, OpenedTopic};
 use crate::settings::RoomSettings;
 
+pub use delete::{Delete, Deleted};
 pub use history::{History, HistoryPage};
 pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
 pub use registry::{Registry, RoomHandle};
@@ -41,6 +43,7 @@ pub use subscribe::{Pull, Subscribe, Unsubscribe};
 pub use subscriber::{Delivery, Refused, RoomNews, Seat, Seating, Subscriber};
 pub use tail::Batch;
 
+use delete::Deletes;
 use publish::{Appending, Producers, Staged};
 use subscribe::{Seated, TimeFound};
 use tail::Tail;
@@ -71,6 +74,7 @@ pub struct Room {
     /// each session; full is answered `busy` where the bytes are taken.
     staged: VecDeque<Staged>,
     appending: Option<Appending>,
+    deletes: Deletes,
     envelopes: Slab<publish::Envelope>,
     flush_noted: bool,
 
@@ -92,6 +96,8 @@ impl std::fmt::Debug for Room {
 struct Place {
     epoch: Epoch,
     lineage: Vec<Lineage>,
+    /// Earlier sequences that were deleted.
+    deleted: Vec<Epoch>,
     /// The oldest offset that is kept; `head + 1` if none is.
     first: u64,
     /// The newest committed offset.
@@ -127,6 +133,7 @@ impl Room {
                 place: Place {
                     epoch: Epoch::new(1),
                     lineage: Vec::new(),
+                    deleted: Vec::new(),
                     first: 1,
                     head: 0,
                 },
@@ -136,6 +143,7 @@ impl Room {
                 producers: Producers::default(),
                 staged: VecDeque::new(),
                 appending: None,
+                deletes: Deletes::default(),
                 envelopes: Slab::new(),
                 flush_noted: false,
                 last_used: Instant::now(),
@@ -154,6 +162,7 @@ impl Room {
                 self.place = Place {
                     epoch: opened.epoch,
                     lineage: opened.lineage,
+                    deleted: opened.deleted,
                     first: opened.first,
                     head: opened.head,
                 };
@@ -258,6 +267,13 @@ impl Handler<History> for Room {
     }
 }
 
+impl Handler<Delete> for Room {
+    type Result = ();
+    fn handle(&mut self, order: Delete, ctx: &mut Self::Context) {
+        self.delete(order, ctx);
+    }
+}
+
 impl Handler<publish::Flush> for Room {
     type Result = ();
     fn handle(&mut self, _: publish::Flush, ctx: &mut Self::Context) {
@@ -273,10 +289,17 @@ impl Handler<publish::AppendAnswered> for Room {
     }
 }
 
+impl Handler<delete::DeleteAnswered> for Room {
+    type Result = ();
+    fn handle(&mut self, answer: delete::DeleteAnswered, ctx: &mut Self::Context) {
+        self.delete_answered(answer, ctx);
+    }
+}
+
 impl Handler<TimeFound> for Room {
     type Result = ();
-    fn handle(&mut self, found: TimeFound, _: &mut Self::Context) {
-        self.time_found(found);
+    fn handle(&mut self, found: TimeFound, ctx: &mut Self::Context) {
+        self.time_found(found, ctx);
     }
 }
 
@@ -284,6 +307,7 @@ impl Handler<News> for Room {
     type Result = ();
     fn handle(&mut self, News(fact): News, _: &mut Self::Context) {
         match fact {
+            // News and answers come in order, so this is never about a sequence that a delete has ended since.
             LogNews::Trimmed { first } => self.place.first = self.place.first.max(first),
             LogNews::AppendedElsewhere(_) => {
                 tracing::error!(topic = %self.topic, "an engine that is not shared told of another node's records");

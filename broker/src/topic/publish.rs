@@ -97,12 +97,18 @@ impl Refusal {
 impl From<&LogError> for Refusal {
     fn from(error: &LogError) -> Self {
         let code = match error {
-            LogError::Busy | LogError::StaleGeneration => ErrorCode::Busy,
-            LogError::Closed(_) | LogError::Unreadable(_) => ErrorCode::LogUnavailable,
+            LogError::Busy | LogError::StaleGeneration | LogError::OtherEpoch => ErrorCode::Busy,
+            LogError::Closed(_) | LogError::NoRoom(_) | LogError::Unreadable(_) => {
+                ErrorCode::LogUnavailable
+            }
             LogError::TooManyTopics => ErrorCode::TooManyTopics,
             LogError::TooLarge(_) => ErrorCode::TooLarge,
         };
-        Self::new(code, error.to_string())
+        let what_to_do = match error {
+            LogError::NoRoom(_) => "; make room on it or keep less, and it goes on by itself",
+            _ => "",
+        };
+        Self::new(code, format!("{error}{what_to_do}"))
     }
 }
 
@@ -164,7 +170,7 @@ impl Drop for Envelope {
     }
 }
 
-/// A message that waits for the append in flight.
+/// A message that waits for what is in flight to the log.
 #[derive(Debug)]
 pub(super) struct Staged {
     envelope: usize,
@@ -177,6 +183,36 @@ enum StagedOrder {
     Keep(NewRecord, Taken),
     /// It came a second time while the first was still on its way: answered when that one is.
     SameAs(Idempotency),
+}
+
+impl Staged {
+    /// How a message is known that is to be kept; `None` for one that came a second time.
+    pub(super) fn new_message(&self) -> Option<&Idempotency> {
+        match &self.order {
+            StagedOrder::Keep(record, _) => Some(&record.idempotency),
+            StagedOrder::SameAs(_) => None,
+        }
+    }
+
+    /// How a message is known that came a second time.
+    pub(super) fn copy_of(&self) -> Option<&Idempotency> {
+        match &self.order {
+            StagedOrder::Keep(..) => None,
+            StagedOrder::SameAs(idempotency) => Some(idempotency),
+        }
+    }
+
+    /// Whose answer it is: the envelope, and the place in it.
+    pub(super) fn place(&self) -> (usize, usize) {
+        (self.envelope, self.index)
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.order {
+            StagedOrder::Keep(record, _) => record.message.size_bytes(),
+            StagedOrder::SameAs(_) => 0,
+        }
+    }
 }
 
 /// An append in flight: who gets which answer.
@@ -217,7 +253,7 @@ impl Room {
             return; // an envelope without messages is answered by being dropped
         }
         let entry = self.envelopes.insert(envelope);
-        let now_ms = self.settings.clock.now_ms();
+        let now_ms = self.settings.clock.settled_ms();
         for (index, item) in items.into_iter().enumerate() {
             self.settings.faults.strike_before_append(&item.message);
             match self.producers.look_at(&item.idempotency, now_ms) {
@@ -255,13 +291,13 @@ impl Room {
                 Look::Refused(refusal) => self.answer(entry, index, Outcome::Refused(refusal)),
             }
         }
-        if self.appending.is_none() && !self.staged.is_empty() && !self.flush_noted {
+        if !self.log_is_busy() && !self.staged.is_empty() && !self.flush_noted {
             self.flush_noted = true;
             ctx.notify(Flush);
         }
     }
 
-    fn answer(&mut self, envelope: usize, index: usize, outcome: Outcome) {
+    pub(super) fn answer(&mut self, envelope: usize, index: usize, outcome: Outcome) {
         let Some(owed) = self.envelopes.get_mut(envelope) else {
             return;
         };
@@ -272,15 +308,28 @@ impl Room {
         }
     }
 
-    /// Sends what is staged to the log, unless an append is in flight already.
+    /// Whether an order is in flight to the log: one at a time, so that each knows what it comes after.
+    pub(super) fn log_is_busy(&self) -> bool {
+        self.appending.is_some() || self.deletes.are_in_flight()
+    }
+
+    /// Sends what is staged to the log, unless something is in flight already.
     pub(super) fn append_staged(&mut self, ctx: &mut Context<Self>) {
-        if self.appending.is_some() || self.staged.is_empty() {
+        if self.log_is_busy() || self.staged.is_empty() {
             return;
         }
         let mut records = Vec::with_capacity(self.staged.len().min(APPEND_MAX_RECORDS));
         let mut appending = Appending::default();
         let mut bytes = 0;
-        while let Some(staged) = self.staged.pop_front() {
+        while let Some(next) = self.staged.front() {
+            bytes += next.bytes();
+            let full = bytes > APPEND_MAX_BYTES || records.len() >= APPEND_MAX_RECORDS;
+            if full && !records.is_empty() {
+                break;
+            }
+            let Some(staged) = self.staged.pop_front() else {
+                break;
+            };
             let Staged {
                 envelope,
                 index,
@@ -289,7 +338,6 @@ impl Room {
             let (idempotency, record, taken) = match order {
                 StagedOrder::SameAs(idempotency) => (idempotency, None, None),
                 StagedOrder::Keep(record, taken) => {
-                    bytes += record.message.size_bytes();
                     let idempotency = record.idempotency.clone();
                     records.push(record);
                     (idempotency, Some(records.len() - 1), Some(taken))
@@ -302,9 +350,6 @@ impl Room {
                 record,
                 _taken: taken,
             });
-            if bytes >= APPEND_MAX_BYTES || records.len() >= APPEND_MAX_RECORDS {
-                break;
-            }
         }
         if records.is_empty() {
             self.answer_owed(appending, &[]);
@@ -332,7 +377,7 @@ impl Room {
         match answer {
             Ok(Appended { records }) => {
                 let offsets: Vec<u64> = records.iter().map(|record| record.offset).collect();
-                let now_ms = self.settings.clock.now_ms();
+                let now_ms = self.settings.clock.settled_ms();
                 for owed in &appending.owed {
                     if let Some(&offset) = owed.record.and_then(|at| offsets.get(at)) {
                         self.producers.kept(&owed.idempotency, offset, now_ms);
@@ -344,7 +389,8 @@ impl Room {
                     self.tail
                         .push(Arc::new(Batch::new(self.topic.clone(), records)));
                 }
-                // The disk works on the next batch while this one is passed on.
+                // The disk works on what comes next while this batch is passed on.
+                self.delete_if_wanted(ctx);
                 self.append_staged(ctx);
                 self.answer_owed(appending, &offsets);
                 self.fan_out(ctx);
@@ -392,7 +438,9 @@ impl Room {
         if *error == LogError::StaleGeneration {
             // Another room serves the topic: this one must not go on.
             ctx.stop();
+            return;
         }
+        self.delete_if_wanted(ctx);
     }
 }
 
@@ -507,17 +555,19 @@ impl Producers {
             }) => Look::Kept { offset: *offset },
             Some(Key { offset: None, .. }) => Look::OnItsWay,
             None => {
-                self.keys.insert(
-                    key.clone(),
-                    Key {
-                        offset: None,
-                        used_ms: now_ms,
-                    },
-                );
-                self.key_order.push_back((key.clone(), now_ms));
+                self.take_key(key, now_ms);
                 Look::New
             }
         }
+    }
+
+    fn take_key(&mut self, key: &MessageId, used_ms: u64) {
+        let on_its_way = Key {
+            offset: None,
+            used_ms,
+        };
+        self.keys.insert(key.clone(), on_its_way);
+        self.key_order.push_back((key.clone(), used_ms));
     }
 
     fn kept(&mut self, idempotency: &Idempotency, offset: u64, now_ms: u64) {
@@ -546,6 +596,30 @@ impl Producers {
                 self.counts.get(producer).map(|count| count.kept_offset)
             }
             Idempotency::Key(key) => self.keys.get(key).and_then(|known| known.offset),
+        }
+    }
+
+    /// Where a message is kept, if it is.
+    pub(super) fn kept_at(&self, idempotency: &Idempotency) -> Option<u64> {
+        match idempotency {
+            Idempotency::Sequence { producer, seq } => {
+                let count = self.counts.get(producer)?;
+                (*seq <= count.kept_seq).then_some(count.kept_offset)
+            }
+            Idempotency::None | Idempotency::Key(_) => self.offset_of(idempotency),
+        }
+    }
+
+    /// Counts a message as taken that is staged, where all that had been kept is forgotten.
+    pub(super) fn take_again(&mut self, idempotency: &Idempotency, now_ms: u64) {
+        match idempotency {
+            Idempotency::None => {}
+            Idempotency::Sequence { producer, seq } => {
+                let count = self.counts.entry(producer.clone()).or_default();
+                count.taken_seq = *seq;
+                count.used_ms = now_ms;
+            }
+            Idempotency::Key(key) => self.take_key(key, now_ms),
         }
     }
 

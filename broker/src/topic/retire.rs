@@ -22,10 +22,11 @@ impl Handler<IdleCheck> for Room {
         // One that went away while it was joining never said so.
         self.seats
             .retain(|_, seated| seated.subscriber.is_connected());
-        let now_ms = self.settings.clock.now_ms();
+        let now_ms = self.settings.clock.settled_ms();
         let needed = !self.seats.is_empty()
             || !self.staged.is_empty()
             || self.appending.is_some()
+            || self.deletes.are_owed()
             || self.last_used.elapsed() < self.settings.idle
             || self.producers.remembers_keys(now_ms);
         if !needed && self.registry.try_retire(&self.topic, self.id) {

@@ -67,7 +67,7 @@ pub struct Pull {
     /// Which seat.
     pub seat: Seat,
     /// What it has.
-    pub position: u64,
+    pub position: Cursor,
 }
 
 /// A subscriber in its seat.
@@ -76,6 +76,8 @@ pub(super) struct Seated {
     pub(super) key: u32,
     generation: u64,
     pub(super) subprotocol: Subprotocol,
+    /// The sequence it is in. Another than the topic's: it has not been told yet that it was deleted.
+    pub(super) epoch: Epoch,
     /// Everything up to here has been sent to it, or given up by a gap. While lagging: as of its last pull.
     pub(super) sent_up_to: u64,
     pub(super) live: bool,
@@ -114,6 +116,8 @@ impl Drop for AnswerOwed {
 #[rtype(result = "()")]
 pub(super) struct TimeFound {
     order: Subscribe,
+    /// Of which sequence.
+    epoch: Epoch,
     position: Result<u64, LogError>,
 }
 
@@ -185,7 +189,11 @@ impl Place {
             gap: Some(Missing { reason, range }),
         };
         let Some(kept_up_to) = self.kept_up_to(asked.epoch) else {
-            return start(oldest, GapReason::OtherEpoch, None);
+            return match self.deleted.contains(&asked.epoch) {
+                // From the very beginning of what came in its place: if that has expired, the first page says so.
+                true => start(0, GapReason::Deleted, None),
+                false => start(oldest, GapReason::OtherEpoch, None),
+            };
         };
         if asked.offset > kept_up_to {
             return match asked.epoch == self.epoch {
@@ -227,16 +235,31 @@ impl Room {
             Resolved::Start(start) => self.seat(order, start),
             Resolved::AskLog { since_ms } => {
                 let room: Recipient<TimeFound> = ctx.address().recipient();
-                let done =
-                    Box::new(move |position| tell_room(&room, TimeFound { order, position }));
+                let epoch = self.place.epoch;
+                let found = move |position| TimeFound {
+                    order,
+                    epoch,
+                    position,
+                };
+                let done = Box::new(move |position| tell_room(&room, found(position)));
                 self.log
                     .find_time(self.topic.clone(), since_ms, self.place.head, done);
             }
         }
     }
 
-    /// The position was found in an earlier turn, and still holds: what was published since comes after it.
-    pub(super) fn time_found(&mut self, TimeFound { order, position }: TimeFound) {
+    /// The position was found in an earlier turn, and still holds: what was published since comes after it. If the topic was deleted
+    /// since, it has to be looked for again.
+    pub(super) fn time_found(&mut self, found: TimeFound, ctx: &mut Context<Self>) {
+        let TimeFound {
+            order,
+            epoch,
+            position,
+        } = found;
+        if epoch != self.place.epoch {
+            self.subscribe(order, ctx);
+            return;
+        }
         match position {
             Ok(position) => {
                 let position = position.max(self.place.first - 1);
@@ -286,6 +309,7 @@ impl Room {
             key,
             generation,
             subprotocol,
+            epoch: self.place.epoch,
             sent_up_to: start.position,
             live,
         });
@@ -317,10 +341,17 @@ impl Room {
     }
 
     /// Answers with a page: from the tail if it reaches back far enough, and then the subscriber may be live; else
-    /// the reader pool answers it straight.
+    /// the reader pool answers it straight. If the topic was deleted since the last one, a gap says so in its place.
     pub(super) fn pull(&mut self, Pull { seat, position }: Pull) {
         let (head, oldest) = (self.place.head, self.place.first - 1);
         let epoch = self.place.epoch;
+        if position.epoch != epoch {
+            if self.seated(seat).is_some_and(|seated| !seated.live) {
+                self.tell_deleted(seat.index);
+            }
+            return;
+        }
+        let position = position.offset;
         let covered = self.tail.covers(position.max(oldest));
         let Some(seated) = self.seated(seat).filter(|seated| !seated.live) else {
             return;
@@ -341,6 +372,7 @@ impl Room {
         }
         let read = Read {
             topic: self.topic.clone(),
+            epoch,
             after: position,
             up_to: head,
             max_bytes: PAGE_MAX_BYTES,
@@ -396,7 +428,8 @@ struct PageTurn {
 }
 
 impl PageTurn {
-    /// Encodes what the reader pool found, on its thread, and sends it straight to the subscriber.
+    /// Encodes what the reader pool found, on its thread, and sends it straight to the subscriber. The room may have gone on
+    /// meanwhile, but not with this subscriber, which says nothing to the room until it has the page.
     fn tell(self, found: Result<Page, LogError>) {
         let news = match found {
             Ok(page) => {
@@ -453,6 +486,7 @@ mod tests {
         Place {
             epoch: Epoch::new(7),
             lineage,
+            deleted: vec![Epoch::new(3), Epoch::new(4)],
             first: 41,
             head: 100,
         }
@@ -497,6 +531,9 @@ mod tests {
             (after(5, 500), (60, lost(61, 500))),
             (after(5, 10), (40, expired(11, 40))),
             (after(9, 50), (40, Some((GapReason::OtherEpoch, None)))),
+            (after(3, 0), (0, Some((GapReason::Deleted, None)))),
+            (after(3, 50), (0, Some((GapReason::Deleted, None)))),
+            (after(4, 500), (0, Some((GapReason::Deleted, None)))),
         ];
         for (start, expected) in cases {
             assert_eq!(told(start), expected, "{}", start.asked);

@@ -116,6 +116,16 @@ pub enum RoomNews {
         /// Whether the subscriber is live from here on.
         live: bool,
     },
+    /// The topic was deleted: the subscriber's position is the beginning of another sequence, and it has to pull. Comes unasked to
+    /// one that is live, and in the place of a page to one that is not.
+    Deleted {
+        /// Which subscription.
+        key: u32,
+        /// What it cannot have, as a frame.
+        gap: Encoded,
+        /// Its position now.
+        position: Cursor,
+    },
     /// The page could not be read just now; pull again in a moment.
     PageFailed {
         /// Which subscription.

@@ -1,5 +1,7 @@
 //! Rooms without sessions: what cannot be seen, or not be brought about, through a socket.
 
+mod delete;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,19 +20,26 @@ use super::{
 };
 use crate::budget::Budget;
 use crate::clock::Clock;
-use crate::message_log::Retention;
 use crate::message_log::memory::MemoryLog;
+use crate::message_log::{MessageLog, Retention};
 use crate::settings::{Engines, Faults, RoomSettings};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn registry(faults: bool) -> Arc<Registry> {
     let clock = Clock::system();
-    let log = Arc::new(MemoryLog::new(
+    registry_over(memory_log(&clock), clock, faults)
+}
+
+fn memory_log(clock: &Clock) -> Arc<dyn MessageLog> {
+    Arc::new(MemoryLog::new(
         clock.clone(),
         Arc::new(|_| Retention::default()),
         1000,
-    ));
+    ))
+}
+
+fn registry_over(log: Arc<dyn MessageLog>, clock: Clock, faults: bool) -> Arc<Registry> {
     let engines = Engines {
         synced: log.clone(),
         memory: log,
@@ -100,16 +109,31 @@ fn message(headers: &[(&str, &str)]) -> Message {
 }
 
 async fn publish(registry: &Arc<Registry>, name: &str, messages: Vec<Message>) -> Vec<Outcome> {
+    let unnumbered = |message| (message, Idempotency::None);
+    let messages = messages.into_iter().map(unnumbered).collect();
+    outcomes(send(registry, name, messages)).await
+}
+
+/// Publishes, and does not wait.
+fn send(
+    registry: &Arc<Registry>,
+    name: &str,
+    messages: Vec<(Message, Idempotency)>,
+) -> oneshot::Receiver<Vec<Receipt>> {
     let room = registry.room(&topic(name));
     let (send, receipts) = oneshot::channel();
-    let item = |(tag, message)| PublishItem {
+    let item = |(tag, (message, idempotency))| PublishItem {
         tag,
         message,
-        idempotency: Idempotency::None,
+        idempotency,
         taken: registry.settings().staged_budget.try_take(1).unwrap(),
     };
     let items = messages.into_iter().enumerate().map(item).collect();
     room.order(Publish::new(Arc::new(Reply(Mutex::new(Some(send)))), items));
+    receipts
+}
+
+async fn outcomes(receipts: oneshot::Receiver<Vec<Receipt>>) -> Vec<Outcome> {
     let receipts = tokio::time::timeout(DEADLINE, receipts)
         .await
         .expect("a publish is answered")

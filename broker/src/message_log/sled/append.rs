@@ -3,7 +3,7 @@
 use hark_protocol::{Idempotency, Record, TopicName};
 
 use super::layout::TopicId;
-use super::meta::{Identity, Ids, Mark, MetaError};
+use super::meta::{Ids, Mark, MetaError};
 use super::store::plainly;
 use super::stored::{MAX_PAYLOAD_BYTES, PackError};
 use super::writer::{Answer, Slot, Writer};
@@ -17,8 +17,9 @@ impl Writer {
             records,
             done,
         } = append;
-        if let Some(reason) = self.store.closed() {
-            return done(Err(LogError::Closed(reason.to_owned())));
+        let accepted = self.store.check_open().and_then(|()| self.check_room());
+        if let Err(e) = accepted {
+            return done(Err(e));
         }
         let is_current = match self.state.topics.get(&name) {
             Some(Slot::Open(topic)) => topic.generation == generation,
@@ -35,7 +36,7 @@ impl Writer {
                 .push(Answer::Appended { done, records }),
             Err(e) => {
                 if let LogError::Closed(reason) = &e {
-                    self.store.close(reason.clone());
+                    self.store.close(reason);
                 }
                 done(Err(e));
             }
@@ -75,6 +76,7 @@ impl Writer {
         })?;
 
         self.state.commit.wrote = true;
+        self.state.rounds.count(name, 0, bytes);
         topic.numbers.last_time_ms = time_ms;
         topic.numbers.bytes += bytes;
         topic.bytes_since_checkpoint += bytes;
@@ -124,7 +126,7 @@ impl Writer {
             next: self.ids.next + 1,
             topics: self.ids.topics + 1,
         };
-        let identity = Identity::new(id, &self.store.directory);
+        let identity = topic.identity.clone().with_id(id);
         // In this order: were the name found again without the numbers, the id would be given out twice.
         let written: Result<(), MetaError> = self
             .store
@@ -134,6 +136,7 @@ impl Writer {
         written.map_err(|e| LogError::Closed(format!("a write failed: {e}")))?;
         self.ids = ids;
         topic.id = Some(id);
+        topic.identity = identity;
         Ok(id)
     }
 }

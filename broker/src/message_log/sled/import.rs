@@ -172,7 +172,8 @@ impl Importer {
                     next: self.into.ids.next + 1,
                     topics: self.into.ids.topics + 1,
                 };
-                let identity = Identity::new(id, &self.into.directory);
+                let deletions = found.deletions.as_ref();
+                let identity = Identity::unused(&self.into.directory, deletions).with_id(id);
                 // In this order: were the name found again without the numbers, the id would be given out twice.
                 meta.set_ids(ids)?;
                 meta.set_identity(topic, &identity)?;

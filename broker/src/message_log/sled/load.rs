@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 use hark_protocol::{Idempotency, ProducerId, TopicName};
 
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
-use super::meta::{Identity, Mark, Numbers};
+use super::meta::{Deletions, Identity, Mark, Numbers};
 use super::scan::{Scan, Value, span};
 use super::store::{Store, plainly};
 use super::stored::{Body, idempotency_of_first_part};
@@ -22,8 +22,11 @@ pub(super) struct Loaded {
     /// `None`: the topic was never used.
     pub(super) identity: Option<Identity>,
     pub(super) identity_changed: bool,
+    pub(super) deletions: Option<Deletions>,
     pub(super) numbers: Numbers,
     pub(super) numbers_changed: bool,
+    /// What `numbers` said before it was put right.
+    pub(super) stored_bytes: u64,
     /// Leftovers of an append that was not finished: to be removed.
     pub(super) leftovers: Vec<Key>,
     pub(super) producers: Vec<ProducerMark>,
@@ -36,21 +39,31 @@ pub(super) struct Loaded {
 
 /// Looks at a topic.
 pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
+    let deletions = store.meta.deletions(name)?;
     let Some(mut identity) = store.meta.identity(name)? else {
-        return Ok(Loaded::default());
+        return Ok(Loaded {
+            deletions,
+            ..Loaded::default()
+        });
     };
     let topic = identity.id();
     let stored = store.meta.numbers(topic)?;
     let tail = Tail::find(store, topic, stored).map_err(damaged)?;
     let numbers = tail.numbers;
 
-    let saw_cuts = identity.see_cuts(&store.directory, numbers.head);
+    let saw_cuts = identity.see_cuts(&store.directory(), numbers.head);
     if tail.is_cut && !saw_cuts {
         identity.lose_tail(numbers.head);
     }
-    if tail.is_cut || saw_cuts {
+    if tail.is_cut {
+        store.condition().warn(format!(
+            "the topic {name} has lost its records from {} to {}: it goes on with a new epoch",
+            numbers.head + 1,
+            stored.head
+        ));
+    } else if saw_cuts {
         let (head, epoch) = (numbers.head, identity.epoch());
-        tracing::error!(topic = %name, head, %epoch, "the topic's tail may be lost: it goes on with a new epoch");
+        tracing::warn!(topic = %name, head, %epoch, "the topic's tail may be lost: it goes on with a new epoch");
     }
 
     let since_checkpoint = marks_after_checkpoint(store, topic, &numbers)?;
@@ -58,8 +71,10 @@ pub(super) fn load(store: &Store, name: &TopicName) -> Result<Loaded, LogError> 
     Ok(Loaded {
         identity: Some(identity),
         identity_changed: tail.is_cut || saw_cuts,
+        deletions,
         numbers,
         numbers_changed: numbers != stored,
+        stored_bytes: stored.bytes,
         leftovers: tail.leftovers,
         producers,
         since_checkpoint,
@@ -194,7 +209,7 @@ fn producers(
     head: u64,
     since_checkpoint: &HashMap<ProducerId, Mark>,
 ) -> Result<(Vec<ProducerMark>, Vec<ProducerMark>), LogError> {
-    let oldest_ms = store.clock.now_ms().saturating_sub(PRODUCER_MEMORY_MS);
+    let oldest_ms = store.clock.settled_ms().saturating_sub(PRODUCER_MEMORY_MS);
     let (mut remembered, mut forgotten) = (Vec::new(), Vec::new());
     for mark in store.meta.marks(topic) {
         let mut mark = mark?;
@@ -232,7 +247,7 @@ pub(super) fn forgotten_producers(
 
 /// The keys among the newest records, oldest first.
 fn recent_keys(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Vec<KeyMark>, LogError> {
-    let oldest_ms = store.clock.now_ms().saturating_sub(KEY_MEMORY_MS);
+    let oldest_ms = store.clock.settled_ms().saturating_sub(KEY_MEMORY_MS);
     let oldest_offset = numbers
         .first
         .max((numbers.head + 1).saturating_sub(MAX_RECENT_KEYS as u64));

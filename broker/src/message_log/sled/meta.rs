@@ -4,16 +4,19 @@
 //! ```text
 //! c                   the commit counter: the last write of each commit
 //! d                   the directory: format, epochs
+//! g | topic id        the name of a topic that is deleted, and of which there is something left to take away
 //! h | topic id        a topic's numbers: written with every commit that touches it
 //! i                   the next topic id, and how many topics there are
 //! n | name            a topic's identity
 //! p | topic id | name a producer's newest number, as of the topic's last checkpoint
+//! x | name            the sequences of that name that were deleted
 //! ```
 //! sled recovers a prefix of its log. So whatever must not be seen without another is written after that other.
 
 use hark_protocol::{Epoch, ProducerId, TopicName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sled::IVec;
 
 use super::layout::TopicId;
 use super::store::plainly;
@@ -32,6 +35,8 @@ const COMMITS: &[u8] = b"c";
 const DIRECTORY: &[u8] = b"d";
 const IDS: &[u8] = b"i";
 const NAMES: u8 = b'n';
+const GARBAGE: u8 = b'g';
+const DELETIONS: u8 = b'x';
 
 /// The tree, with its forms.
 #[derive(Debug, Clone)]
@@ -64,6 +69,18 @@ pub(super) struct Identity {
     /// The cuts this topic has taken notice of.
     cuts_seen: u64,
     lineage: Vec<(u64, u64)>,
+}
+
+/// The sequences of a name that were deleted, and how the name goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Deletions {
+    /// Oldest first.
+    epochs: Vec<u64>,
+    /// The epoch of what comes next.
+    next_epoch: u64,
+    /// The cuts there had been: after another one what came next may be lost, and its epoch is not to be had again.
+    cuts_seen: u64,
+    pub(super) time_ms: u64,
 }
 
 /// A topic's numbers, and the witness of its head.
@@ -125,30 +142,57 @@ impl Directory {
         self.epoch = draw_epoch().get();
     }
 
-    /// What a topic that was never used shares with the directory's earlier epochs: nothing.
-    pub(super) fn lineage(&self) -> Vec<Lineage> {
-        let nothing = |&(_, epoch): &(u64, u64)| Lineage {
-            epoch: Epoch::new(epoch),
-            kept_up_to: 0,
-        };
-        self.earlier.iter().map(nothing).collect()
+    /// Topics are about to be forgotten: whoever uses one of their names again must not meet the epoch they may have had.
+    pub(super) fn forget(&mut self) {
+        self.epoch = draw_epoch().get();
+    }
+}
+
+impl Deletions {
+    /// Adds a sequence that is deleted now. `before` is what was deleted earlier under the same name.
+    pub(super) fn add(
+        before: Option<Self>,
+        deleted: Epoch,
+        directory: &Directory,
+        time_ms: u64,
+    ) -> Self {
+        let mut epochs = before.map(|before| before.epochs).unwrap_or_default();
+        epochs.push(deleted.get());
+        epochs.drain(..epochs.len().saturating_sub(MAX_LINEAGE));
+        Self {
+            epochs,
+            next_epoch: draw_epoch().get(),
+            cuts_seen: directory.cuts,
+            time_ms,
+        }
+    }
+
+    pub(super) fn epochs(&self) -> Vec<Epoch> {
+        self.epochs.iter().copied().map(Epoch::new).collect()
     }
 }
 
 impl Identity {
-    /// A topic that begins now, in the directory's epoch.
-    pub(super) fn new(id: TopicId, directory: &Directory) -> Self {
-        let lineage = directory
-            .earlier
-            .iter()
-            .map(|&(_, epoch)| (epoch, 0))
-            .collect();
+    /// What a topic will be that has no record: in the directory's epoch, or the one that was drawn when it was deleted. It
+    /// shares nothing with the directory's earlier epochs.
+    pub(super) fn unused(directory: &Directory, deletions: Option<&Deletions>) -> Self {
+        let earlier = directory.earlier.iter().map(|&(_, epoch)| epoch);
+        let (epoch, ended) = match deletions {
+            None => (directory.epoch, None),
+            Some(deleted) if deleted.cuts_seen == directory.cuts => (deleted.next_epoch, None),
+            Some(deleted) => (directory.epoch, Some(deleted.next_epoch)),
+        };
         Self {
-            id: id.0,
-            epoch: directory.epoch,
+            id: 0,
+            epoch,
             cuts_seen: directory.cuts,
-            lineage,
+            lineage: earlier.chain(ended).map(|epoch| (epoch, 0)).collect(),
         }
+    }
+
+    /// The topic has its first record.
+    pub(super) fn with_id(self, id: TopicId) -> Self {
+        Self { id: id.0, ..self }
     }
 
     pub(super) fn id(&self) -> TopicId {
@@ -347,11 +391,79 @@ impl Meta {
         };
         self.0.range(from..vec![NAMES + 1]).map(|found| {
             let (key, value) = found?;
-            let name = key.get(1..).and_then(|name| std::str::from_utf8(name).ok());
-            let topic = name.and_then(|name| TopicName::parse(name).ok());
-            let topic = topic.ok_or(MetaError::Malformed("name of a topic"))?;
-            Ok((topic, decode(&key, &value, "identity of a topic")?))
+            Ok((
+                name_in(&key[1..])?,
+                decode(&key, &value, "identity of a topic")?,
+            ))
         })
+    }
+
+    pub(super) fn remove_identity(&self, topic: &TopicName) -> sled::Result<()> {
+        self.0.remove(name_key(topic)).map(drop)
+    }
+
+    pub(super) fn remove_numbers(&self, topic: TopicId) -> sled::Result<()> {
+        self.0.remove(numbers_key(topic)).map(drop)
+    }
+
+    pub(super) fn deletions(&self, topic: &TopicName) -> Result<Option<Deletions>, MetaError> {
+        self.get(&deletions_key(topic), "deletions of a topic")
+    }
+
+    pub(super) fn set_deletions(
+        &self,
+        topic: &TopicName,
+        deletions: &Deletions,
+    ) -> Result<(), MetaError> {
+        self.set(&deletions_key(topic), deletions)
+    }
+
+    pub(super) fn remove_deletions(&self, topic: &TopicName) -> sled::Result<()> {
+        self.0.remove(deletions_key(topic)).map(drop)
+    }
+
+    /// What was deleted, by name.
+    pub(super) fn all_deletions(
+        &self,
+    ) -> impl Iterator<Item = Result<(TopicName, Deletions), MetaError>> {
+        self.0.scan_prefix([DELETIONS]).map(|found| {
+            let (key, value) = found?;
+            Ok((
+                name_in(&key[1..])?,
+                decode(&key, &value, "deletions of a topic")?,
+            ))
+        })
+    }
+
+    /// Notes that what is left of a deleted topic is to be taken away.
+    pub(super) fn add_garbage(&self, id: TopicId, topic: &TopicName) -> sled::Result<()> {
+        self.0
+            .insert(prefixed(GARBAGE, id), topic.as_str())
+            .map(drop)
+    }
+
+    pub(super) fn remove_garbage(&self, id: TopicId) -> sled::Result<()> {
+        self.0.remove(prefixed(GARBAGE, id)).map(drop)
+    }
+
+    /// Deleted topics of which something is left.
+    pub(super) fn garbage(&self) -> impl Iterator<Item = Result<(TopicId, TopicName), MetaError>> {
+        self.0.scan_prefix([GARBAGE]).map(|found| {
+            let (key, value) = found?;
+            let id = key.get(1..).and_then(|id| id.try_into().ok());
+            let id = id.ok_or(MetaError::Malformed("id of a deleted topic"))?;
+            Ok((TopicId(u64::from_be_bytes(id)), name_in(&value)?))
+        })
+    }
+
+    /// Removes up to `max` producers' numbers of a topic. Says how many.
+    pub(super) fn remove_marks(&self, topic: TopicId, max: usize) -> sled::Result<usize> {
+        let keys = self.0.scan_prefix(marks_prefix(topic)).keys().take(max);
+        let keys: Vec<IVec> = keys.collect::<sled::Result<_>>()?;
+        for key in &keys {
+            self.0.remove(key)?;
+        }
+        Ok(keys.len())
     }
 
     pub(super) fn numbers(&self, topic: TopicId) -> Result<Numbers, MetaError> {
@@ -468,6 +580,16 @@ fn name_key(topic: &TopicName) -> Vec<u8> {
     [&[NAMES], topic.as_str().as_bytes()].concat()
 }
 
+fn deletions_key(topic: &TopicName) -> Vec<u8> {
+    [&[DELETIONS], topic.as_str().as_bytes()].concat()
+}
+
+fn name_in(bytes: &[u8]) -> Result<TopicName, MetaError> {
+    let name = std::str::from_utf8(bytes).ok();
+    let topic = name.and_then(|name| TopicName::parse(name).ok());
+    topic.ok_or(MetaError::Malformed("name of a topic"))
+}
+
 fn numbers_key(topic: TopicId) -> [u8; 9] {
     prefixed(b'h', topic)
 }
@@ -493,6 +615,9 @@ pub(super) enum Entry {
     Name(TopicName, Identity),
     Numbers(TopicId, Numbers),
     Mark(TopicId, ProducerMark),
+    Deletions(TopicName, Deletions),
+    /// The topic is deleted, and not all of it has been taken away.
+    Garbage(TopicId),
 }
 
 impl Entry {
@@ -503,10 +628,16 @@ impl Entry {
             b'd' if key == DIRECTORY => decode(key, value, "").ok().map(Self::Directory),
             b'i' if key == IDS => decode(key, value, "").ok().map(Self::Ids),
             b'n' => {
-                let name = TopicName::parse(std::str::from_utf8(&key[1..]).ok()?).ok()?;
+                let name = name_in(&key[1..]).ok()?;
                 let identity = decode(key, value, "").ok()?;
                 Some(Self::Name(name, identity))
             }
+            b'x' => {
+                let name = name_in(&key[1..]).ok()?;
+                let deletions = decode(key, value, "").ok()?;
+                Some(Self::Deletions(name, deletions))
+            }
+            b'g' if key.len() == 9 => name_in(value).ok().and(topic()).map(Self::Garbage),
             b'h' if key.len() == 9 => Some(Self::Numbers(topic()?, Numbers::parse(value)?)),
             b'p' => {
                 let producer = std::str::from_utf8(key.get(9..)?).ok()?;
@@ -576,7 +707,7 @@ mod tests {
     #[test]
     fn each_cut_gives_a_new_epoch_and_shortens_what_older_ones_share() {
         let mut directory = Directory::new();
-        let mut topic = Identity::new(TopicId(1), &directory);
+        let mut topic = Identity::unused(&directory, None).with_id(TopicId(1));
         let original = topic.epoch();
         assert!(!topic.see_cuts(&directory, 10));
 
@@ -595,7 +726,7 @@ mod tests {
     #[test]
     fn a_topic_that_slept_through_two_cuts_knows_the_epoch_between() {
         let mut directory = Directory::new();
-        let mut topic = Identity::new(TopicId(1), &directory);
+        let mut topic = Identity::unused(&directory, None).with_id(TopicId(1));
         let original = topic.epoch();
         directory.cut();
         let between = directory.epoch();
@@ -605,8 +736,34 @@ mod tests {
 
         let lineage = |epoch, kept_up_to| Lineage { epoch, kept_up_to };
         assert_eq!(topic.lineage(), [lineage(original, 5), lineage(between, 5)]);
-        let unused = directory.lineage();
-        assert_eq!(unused, [lineage(original, 0), lineage(between, 0)]);
-        assert_eq!(Identity::new(TopicId(2), &directory).lineage(), unused);
+        let unused = Identity::unused(&directory, None);
+        assert_eq!(
+            unused.lineage(),
+            [lineage(original, 0), lineage(between, 0)]
+        );
+    }
+
+    #[test]
+    fn a_name_that_was_deleted_goes_on_with_an_epoch_of_its_own_until_a_cut() {
+        let mut directory = Directory::new();
+        let first = Identity::unused(&directory, None).epoch();
+        let deleted = Deletions::add(None, first, &directory, 1);
+        let second = Identity::unused(&directory, Some(&deleted));
+        assert!(second.epoch() != first && second.epoch() != directory.epoch());
+        assert_eq!(second.lineage(), []);
+        assert_eq!(deleted.epochs(), [first]);
+
+        // What was published since may have been cut off: its epoch is not given out again.
+        directory.cut();
+        let third = Identity::unused(&directory, Some(&deleted));
+
+        assert_eq!(third.epoch(), directory.epoch());
+        let nothing = |epoch| Lineage {
+            epoch,
+            kept_up_to: 0,
+        };
+        assert_eq!(third.lineage(), [nothing(first), nothing(second.epoch())]);
+        let twice = Deletions::add(Some(deleted), third.epoch(), &directory, 2);
+        assert_eq!(twice.epochs(), [first, third.epoch()]);
     }
 }

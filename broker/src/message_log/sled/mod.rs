@@ -5,29 +5,33 @@
 //! open · append · close ─► queue ─► writer ─► sled, fdatasync, witness      (writer, append, open_topic, retention …)
 //! read · find_time · list ─► queue ─► readers ─► sled                       (reader, page, load)
 //! ```
+//! The writer also trims (`retention`), walks over all topics (`rounds`), deletes (`delete`) and watches the disk (`low_disk`).
+//!
 //! How records lie on the disk: `layout` (keys and values), `stored` (records), `meta` (everything else), `witness`.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hark_protocol::TopicName;
 
 use super::{
-    Append, Done, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, Retention, RetentionFor,
-    TopicInfo,
+    Append, Done, Health, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, Retention,
+    RetentionFor, TopicInfo,
 };
 use crate::clock::Clock;
 
 mod append;
 mod checkpoint;
+mod delete;
 mod directory;
 mod faults;
 mod import;
 mod layout;
 mod load;
+mod low_disk;
 mod meta;
 mod offline;
 mod open;
@@ -37,12 +41,15 @@ mod queue;
 mod raw;
 mod reader;
 mod retention;
+mod rounds;
 mod salvage;
 mod scan;
 mod store;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upkeep_tests;
 mod verify;
 mod witness;
 mod writer;
@@ -55,9 +62,10 @@ pub use salvage::{DamagedTopic, RecoverError, Salvaged, recover};
 pub use verify::{Problem, Verified};
 
 use directory::DirectoryLock;
+use low_disk::LowDisk;
 use queue::{Queue, Refused};
 use reader::{Job, MAX_JOBS};
-use store::Store;
+use store::{Condition, Store};
 use writer::{Command, MAX_COMMAND_BYTES, MAX_COMMANDS, State, Writer};
 
 /// How a directory is opened.
@@ -73,6 +81,12 @@ pub struct SledOptions {
     pub cache_bytes: u64,
     /// How many topics there may be that have or had records.
     pub max_topics: u64,
+    /// How many bytes all topics may keep together, as stored; beyond it the largest give.
+    pub max_total_bytes: u64,
+    /// How many bytes are kept free on the disk; by default 256 MiB, or a tenth of a volume that is small.
+    pub min_free_bytes: Option<u64>,
+    /// How long after a walk over all topics, open or not, the next one begins.
+    pub rounds_every: Duration,
     /// How often open topics are looked at for records that have become too old.
     pub tick: Duration,
     /// For tests.
@@ -88,6 +102,9 @@ impl SledOptions {
             retention: Arc::new(|_| Retention::default()),
             cache_bytes: 64 * 1024 * 1024,
             max_topics: 1_000_000,
+            max_total_bytes: 10 * 1024 * 1024 * 1024,
+            min_free_bytes: None,
+            rounds_every: Duration::from_secs(60),
             tick: Duration::from_secs(5),
             faults: Faults::default(),
         }
@@ -106,7 +123,7 @@ impl fmt::Debug for SledOptions {
 pub struct SledLog {
     commands: Arc<Queue<Command>>,
     jobs: Arc<Queue<Job>>,
-    closed: Arc<OnceLock<String>>,
+    condition: Arc<Condition>,
     running: Mutex<Option<Running>>,
 }
 
@@ -121,7 +138,7 @@ struct Running {
 impl fmt::Debug for SledLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SledLog")
-            .field("closed", &self.closed)
+            .field("condition", &self.condition)
             .finish_non_exhaustive()
     }
 }
@@ -135,17 +152,23 @@ impl SledLog {
             retention,
             cache_bytes,
             max_topics,
+            max_total_bytes,
+            min_free_bytes,
+            rounds_every,
             tick,
             faults,
         } = options;
         let opened = open::open(&dir, cache_bytes)?;
-        let closed = Arc::new(OnceLock::new());
+        let condition = Arc::new(Condition::default());
+        for warning in opened.warnings {
+            condition.warn(warning);
+        }
         let store = Store::new(
             opened.records,
             opened.meta,
             opened.directory,
             clock,
-            Arc::clone(&closed),
+            Arc::clone(&condition),
         );
         let store = Arc::new(store);
         let commands = Arc::new(Queue::new(MAX_COMMANDS, MAX_COMMAND_BYTES));
@@ -164,11 +187,17 @@ impl SledLog {
             jobs: Arc::clone(&jobs),
             retention,
             max_topics,
+            max_total_bytes,
+            rounds_every,
             tick,
             faults,
             ids: opened.ids,
             commits: opened.commits,
-            state: State::default(),
+            low_disk: LowDisk::new(dir.clone(), min_free_bytes),
+            state: State {
+                garbage: opened.garbage,
+                ..State::default()
+            },
         };
         let writer = writer::start(writer).map_err(no_threads)?;
         let running = Running {
@@ -179,7 +208,7 @@ impl SledLog {
         Ok(Self {
             commands,
             jobs,
-            closed,
+            condition,
             running: Mutex::new(Some(running)),
         })
     }
@@ -228,6 +257,17 @@ impl MessageLog for SledLog {
         });
     }
 
+    fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>) {
+        self.order(
+            Command::Delete {
+                topic,
+                generation,
+                done,
+            },
+            0,
+        );
+    }
+
     fn close(&self, topic: TopicName, generation: u64) {
         // At most one a generation, so it has its place even in a full queue.
         if self
@@ -243,8 +283,12 @@ impl MessageLog for SledLog {
         self.ask(Job::List { after, limit, done });
     }
 
-    fn closed_for_writing(&self) -> Option<String> {
-        self.closed.get().cloned()
+    fn describe(&self, topic: TopicName, done: Done<TopicInfo>) {
+        self.ask(Job::Describe(topic, done));
+    }
+
+    fn health(&self) -> Health {
+        self.condition.health()
     }
 
     fn shutdown(&self) {
@@ -266,8 +310,7 @@ impl MessageLog for SledLog {
         self.jobs.end();
         readers.into_iter().for_each(join);
         drop(lock);
-        // A reason that was there before stays.
-        let _new = self.closed.set("it has been shut down".into());
+        self.condition.close("it has been shut down");
     }
 }
 

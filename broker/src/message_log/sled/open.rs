@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::delete::{Garbage, finish_deletions};
 use super::directory::{
     DirectoryLock, Fault, check_format, check_sleds_files, format_text, look, open_sled, quietly,
     remove_unfinished_snapshots, sync_directory, take_lock, write_format,
@@ -77,6 +78,10 @@ pub(super) struct OpenDirectory {
     pub(super) directory: Directory,
     pub(super) ids: Ids,
     pub(super) commits: u64,
+    /// Deleted topics of which something is left.
+    pub(super) garbage: Garbage,
+    /// What was found wrong, and does not stop the log.
+    pub(super) warnings: Vec<String>,
     /// For syncs.
     pub(super) data: File,
     pub(super) witness: Witness,
@@ -197,11 +202,12 @@ impl FoundDirectory {
             ..
         } = self;
         let mut directory = directory.unwrap_or_else(Directory::new);
+        let mut warnings = Vec::new();
         if lost > 0 {
-            tracing::error!(
-                dir = %dir.display(), found = commits, answered,
-                "the log has lost its tail: commits that were answered are gone; every topic goes on with a new epoch"
-            );
+            warnings.push(format!(
+                "the log has lost its tail: of {answered} commits that were answered {commits} are left; every topic goes on \
+                 with a new epoch, and clients are told what is lost"
+            ));
         }
         if lost > 0 || go_on == GoOn::WithNewEpoch {
             directory.cut();
@@ -209,12 +215,13 @@ impl FoundDirectory {
         let commits = commits.max(answered);
         // The counter comes last: without it the cut is noticed again.
         let write = || {
+            let garbage = finish_deletions(&meta)?;
             meta.set_directory(&directory)?;
             meta.set_commits(commits)?;
             db.flush()?;
-            Ok(())
+            Ok(garbage)
         };
-        quietly(write).map_err(refuse(&dir))?;
+        let garbage = quietly(write).map_err(refuse(&dir))?;
         // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
         data.sync_all()
             .and_then(|()| sync_directory(&dir))
@@ -232,6 +239,8 @@ impl FoundDirectory {
             directory,
             ids,
             commits,
+            garbage,
+            warnings,
             data,
             witness,
             lock,

@@ -3,16 +3,29 @@
 use hark_protocol::TopicName;
 
 use super::load::Loaded;
+use super::meta::{Deletions, Identity};
 use super::reader::Job;
 use super::retention::Oldest;
 use super::writer::{Answer, OpenTopic, Opening, Slot, Writer};
 use crate::message_log::{Done, LogError, NewsSink, OpenedTopic};
+use hark_protocol::Epoch;
 
 /// How many topics the readers look at for the writer at most; beyond it an open is answered with `Busy`.
 const MAX_OPENING: usize = 16 * 1024;
 
 impl Writer {
     pub(super) fn open(&mut self, name: TopicName, news: NewsSink, done: Done<OpenedTopic>) {
+        self.open_for(name, news, done, false);
+    }
+
+    /// `tended`: the log opens the topic itself, to trim it.
+    pub(super) fn open_for(
+        &mut self,
+        name: TopicName,
+        news: NewsSink,
+        done: Done<OpenedTopic>,
+        tended: bool,
+    ) {
         if self.state.opening >= MAX_OPENING {
             return done(Err(LogError::Busy));
         }
@@ -28,12 +41,14 @@ impl Writer {
             return done(Err(LogError::Closed("it is being shut down".into())));
         }
         self.state.opening += 1;
+        self.state.rounds.tending += usize::from(tended);
         self.state.topics.insert(
             name,
             Slot::Opening(Opening {
                 generation,
                 news,
                 done,
+                tended,
             }),
         );
     }
@@ -51,29 +66,33 @@ impl Writer {
         if !self.state.topics.get(&name).is_some_and(is_awaited) {
             return;
         }
-        let Some(Slot::Opening(Opening { news, done, .. })) = self.state.topics.remove(&name)
+        let Some(Slot::Opening(Opening {
+            news, done, tended, ..
+        })) = self.state.topics.remove(&name)
         else {
             return;
         };
-        let mut loaded = match found {
-            Ok(loaded) => *loaded,
-            Err(e) => return done(Err(e)),
+        let prepared = found.and_then(|mut loaded| {
+            let wrote = self.put_right(&name, &mut loaded)?;
+            Ok((loaded, wrote))
+        });
+        let (loaded, wrote) = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                self.state.rounds.tending -= usize::from(tended);
+                return done(Err(e));
+            }
         };
-        let wrote = match self.put_right(&name, &mut loaded) {
-            Ok(wrote) => wrote,
-            Err(e) => return done(Err(e)),
-        };
-        let directory = &self.store.directory;
+        let loaded = *loaded;
+        let id = loaded.identity.as_ref().map(|found| found.id());
+        let identity = loaded.identity.unwrap_or_else(|| {
+            Identity::unused(&self.store.directory(), loaded.deletions.as_ref())
+        });
         let opened = OpenedTopic {
             generation,
-            epoch: loaded
-                .identity
-                .as_ref()
-                .map_or(directory.epoch(), |found| found.epoch()),
-            lineage: match &loaded.identity {
-                Some(found) => found.lineage(),
-                None => directory.lineage(),
-            },
+            epoch: identity.epoch(),
+            lineage: identity.lineage(),
+            deleted: deleted_before(&identity, loaded.deletions.as_ref()),
             first: loaded.numbers.first,
             head: loaded.numbers.head,
             producers: loaded.producers,
@@ -81,7 +100,8 @@ impl Writer {
         };
         let topic = OpenTopic {
             generation,
-            id: loaded.identity.as_ref().map(|found| found.id()),
+            id,
+            identity,
             numbers: loaded.numbers,
             news,
             retention: (self.retention)(&name),
@@ -91,11 +111,18 @@ impl Writer {
             touched: false,
             over_bound: false,
             oldest: Oldest::NotLookedAt,
+            tended,
         };
         if let Some(id) = topic.id {
             self.start_forgetting(id, loaded.forgotten);
         }
-        self.state.topics.insert(name, Slot::Open(Box::new(topic)));
+        self.state
+            .topics
+            .insert(name.clone(), Slot::Open(Box::new(topic)));
+        if tended {
+            self.look_at_retention(&name);
+            self.end_tending(&name);
+        }
         self.state.commit.answers.push(Answer::Opened {
             done,
             opened,
@@ -108,9 +135,9 @@ impl Writer {
         let Some(identity) = &loaded.identity else {
             return Ok(false);
         };
-        if let Some(reason) = self.store.closed() {
+        if let Err(closed) = self.store.check_open() {
             if loaded.identity_changed {
-                return Err(LogError::Closed(reason.to_owned()));
+                return Err(closed);
             }
             // What the failed commit left behind is not committed, whatever lies there.
             let head = self
@@ -138,10 +165,13 @@ impl Writer {
         };
         if let Err(e) = write() {
             let reason = format!("a write failed: {e}");
-            self.store.close(reason.clone());
+            self.store.close(&reason);
             return Err(LogError::Closed(reason));
         }
         self.state.commit.wrote = true;
+        self.state
+            .rounds
+            .count(name, loaded.stored_bytes, loaded.numbers.bytes);
         Ok(true)
     }
 
@@ -165,14 +195,18 @@ impl Writer {
     }
 
     /// Takes the topic out of its slot, and writes what only the slot knows.
-    fn leave(&mut self, name: &TopicName) {
+    pub(super) fn leave(&mut self, name: &TopicName) {
         match self.state.topics.remove(name) {
             None => {}
-            Some(Slot::Opening(opening)) => (opening.done)(Err(LogError::StaleGeneration)),
+            Some(Slot::Opening(opening)) => {
+                self.state.rounds.tending -= usize::from(opening.tended);
+                (opening.done)(Err(LogError::StaleGeneration));
+            }
             Some(Slot::Open(mut topic)) => {
+                self.state.rounds.tending -= usize::from(topic.tended);
                 // Otherwise the producers are found in the records after the checkpoint: slower, and no worse.
                 let is_dirty = topic.touched || !topic.since_checkpoint.is_empty();
-                if is_dirty && self.store.closed().is_none() {
+                if is_dirty && !self.store.is_closed() {
                     topic.make_checkpoint_due();
                     let written = Self::write_numbers_of(&self.store, &mut topic);
                     self.check(written);
@@ -180,4 +214,14 @@ impl Writer {
             }
         }
     }
+}
+
+/// The deleted sequences of a name. One whose deletion was not finished before a crash is still there, and not among them.
+pub(super) fn deleted_before(identity: &Identity, deletions: Option<&Deletions>) -> Vec<Epoch> {
+    let mut deleted = deletions.map(Deletions::epochs).unwrap_or_default();
+    let lineage = identity.lineage();
+    deleted.retain(|epoch| {
+        *epoch != identity.epoch() && lineage.iter().all(|earlier| earlier.epoch != *epoch)
+    });
+    deleted
 }

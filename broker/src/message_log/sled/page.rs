@@ -3,6 +3,7 @@
 use hark_protocol::{GapReason, Record, TopicName};
 
 use super::layout::{Header, Key, TopicId};
+use super::meta::Identity;
 use super::scan::{Scan, Value, is_damage, last_key};
 use super::store::{Store, plainly};
 use super::stored::Body;
@@ -15,8 +16,14 @@ pub(super) fn read_page(store: &Store, read: &Read) -> Result<Page, LogError> {
         reached: read.after,
     };
     let Some(identity) = store.meta.identity(&read.topic)? else {
-        return Ok(nothing);
+        return match unused(store, &read.topic)?.epoch() == read.epoch {
+            true => Ok(nothing),
+            false => Err(LogError::OtherEpoch),
+        };
     };
+    if identity.epoch() != read.epoch {
+        return Err(LogError::OtherEpoch);
+    }
     let topic = identity.id();
     let numbers = store.meta.numbers(topic)?;
     let up_to = read.up_to.min(numbers.head);
@@ -224,24 +231,41 @@ pub(super) fn list(
     after: Option<&TopicName>,
     limit: usize,
 ) -> Result<Vec<TopicInfo>, LogError> {
-    let describe = |found: Result<_, super::meta::MetaError>| {
-        let (topic, mut identity): (_, super::meta::Identity) = found?;
-        let numbers = store.meta.numbers(identity.id())?;
-        let head = store.committed_head(identity.id(), numbers.head);
-        identity.see_cuts(&store.directory, head);
-        Ok(TopicInfo {
-            topic,
-            epoch: identity.epoch(),
-            first: numbers.first,
-            head,
+    let found = store.meta.identities(after).take(limit);
+    found
+        .map(|found| {
+            let (topic, identity) = found?;
+            info(store, topic, identity)
         })
-    };
-    store
-        .meta
-        .identities(after)
-        .take(limit)
-        .map(describe)
         .collect()
+}
+
+/// Describes a topic.
+pub(super) fn describe(store: &Store, topic: &TopicName) -> Result<TopicInfo, LogError> {
+    let identity = match store.meta.identity(topic)? {
+        Some(identity) => identity,
+        None => unused(store, topic)?,
+    };
+    info(store, topic.clone(), identity)
+}
+
+/// What a topic will be that has no record.
+fn unused(store: &Store, topic: &TopicName) -> Result<Identity, LogError> {
+    let deletions = store.meta.deletions(topic)?;
+    Ok(Identity::unused(&store.directory(), deletions.as_ref()))
+}
+
+fn info(store: &Store, topic: TopicName, mut identity: Identity) -> Result<TopicInfo, LogError> {
+    let numbers = store.meta.numbers(identity.id())?;
+    let head = store.committed_head(identity.id(), numbers.head);
+    identity.see_cuts(&store.directory(), head);
+    Ok(TopicInfo {
+        topic,
+        epoch: identity.epoch(),
+        first: numbers.first,
+        head,
+        bytes: numbers.bytes,
+    })
 }
 
 pub(super) fn unreadable(e: sled::Error) -> LogError {

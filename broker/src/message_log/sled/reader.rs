@@ -9,8 +9,9 @@ use hark_protocol::TopicName;
 
 use super::layout::TopicId;
 use super::load::{forgotten_producers, load};
-use super::page::{find_time, list, read_page};
+use super::page::{describe, find_time, list, read_page};
 use super::queue::Queue;
+use super::rounds::{Survey, survey};
 use super::store::Store;
 use super::writer::Command;
 use crate::message_log::{Done, LogError, Page, Read, TopicInfo};
@@ -34,6 +35,7 @@ pub(super) enum Job {
         limit: usize,
         done: Done<Vec<TopicInfo>>,
     },
+    Describe(TopicName, Done<TopicInfo>),
     /// For the writer, which bounds how many of these there are.
     Load {
         topic: TopicName,
@@ -41,6 +43,8 @@ pub(super) enum Job {
     },
     /// For the writer: which producers may be forgotten.
     FindForgotten(TopicId),
+    /// For the writer: a step of its round.
+    Survey(Box<Survey>),
 }
 
 impl Job {
@@ -50,7 +54,8 @@ impl Job {
             Self::Read(_, done) => done(Err(why)),
             Self::FindTime { done, .. } => done(Err(why)),
             Self::List { done, .. } => done(Err(why)),
-            Self::Load { .. } | Self::FindForgotten(_) => {}
+            Self::Describe(_, done) => done(Err(why)),
+            Self::Load { .. } | Self::FindForgotten(_) | Self::Survey(_) => {}
         }
     }
 }
@@ -90,6 +95,11 @@ fn run(store: &Store, commands: &Queue<Command>, job: Job) {
             done(guarded(|| find_time(store, &topic, since_ms, up_to)));
         }
         Job::List { after, limit, done } => done(guarded(|| list(store, after.as_ref(), limit))),
+        Job::Describe(topic, done) => done(guarded(|| describe(store, &topic))),
+        Job::Survey(order) => {
+            let found = guarded(|| survey(store, &order)).map(Box::new);
+            drop(commands.push_anyway(Command::Surveyed(found)));
+        }
         Job::Load { topic, generation } => {
             let found = guarded(|| load(store, &topic)).map(Box::new);
             let refused = commands.push_anyway(Command::Loaded {

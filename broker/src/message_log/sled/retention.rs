@@ -1,15 +1,15 @@
 //! Takes from the front of open topics what their retention does not keep: in small steps between commits, so that nobody
-//! waits for it, and faster than records come in.
+//! waits for it, and faster than records come in. Topics that nobody has open are opened for it by `rounds`.
 
 use hark_protocol::TopicName;
 use sled::IVec;
 
 use super::layout::{Header, KEY_BYTES, Key};
-use super::meta::MetaError;
+use super::meta::{MetaError, Numbers};
 use super::scan::{is_damage, span};
 use super::store::Store;
 use super::writer::{Answer, OpenTopic, Slot, Writer};
-use crate::message_log::LogNews;
+use crate::message_log::{LogNews, Retention};
 
 /// How many keys are taken from one topic between two commits at most (of a message in parts: all of them).
 const TRIM_STEP: usize = 256;
@@ -36,35 +36,70 @@ pub(super) struct Extent {
 
 impl OpenTopic {
     /// Whether retention has something to do. May be wrong where the oldest value is not known yet.
-    fn is_over_bound(&self, now_ms: u64) -> bool {
+    fn is_over_bound(&self, bounds: Bounds) -> bool {
         let is_empty = self.numbers.first > self.numbers.head;
         match self.oldest {
             Oldest::NotLookedAt => !is_empty,
-            Oldest::Known(oldest) => !is_empty && self.may_go(oldest, self.numbers.bytes, now_ms),
+            Oldest::Known(oldest) => {
+                !is_empty && bounds.may_go(&self.retention, oldest, &self.numbers)
+            }
             Oldest::Unreadable => false,
         }
     }
+}
 
-    /// Whether a value goes, when the topic has so many `bytes` with it and all later ones. The value in which a bound
-    /// lies stays; the newest is taken by age alone.
-    fn may_go(&self, value: Extent, bytes: u64, now_ms: u64) -> bool {
-        let bound = &self.retention;
-        if value.time_ms < now_ms.saturating_sub(bound.max_age_ms) {
+/// What holds for all topics, beside each one's own retention.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) now_ms: u64,
+    /// No topic keeps more bytes than this while all together keep too many.
+    pub(super) level: u64,
+}
+
+impl Bounds {
+    /// Whether a value goes that is the oldest of a topic with these numbers. The value in which one of the topic's own bounds lies
+    /// stays; the newest is taken by age alone.
+    pub(super) fn may_go(self, retention: &Retention, oldest: Extent, numbers: &Numbers) -> bool {
+        if self.is_too_old(retention, oldest.time_ms) {
             return true;
         }
-        let later_records = self.numbers.head.saturating_sub(value.end);
-        let later_bytes = bytes.saturating_sub(value.bytes);
-        later_records > 0 && (later_bytes >= bound.max_bytes || later_records >= bound.max_messages)
+        let later_records = numbers.head.saturating_sub(oldest.end);
+        let later_bytes = numbers.bytes.saturating_sub(oldest.bytes);
+        later_records > 0
+            && (later_bytes >= retention.max_bytes
+                || later_records >= retention.max_messages
+                || numbers.bytes > self.level)
+    }
+
+    pub(super) fn is_too_old(self, retention: &Retention, time_ms: u64) -> bool {
+        time_ms < self.now_ms.saturating_sub(retention.max_age_ms)
     }
 }
 
+/// The oldest value of a topic, from the records themselves.
+pub(super) fn oldest_extent(
+    store: &Store,
+    id: super::layout::TopicId,
+    head: u64,
+) -> sled::Result<Option<Extent>> {
+    let found = Extents::new(store.records.range(span(id, 0, head)), head).next_extent()?;
+    Ok(found.map(|(extent, _)| extent))
+}
+
 impl Writer {
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            now_ms: self.store.clock.settled_ms(),
+            level: self.state.rounds.level(),
+        }
+    }
+
     /// Puts the topic in the queue of those to be trimmed if it is over a bound.
     pub(super) fn look_at_retention(&mut self, name: &TopicName) {
-        let now_ms = self.store.clock.now_ms();
+        let bounds = self.bounds();
         if let Some(Slot::Open(topic)) = self.state.topics.get_mut(name)
             && !topic.over_bound
-            && topic.is_over_bound(now_ms)
+            && topic.is_over_bound(bounds)
         {
             topic.over_bound = true;
             self.state.over_bound.push_back(name.clone());
@@ -73,11 +108,11 @@ impl Writer {
 
     /// Finds the open topics whose oldest records have become too old.
     pub(super) fn find_old(&mut self) {
-        let now_ms = self.store.clock.now_ms();
+        let bounds = self.bounds();
         for (name, slot) in &mut self.state.topics {
             if let Slot::Open(topic) = slot
                 && !topic.over_bound
-                && topic.is_over_bound(now_ms)
+                && topic.is_over_bound(bounds)
             {
                 topic.over_bound = true;
                 self.state.over_bound.push_back(name.clone());
@@ -87,10 +122,10 @@ impl Writer {
 
     /// Trims topics that are over a bound, as much as may be between two commits.
     pub(super) fn trim(&mut self) {
-        if self.store.closed().is_some() {
+        if self.store.is_closed() {
             return;
         }
-        let now_ms = self.store.clock.now_ms();
+        let bounds = self.bounds();
         let mut budget = TRIM_STEP.max(TRIM_PER_WRITE * self.state.commit.keys);
         while budget > 0 {
             let Some(name) = self.state.over_bound.pop_front() else {
@@ -100,8 +135,8 @@ impl Writer {
                 continue;
             };
             topic.over_bound = false;
-            let first_before = topic.numbers.first;
-            let taken = match trim_one(&self.store, topic, TRIM_STEP.min(budget), now_ms) {
+            let (first_before, bytes_before) = (topic.numbers.first, topic.numbers.bytes);
+            let taken = match trim_one(&self.store, topic, TRIM_STEP.min(budget), bounds) {
                 Ok(taken) => taken,
                 Err(MetaError::Sled(e)) if is_damage(&e) => {
                     tracing::error!(topic = %name, error = %e, "old records cannot be read, and stay");
@@ -111,6 +146,9 @@ impl Writer {
                 Err(e) => return self.check(Err(e)),
             };
             budget = budget.saturating_sub(taken.max(1));
+            self.state
+                .rounds
+                .count(&name, bytes_before, topic.numbers.bytes);
             if topic.numbers.first > first_before {
                 let news = LogNews::Trimmed {
                     first: topic.numbers.first,
@@ -119,6 +157,7 @@ impl Writer {
                 self.state.commit.answers.push(Answer::News { sink, news });
             }
             self.look_at_retention(&name);
+            self.end_tending(&name);
         }
     }
 }
@@ -128,7 +167,7 @@ fn trim_one(
     store: &Store,
     topic: &mut OpenTopic,
     max_keys: usize,
-    now_ms: u64,
+    bounds: Bounds,
 ) -> Result<usize, MetaError> {
     let Some(id) = topic.id else { return Ok(0) };
     let mut numbers = topic.numbers;
@@ -143,7 +182,7 @@ fn trim_one(
             break;
         };
         if value.end >= numbers.first {
-            if !topic.may_go(value, numbers.bytes, now_ms) {
+            if !bounds.may_go(&topic.retention, value, &numbers) {
                 topic.oldest = Oldest::Known(value);
                 break;
             }

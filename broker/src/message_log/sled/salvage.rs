@@ -19,7 +19,7 @@ use hark_protocol::{Idempotency, TopicName};
 
 use super::directory::{DirectoryLock, check_format, sync_directory, take_lock};
 use super::layout::{Header, Key, TopicId};
-use super::meta::{Directory, Entry, Identity, Ids, Mark, MetaError, Numbers};
+use super::meta::{Deletions, Directory, Entry, Identity, Ids, Mark, MetaError, Numbers};
 use super::open::{self, OpenDirectory, OpenError};
 use super::raw::{Entries, RawPages};
 use super::scan::Scan;
@@ -279,6 +279,9 @@ struct FoundMeta {
     directory: Option<Directory>,
     next_id: u64,
     topics: HashMap<TopicId, Topic>,
+    deletions: HashMap<TopicName, Deletions>,
+    /// Deleted topics: their records have no name, and need none.
+    garbage: HashSet<TopicId>,
 }
 
 /// Makes a new log in `new` out of what can be read of `dir`.
@@ -350,6 +353,13 @@ fn salvage(dir: &Path, new: &Path) -> Result<Salvaged, RecoverError> {
     keep_worst(&mut damaged);
     salvaged.worst = damaged;
 
+    let newest_garbage = found.garbage.iter().map(|id| id.0 + 1).max();
+    found.next_id = found.next_id.max(newest_garbage.unwrap_or(0));
+    for (name, deletions) in &found.deletions {
+        into.meta
+            .set_deletions(name, deletions)
+            .map_err(not_written)?;
+    }
     into.ids = Ids {
         next: found.next_id.max(1),
         topics: salvaged.topics,
@@ -387,11 +397,21 @@ impl FoundMeta {
                     Some(Entry::Ids(ids)) => found.next_id = found.next_id.max(ids.next),
                     Some(Entry::Name(name, identity)) => drop(names.insert(name, identity)),
                     Some(Entry::Numbers(topic, newer)) => drop(numbers.insert(topic, newer)),
+                    Some(Entry::Deletions(name, newer)) => {
+                        drop(found.deletions.insert(name, newer));
+                    }
+                    Some(Entry::Garbage(topic)) => drop(found.garbage.insert(topic)),
                     Some(Entry::Mark(..)) | None => {}
                 }
             }
         }
         for (name, identity) in names {
+            // Its name comes from a page that is older than its deletion.
+            let deletions = found.deletions.get(&name);
+            if deletions.is_some_and(|deletions| deletions.epochs().contains(&identity.epoch())) {
+                found.garbage.insert(identity.id());
+                continue;
+            }
             let numbers = numbers.get(&identity.id()).copied();
             found.topics.insert(
                 identity.id(),
@@ -440,7 +460,10 @@ fn copy(
     };
     let Some(topic) = found.topics.get(&place.topic) else {
         let topic = place.topic;
-        return Ok(Copied::Nameless { topic, records });
+        return Ok(match found.garbage.contains(&topic) {
+            true => Copied::Left,
+            false => Copied::Nameless { topic, records },
+        });
     };
     let first = topic.numbers.map_or(0, |numbers| numbers.first);
     if place.base.saturating_add(records.max(1) - 1) < first {
@@ -750,6 +773,45 @@ mod tests {
         assert_eq!(again.found.head, 0);
         again.append(vec![long(1)]).unwrap();
         assert_eq!(messages(&again.page(0, 1)).len(), 1);
+    }
+
+    #[test]
+    fn a_deleted_topic_stays_deleted_and_its_next_sequence_is_another() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        sample(&dir);
+        let bench = start_in(&dir);
+        let gone = bench.open("t1");
+        let deleted = gone.found.epoch;
+        gone.delete();
+        let again = bench.open("t2");
+        again.delete();
+        bench.open("t2").append(vec![long(7)]).unwrap();
+        drop(bench);
+        let problems = |dir: &Path| {
+            super::super::OfflineLog::open(dir)
+                .unwrap()
+                .verify(|problem| panic!("{problem:?}"))
+        };
+        assert_eq!(problems(&dir).topics, 5);
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!((salvaged.topics, salvaged.records), (5, 3003 - 1200 + 1));
+        assert_eq!((salvaged.damaged_topics, salvaged.nameless_records), (0, 0));
+        assert_eq!(problems(&dir).topics, 5);
+        let bench = start_in(&dir);
+        let found = bench.open("t1").found;
+        assert_eq!(found.head, 0);
+        assert_ne!(found.epoch, deleted);
+        // It was in the directory's own epoch, of which nothing is left under this name.
+        assert!(
+            found
+                .lineage
+                .iter()
+                .any(|old| old.epoch == deleted && old.kept_up_to == 0)
+        );
+        assert_eq!(bench.open("t2").found.head, 1);
     }
 
     #[test]

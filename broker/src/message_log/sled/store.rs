@@ -2,22 +2,76 @@
 //! decides nothing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::layout::TopicId;
 use super::meta::{Directory, Meta};
 use crate::clock::Clock;
+use crate::message_log::{Health, LogError};
+
+/// How many warnings are kept for whoever asks how the log is doing. All of them are logged.
+const MAX_WARNINGS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) records: sled::Tree,
     pub(super) meta: Meta,
-    /// As of the last open: it does not change while the log is open.
-    pub(super) directory: Directory,
     pub(super) clock: Clock,
-    closed: Arc<OnceLock<String>>,
+    /// Changed by the writer alone.
+    directory: Mutex<Arc<Directory>>,
+    condition: Arc<Condition>,
     /// The committed heads of topics whose numbers in `meta` are further than what is synced.
     committed: Mutex<HashMap<TopicId, u64>>,
+}
+
+/// How the log is doing. Outlives the store: it is asked when the log has been shut down too.
+#[derive(Debug, Default)]
+pub(super) struct Condition(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    closed: Option<String>,
+    /// Why there is too little room on the disk, if so.
+    low: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl Condition {
+    /// Closes the log for writing until the next start. The first reason stays. Says whether this is it.
+    pub(super) fn close(&self, reason: &str) -> bool {
+        let mut state = self.lock();
+        let is_first = state.closed.is_none();
+        state.closed.get_or_insert_with(|| reason.to_owned());
+        is_first
+    }
+
+    pub(super) fn closed(&self) -> Option<String> {
+        self.lock().closed.clone()
+    }
+
+    pub(super) fn set_low(&self, low: Option<String>) {
+        self.lock().low = low;
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        tracing::error!("{warning}");
+        let mut state = self.lock();
+        if state.warnings.len() < MAX_WARNINGS {
+            state.warnings.push(warning);
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let state = self.lock();
+        Health {
+            refuses_writes: state.closed.clone().or_else(|| state.low.clone()),
+            warnings: state.warnings.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Store {
@@ -26,28 +80,55 @@ impl Store {
         meta: Meta,
         directory: Directory,
         clock: Clock,
-        closed: Arc<OnceLock<String>>,
+        condition: Arc<Condition>,
     ) -> Self {
         Self {
             records,
             meta,
-            directory,
             clock,
-            closed,
+            directory: Mutex::new(Arc::new(directory)),
+            condition,
             committed: Mutex::default(),
         }
     }
 
-    /// Why the log is closed for writing, if it is.
-    pub(super) fn closed(&self) -> Option<&str> {
-        self.closed.get().map(String::as_str)
+    /// What is known of the directory.
+    pub(super) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.lock_directory())
+    }
+
+    pub(super) fn set_directory(&self, directory: Directory) {
+        *self.lock_directory() = Arc::new(directory);
+    }
+
+    fn lock_directory(&self) -> MutexGuard<'_, Arc<Directory>> {
+        self.directory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what would be written, once the log is closed for writing.
+    pub(super) fn check_open(&self) -> Result<(), LogError> {
+        match self.condition.closed() {
+            Some(reason) => Err(LogError::Closed(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the log is closed for writing.
+    pub(super) fn is_closed(&self) -> bool {
+        self.condition.lock().closed.is_some()
     }
 
     /// Closes the log for writing until the next start. The first reason stays.
-    pub(super) fn close(&self, reason: String) {
-        if self.closed.set(reason.clone()).is_ok() {
+    pub(super) fn close(&self, reason: &str) {
+        if self.condition.close(reason) {
             tracing::error!(%reason, "the log is closed for writing until the next start");
         }
+    }
+
+    pub(super) fn condition(&self) -> &Condition {
+        &self.condition
     }
 
     /// The committed head of a topic whose numbers say `head`.

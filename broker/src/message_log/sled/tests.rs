@@ -25,7 +25,7 @@ pub(super) fn options(dir: &Path) -> SledOptions {
     }
 }
 
-fn start(options: SledOptions) -> Bench {
+pub(super) fn start(options: SledOptions) -> Bench {
     let clock = options.clock.clone();
     Bench {
         log: Arc::new(SledLog::open(options).unwrap()),
@@ -706,7 +706,8 @@ fn a_failing_sync_closes_the_log_for_writing_and_not_for_reading() {
     assert!(
         bench
             .log
-            .closed_for_writing()
+            .health()
+            .refuses_writes
             .unwrap()
             .contains("sync failed")
     );

@@ -79,6 +79,7 @@ impl OfflineLog {
                 Err(e) => report.problem(None, format!("the list of topics: {e}")),
             }
         }
+        ids.extend(&self.deleted);
         ids.sort_unstable();
         if let Err(e) = quietly(|| self.find_nameless(&ids, &mut report)) {
             report.problem(

@@ -16,13 +16,16 @@ use std::time::{Duration, Instant};
 
 use hark_protocol::{ProducerId, Record, TopicName};
 
+use super::delete::Garbage;
 use super::faults::Faults;
 use super::layout::TopicId;
 use super::load::Loaded;
-use super::meta::{Ids, Mark, MetaError, Numbers};
+use super::low_disk::LowDisk;
+use super::meta::{Identity, Ids, Mark, MetaError, Numbers};
 use super::queue::Queue;
 use super::reader::Job;
 use super::retention::Oldest;
+use super::rounds::{Rounds, Surveyed};
 use super::store::{Store, plainly};
 use super::stored::Packer;
 use super::witness::Witness;
@@ -51,6 +54,11 @@ pub(super) enum Command {
         done: Done<OpenedTopic>,
     },
     Append(Append),
+    Delete {
+        topic: TopicName,
+        generation: u64,
+        done: Done<OpenedTopic>,
+    },
     Close {
         topic: TopicName,
         generation: u64,
@@ -66,15 +74,17 @@ pub(super) enum Command {
         topic: TopicId,
         producers: Vec<ProducerMark>,
     },
+    /// What a reader found on its round over all topics.
+    Surveyed(Result<Box<Surveyed>, LogError>),
 }
 
 impl Command {
     /// Answers a command that was not taken.
     pub(super) fn refuse(self, why: LogError) {
         match self {
-            Self::Open { done, .. } => done(Err(why)),
+            Self::Open { done, .. } | Self::Delete { done, .. } => done(Err(why)),
             Self::Append(append) => (append.done)(Err(why)),
-            Self::Close { .. } | Self::Loaded { .. } | Self::Forget { .. } => {}
+            Self::Close { .. } | Self::Loaded { .. } | Self::Forget { .. } | Self::Surveyed(_) => {}
         }
     }
 }
@@ -89,11 +99,15 @@ pub(super) struct Writer {
     pub(super) jobs: Arc<Queue<Job>>,
     pub(super) retention: RetentionFor,
     pub(super) max_topics: u64,
+    pub(super) max_total_bytes: u64,
+    /// How long a round over all topics is rested from.
+    pub(super) rounds_every: Duration,
     /// How often topics are looked at whose records may have become too old.
     pub(super) tick: Duration,
     pub(super) faults: Faults,
     pub(super) ids: Ids,
     pub(super) commits: u64,
+    pub(super) low_disk: LowDisk,
     pub(super) state: State,
 }
 
@@ -108,7 +122,9 @@ pub(super) struct State {
     pub(super) commit: Commit,
     /// Topics that retention has to look at, in turn.
     pub(super) over_bound: VecDeque<TopicName>,
-    forgetting: VecDeque<(TopicId, ProducerMark)>,
+    pub(super) rounds: Rounds,
+    pub(super) garbage: Garbage,
+    pub(super) forgetting: VecDeque<(TopicId, ProducerMark)>,
 }
 
 /// A topic that somebody opened.
@@ -122,6 +138,8 @@ pub(super) struct Opening {
     pub(super) generation: u64,
     pub(super) news: NewsSink,
     pub(super) done: Done<OpenedTopic>,
+    /// The log opened it itself, to trim it.
+    pub(super) tended: bool,
 }
 
 /// An open topic. There are many: what is large lives in `meta`.
@@ -129,6 +147,8 @@ pub(super) struct OpenTopic {
     pub(super) generation: u64,
     /// `None` until the first append.
     pub(super) id: Option<TopicId>,
+    /// Of a topic without a record: what it will be.
+    pub(super) identity: Identity,
     pub(super) numbers: Numbers,
     pub(super) news: NewsSink,
     pub(super) retention: Retention,
@@ -142,6 +162,8 @@ pub(super) struct OpenTopic {
     /// It waits in `over_bound`.
     pub(super) over_bound: bool,
     pub(super) oldest: Oldest,
+    /// The log opened it itself, to trim it.
+    pub(super) tended: bool,
 }
 
 /// The commit in work.
@@ -195,6 +217,8 @@ impl Writer {
                 Duration::ZERO
             } else {
                 self.tick
+                    .min(self.state.rounds.patience())
+                    .min(self.low_disk.patience())
             };
             let drained = self.commands.drain(COMMIT_COMMANDS, COMMIT_BYTES, patience);
             for command in drained.items {
@@ -208,8 +232,11 @@ impl Writer {
                 ticked = Instant::now();
                 self.find_old();
             }
+            self.keep_rounds();
             self.trim();
             self.forget();
+            self.take_garbage();
+            self.look_at_disk();
             self.commit();
             if drained.ended {
                 return;
@@ -226,14 +253,23 @@ impl Writer {
                 found,
             } => self.loaded(topic, generation, found),
             Command::Append(append) => self.append(append),
+            Command::Delete {
+                topic,
+                generation,
+                done,
+            } => self.delete(&topic, generation, done),
             Command::Close { topic, generation } => self.close(&topic, generation),
             Command::Forget { topic, producers } => self.start_forgetting(topic, producers),
+            Command::Surveyed(found) => self.surveyed(found),
         }
     }
 
     fn has_work(&self) -> bool {
-        self.store.closed().is_none()
-            && !(self.state.over_bound.is_empty() && self.state.forgetting.is_empty())
+        let state = &self.state;
+        !self.store.is_closed()
+            && !(state.over_bound.is_empty()
+                && state.forgetting.is_empty()
+                && state.garbage.is_empty())
     }
 
     /// Notes that a topic's numbers change in this commit.
@@ -267,7 +303,7 @@ impl Writer {
     /// Writes a topic's numbers, and its producers' if it is time. Called once no commit touches it any more.
     pub(super) fn write_numbers_of(store: &Store, topic: &mut OpenTopic) -> Result<(), MetaError> {
         topic.touched = false;
-        let Some(id) = topic.id.filter(|_| store.closed().is_none()) else {
+        let Some(id) = topic.id.filter(|_| !store.is_closed()) else {
             return Ok(());
         };
         if topic.is_checkpoint_due() {
@@ -284,7 +320,7 @@ impl Writer {
     }
 
     fn forget(&mut self) {
-        if self.store.closed().is_some() {
+        if self.store.is_closed() {
             return;
         }
         for _ in 0..FORGET_STEP {
@@ -299,33 +335,29 @@ impl Writer {
     /// Syncs what was written, and then says so.
     fn commit(&mut self) {
         let commit = std::mem::take(&mut self.state.commit);
-        if commit.wrote && self.store.closed().is_none() {
+        if commit.wrote && !self.store.is_closed() {
             match self.sync() {
                 Ok(()) => self.store.end_commit(),
-                Err(reason) => self.store.close(reason),
+                Err(reason) => self.store.close(&reason),
             }
         }
-        let closed = || {
-            self.store
-                .closed()
-                .map(|reason| LogError::Closed(reason.to_owned()))
-        };
+        let closed = self.store.check_open().err();
         for answer in commit.answers {
             match answer {
-                Answer::Appended { done, records } => match closed() {
+                Answer::Appended { done, records } => match &closed {
                     None => done(Ok(Appended { records })),
-                    Some(closed) => done(Err(closed)),
+                    Some(closed) => done(Err(closed.clone())),
                 },
                 Answer::Opened {
                     done,
                     opened,
                     wrote,
-                } => match closed().filter(|_| wrote) {
+                } => match closed.as_ref().filter(|_| wrote) {
                     None => done(Ok(opened)),
-                    Some(closed) => done(Err(closed)),
+                    Some(closed) => done(Err(closed.clone())),
                 },
                 Answer::News { sink, news } => {
-                    if closed().is_none() {
+                    if closed.is_none() {
                         sink(news);
                     }
                 }
@@ -357,7 +389,7 @@ impl Writer {
     /// After an error of writing the log is closed: what of it was written cannot be known.
     pub(super) fn check<E: std::fmt::Display>(&self, written: Result<(), E>) {
         if let Err(e) = written {
-            self.store.close(format!("a write failed: {e}"));
+            self.store.close(&format!("a write failed: {e}"));
         }
     }
 }

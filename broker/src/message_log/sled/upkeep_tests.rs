@@ -1,0 +1,383 @@
+//! What the sled engine does by itself: trims topics that nobody has open, keeps all of them together within a bound, forgets
+//! what has been empty for long, takes away what was deleted, and refuses to fill the disk.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::layout::TopicId;
+use super::tests::{crash_copy, long, options, start, start_in, with_trees};
+use super::*;
+use crate::message_log::contract::{
+    Bench, NOON, answer, messages, offsets, sent_by, texts, topic, wait_for,
+};
+use crate::message_log::{NewRecord, TopicInfo};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+fn busy_options(dir: &Path) -> SledOptions {
+    SledOptions {
+        rounds_every: Duration::from_millis(5),
+        ..options(dir)
+    }
+}
+
+fn until(condition: impl FnMut() -> bool) {
+    wait_for("the log to have done it", condition);
+}
+
+fn info(bench: &Bench, name: &str) -> Option<TopicInfo> {
+    bench
+        .list()
+        .into_iter()
+        .find(|info| info.topic == topic(name))
+}
+
+/// A topic with so many values of about 6 KB, closed again.
+fn fill(bench: &Bench, name: &str, values: u64) {
+    let opened = bench.open(name);
+    for n in 0..values {
+        let records: Vec<NewRecord> = (n * 25..n * 25 + 25).map(long).collect();
+        opened.append(records).unwrap();
+    }
+    opened.close();
+}
+
+fn bytes_of(bench: &Bench, name: &str) -> u64 {
+    info(bench, name).map_or(0, |info| info.bytes)
+}
+
+#[test]
+fn what_is_too_old_goes_from_topics_that_nobody_has_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start(busy_options(dir.path()));
+    for n in 0..40 {
+        fill(&bench, &format!("t{n:02}"), 2);
+    }
+    bench.clock.set(NOON + 6 * DAY_MS);
+    bench.open("t07").append(texts(0..1)).unwrap();
+
+    bench.clock.set(NOON + 8 * DAY_MS);
+
+    let empty = |info: &TopicInfo| info.first > info.head;
+    until(|| bench.list().iter().filter(|info| empty(info)).count() == 39);
+    let kept = info(&bench, "t07").unwrap();
+    assert_eq!((kept.first, kept.head), (51, 51));
+    let trimmed = bench.open("t00");
+    assert_eq!((trimmed.found.first, trimmed.found.head), (51, 50));
+    assert_eq!(info(&bench, "t00").unwrap().bytes, 0);
+}
+
+#[test]
+fn a_smaller_bound_holds_for_topics_that_nobody_opens_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    fill(&bench, "a", 20);
+    fill(&bench, "b", 1);
+    drop(bench);
+
+    let retention = Retention {
+        max_messages: 100,
+        ..Retention::default()
+    };
+    let bench = start(SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..busy_options(dir.path())
+    });
+
+    until(|| info(&bench, "a").unwrap().first == 401);
+    assert_eq!(info(&bench, "b").unwrap().first, 1);
+}
+
+#[test]
+fn a_clock_that_is_set_a_year_ahead_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start(busy_options(dir.path()));
+    fill(&bench, "closed", 3);
+    let open = bench.open("open");
+    open.append(vec![sent_by("p", 1)]).unwrap();
+
+    bench.clock.step(NOON + 365 * DAY_MS);
+    let late = open.append(texts(0..3)).unwrap();
+    for _ in 0..20 {
+        bench.open("other").append(texts(0..1)).unwrap();
+    }
+    assert_eq!(bench.open("open").found.producers.len(), 1);
+    bench.clock.step(NOON + 10);
+
+    let after = bench.open("open");
+    assert_eq!((after.found.first, after.found.head), (1, 4));
+    let kept = after.append(texts(0..1)).unwrap();
+    assert_eq!(kept[0].time_ms, late[0].time_ms, "time does not go back");
+    assert_eq!(info(&bench, "closed").unwrap().first, 1);
+}
+
+#[test]
+fn all_topics_together_keep_to_their_bound_and_the_largest_give() {
+    let dir = tempfile::tempdir().unwrap();
+    let bound = 600_000;
+    let bench = start(SledOptions {
+        max_total_bytes: bound,
+        ..busy_options(dir.path())
+    });
+    fill(&bench, "small", 5);
+    let small = bytes_of(&bench, "small");
+    let total = |bench: &Bench| bench.list().iter().map(|info| info.bytes).sum::<u64>();
+
+    // Nobody has the large one open while the other grows.
+    fill(&bench, "large.closed", 90);
+    let growing = bench.open("large.open");
+    for n in 0..400 {
+        growing
+            .append((n * 25..n * 25 + 25).map(long).collect())
+            .unwrap();
+    }
+
+    until(|| total(&bench) <= bound);
+    assert_eq!(
+        bytes_of(&bench, "small"),
+        small,
+        "the small one gives nothing"
+    );
+    let (closed, open) = (
+        bytes_of(&bench, "large.closed"),
+        bytes_of(&bench, "large.open"),
+    );
+    assert!(
+        closed > 100_000 && open > 100_000,
+        "both have their share: {closed} and {open}"
+    );
+    let found = info(&bench, "large.open").unwrap();
+    assert_eq!(found.head, 10_000);
+    assert!(
+        total(&bench) > bound / 2,
+        "no more goes than has to: {}",
+        total(&bench)
+    );
+}
+
+#[test]
+fn a_topic_without_records_for_a_month_is_forgotten_and_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start(SledOptions {
+        max_topics: 2,
+        ..busy_options(dir.path())
+    });
+    let unused = bench.open("unused").found.epoch;
+    fill(&bench, "old", 2);
+    let used = bench.open("used");
+    used.append(vec![sent_by("p", 1)]).unwrap();
+    let epoch = used.found.epoch;
+    assert_eq!(info(&bench, "old").unwrap().epoch, unused);
+
+    bench.clock.set(NOON + 29 * DAY_MS);
+    until(|| info(&bench, "old").is_some_and(|old| old.bytes == 0));
+    used.append(texts(0..1)).unwrap();
+    bench.clock.set(NOON + 31 * DAY_MS);
+
+    until(|| info(&bench, "old").is_none());
+    let again = bench.open("old");
+    assert_ne!(again.found.epoch, unused, "one place, two messages");
+    assert_eq!((again.found.first, again.found.head), (1, 0));
+    // There is room for another topic now, and the one that is in use has not been touched.
+    again.append(texts(0..1)).unwrap();
+    assert_eq!(bench.open("used").found.epoch, epoch);
+    assert_eq!(bench.open("used").append(texts(0..1)).unwrap()[0].offset, 3);
+    let next = bench.open("unused").found.epoch;
+    drop(bench);
+
+    let bench = start_in(dir.path());
+    assert_eq!(bench.open("unused").found.epoch, next);
+    let old = bench.open("old").found;
+    assert_eq!((old.epoch, old.head), (next, 1));
+}
+
+#[test]
+fn whoever_has_a_topic_open_that_was_never_used_keeps_its_epoch_while_others_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start(busy_options(dir.path()));
+    fill(&bench, "old", 1);
+    let unused = bench.open("unused");
+    bench.clock.set(NOON + 31 * DAY_MS);
+    until(|| info(&bench, "old").is_none());
+
+    unused.append(texts(0..1)).unwrap();
+
+    assert_eq!(info(&bench, "unused").unwrap().epoch, unused.found.epoch);
+    assert_ne!(bench.open("another").found.epoch, unused.found.epoch);
+}
+
+fn delete(bench: &Bench, name: &str) -> OpenedTopic {
+    let opened = bench.open(name);
+    let generation = opened.found.generation;
+    answer(|done| bench.log.delete(topic(name), generation, done)).unwrap()
+}
+
+fn keys_left(dir: &Path, id: TopicId) -> (usize, usize, usize) {
+    let mut left = (0, 0, 0);
+    with_trees(dir, |records, meta| {
+        left.0 = records.scan_prefix(id.0.to_be_bytes()).count();
+        left.1 = meta.marks(id).count();
+        left.2 = meta.garbage().count();
+    });
+    left
+}
+
+fn id_of(dir: &Path, name: &str) -> TopicId {
+    let mut id = None;
+    with_trees(dir, |_, meta| {
+        id = meta.identity(&topic(name)).unwrap().map(|found| found.id());
+    });
+    id.unwrap()
+}
+
+#[test]
+fn what_was_deleted_leaves_the_disk_even_if_a_crash_comes_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    bench
+        .open("a")
+        .append((0..50).map(|n| sent_by(&format!("p{n}"), 1)).collect())
+        .unwrap();
+    fill(&bench, "a", 1000);
+    let epoch = bench.open("a").found.epoch;
+    drop(bench);
+    let id = id_of(dir.path(), "a");
+    let bench = start_in(dir.path());
+
+    let deleted = delete(&bench, "a");
+    let copy: TempDir = crash_copy(dir.path());
+
+    assert_ne!(deleted.epoch, epoch);
+    assert_eq!(
+        (deleted.first, deleted.head, &*deleted.deleted),
+        (1, 0, &[epoch][..])
+    );
+    drop(bench);
+    let bench = start_in(copy.path());
+    let again = bench.open("a");
+    assert_eq!((again.found.epoch, again.found.head), (deleted.epoch, 0));
+    again.append(texts(0..1)).unwrap();
+    assert_eq!(messages(&again.page(0, 1)).len(), 1);
+    drop(bench);
+    // A log that is open takes away a step between two commits.
+    let left = || keys_left(copy.path(), id);
+    until(|| {
+        let bench = start_in(copy.path());
+        for _ in 0..10 {
+            bench.open("b").append(texts(0..1)).unwrap();
+        }
+        drop(bench);
+        left() == (0, 0, 0)
+    });
+}
+
+#[test]
+fn a_deletion_that_was_interrupted_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    fill(&bench, "a", 2);
+    let epoch = bench.open("a").found.epoch;
+    drop(bench);
+    with_trees(dir.path(), |_, meta| {
+        let id = meta.identity(&topic("a")).unwrap().unwrap().id();
+        let directory = meta.directory().unwrap().unwrap();
+        let deletions = meta::Deletions::add(None, epoch, &directory, NOON);
+        meta.set_deletions(&topic("a"), &deletions).unwrap();
+        meta.add_garbage(id, &topic("a")).unwrap();
+    });
+
+    let bench = start_in(dir.path());
+
+    assert_eq!(bench.list(), []);
+    let found = bench.open("a").found;
+    assert_eq!((found.head, &*found.deleted), (0, &[epoch][..]));
+    assert_ne!(found.epoch, epoch);
+}
+
+#[test]
+fn a_deletion_that_had_hardly_begun_has_not_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    fill(&bench, "a", 2);
+    let before = bench.open("a").found;
+    drop(bench);
+    with_trees(dir.path(), |_, meta| {
+        let directory = meta.directory().unwrap().unwrap();
+        let deletions = meta::Deletions::add(None, before.epoch, &directory, NOON);
+        meta.set_deletions(&topic("a"), &deletions).unwrap();
+    });
+
+    let bench = start_in(dir.path());
+
+    let found = bench.open("a").found;
+    assert_eq!((found.epoch, found.head), (before.epoch, before.head));
+    assert!(
+        found.deleted.is_empty(),
+        "it is there, so it is not among what was deleted"
+    );
+    assert_eq!(offsets(&bench.open("a").page(0, 50)).len(), 50);
+}
+
+#[test]
+fn what_was_deleted_is_remembered_for_a_month() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start(busy_options(dir.path()));
+    fill(&bench, "a", 1);
+    let first = bench.open("a").found.epoch;
+    let second = delete(&bench, "a").epoch;
+    fill(&bench, "a", 1);
+    let third = delete(&bench, "a");
+    assert_eq!(third.deleted, [first, second]);
+    bench.log.close(topic("a"), third.generation);
+
+    bench.clock.set(NOON + 31 * DAY_MS);
+
+    let described = || answer(|done| bench.log.describe(topic("a"), done)).unwrap();
+    until(|| described().epoch != third.epoch);
+    let found = bench.open("a").found;
+    assert_eq!(found.deleted, []);
+    assert!(
+        ![first, second].contains(&found.epoch),
+        "one place, two messages"
+    );
+}
+
+#[test]
+fn a_disk_with_too_little_room_is_not_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    fill(&bench, "a", 2);
+    drop(bench);
+
+    let bench = start(SledOptions {
+        min_free_bytes: Some(u64::MAX),
+        ..options(dir.path())
+    });
+
+    let a = bench.open("a");
+    let refused = a.append(texts(0..1)).unwrap_err();
+    assert!(
+        matches!(&refused, LogError::NoRoom(why) if why.contains("min-free-bytes")),
+        "{refused}"
+    );
+    assert!(
+        bench
+            .log
+            .health()
+            .refuses_writes
+            .unwrap()
+            .contains("min-free-bytes")
+    );
+    assert_eq!(offsets(&a.page(0, 50)).len(), 50, "reading goes on");
+    drop(a);
+    drop(bench);
+    let bench = start(SledOptions {
+        min_free_bytes: Some(0),
+        ..options(dir.path())
+    });
+    assert_eq!(bench.open("a").append(texts(0..1)).unwrap()[0].offset, 51);
+    assert_eq!(bench.log.health().refuses_writes, None);
+    assert!(fs::metadata(dir.path().join("db")).is_ok());
+}

@@ -1,0 +1,152 @@
+//! What the clients of one run share with each other and with whoever does the faults: where the broker is, what they are to do now, the
+//! judge, and what is counted. Owns no rule and no connection.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use hark_tests::Ended;
+use tokio::sync::watch;
+
+use crate::judge::{Judge, Judged, Violation};
+use crate::tally::Tally;
+
+/// The topics of a run. To the last one little is published, and nobody stays: its room may retire.
+pub(crate) const TOPICS: [&str; 4] = ["orders", "prices.eu", "chat.room-7", "rare"];
+pub(crate) const RARE: usize = 3;
+
+/// What the clients are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Publish and read.
+    Running,
+    /// Publishers: get what is unanswered answered, and end.
+    Emptying,
+    /// Readers: read to the head, and end.
+    Reading,
+}
+
+/// Why a client cannot go on.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The connection is gone: come back.
+    Broken,
+    /// A rule was broken: the run is over.
+    Violated,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    judge: Mutex<Judge>,
+    violation: OnceLock<Violation>,
+    port: AtomicU16,
+    phase: watch::Sender<Phase>,
+    /// How many receipts each publisher has had.
+    answered: Vec<AtomicU64>,
+    /// How many publishes were refused with `log_unavailable`.
+    pub(crate) unavailable: AtomicU64,
+    /// The log may be unavailable: the disk fails, or the broker ends.
+    pub(crate) may_be_unavailable: AtomicBool,
+    /// When the broker was killed last.
+    killed: Mutex<Option<Instant>>,
+    /// How many publishes that kill left unanswered.
+    pub(crate) hit: AtomicU64,
+    pub(crate) tally: Tally,
+}
+
+impl World {
+    pub(crate) fn new(publishers: usize) -> Self {
+        Self {
+            judge: Mutex::new(Judge::new(TOPICS.len())),
+            violation: OnceLock::new(),
+            port: AtomicU16::new(0),
+            phase: watch::Sender::new(Phase::Running),
+            answered: (0..publishers).map(|_| AtomicU64::new(0)).collect(),
+            unavailable: AtomicU64::new(0),
+            may_be_unavailable: AtomicBool::new(false),
+            killed: Mutex::new(None),
+            hit: AtomicU64::new(0),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Asks or tells the judge something. What it finds wrong ends the run.
+    pub(crate) fn judge<T>(&self, ask: impl FnOnce(&mut Judge) -> Judged<T>) -> Result<T, Trouble> {
+        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(&mut judge).map_err(|violation| self.violated(violation))
+    }
+
+    /// Tells the judge something that cannot be wrong.
+    pub(crate) fn tell<T>(&self, tell: impl FnOnce(&mut Judge) -> T) -> T {
+        tell(&mut self.judge.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes down what was violated; the first counts.
+    pub(crate) fn violated(&self, violation: Violation) -> Trouble {
+        self.violation.get_or_init(|| violation);
+        Trouble::Violated
+    }
+
+    pub(crate) fn violation(&self) -> Option<&Violation> {
+        self.violation.get()
+    }
+
+    /// A connection has ended: by a code that a client like ours may see?
+    pub(crate) fn ended(&self, ended: &Ended) -> Trouble {
+        match ended.code {
+            // Gone without a word, or by the codes that say to come back.
+            None | Some(1001 | 1012 | 1013) => Trouble::Broken,
+            Some(_) => self.violated(Violation(format!(
+                "a connection was closed that did nothing wrong: {ended:?}"
+            ))),
+        }
+    }
+
+    /// Where the broker is, or was.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port.load(Ordering::SeqCst)).into()
+    }
+
+    pub(crate) fn set_port(&self, port: u16) {
+        self.port.store(port, Ordering::SeqCst);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    pub(crate) fn count_answer(&self, publisher: usize) {
+        self.answered[publisher].fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn answered(&self) -> Vec<u64> {
+        self.answered
+            .iter()
+            .map(|answered| answered.load(Ordering::SeqCst))
+            .collect()
+    }
+
+    /// The broker is about to be killed.
+    pub(crate) fn killing(&self) {
+        self.hit.store(0, Ordering::SeqCst);
+        *self.killed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// A publisher's connection is gone, and these publishes, sent at these times, are unanswered: a kill has hit those sent before it.
+    pub(crate) fn broken_with(&self, sent: impl Iterator<Item = Instant>) {
+        let killed = *self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(killed) = killed {
+            let hit = sent.filter(|sent| *sent < killed).count();
+            self.hit.fetch_add(hit as u64, Ordering::SeqCst);
+        }
+    }
+}
