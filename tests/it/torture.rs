@@ -6,7 +6,7 @@ use std::process::Command;
 /// Draws that every change has to stand, and one that nobody has seen.
 const SEEDS: [Option<u64>; 3] = [Some(1), Some(2), None];
 /// How many kills have to hit messages in flight, with each seed.
-const KILLS: u64 = 10;
+const KILLS: u64 = 6;
 const FAULTS: [&str; 14] = [
     "kill",
     "kill-in-open",

@@ -37,11 +37,11 @@ pub(crate) enum Fault {
 impl Fault {
     /// Each with its name, and how often it comes in a deck.
     pub(crate) const ALL: [(Self, &'static str, usize); 14] = [
-        (Self::Kill, "kill", 8),
-        (Self::KillInOpen, "kill-in-open", 2),
-        (Self::KillAfterOpen, "kill-after-open", 2),
-        (Self::KillInTrim, "kill-in-trim", 4),
-        (Self::Freeze, "freeze", 2),
+        (Self::Kill, "kill", 5),
+        (Self::KillInOpen, "kill-in-open", 1),
+        (Self::KillAfterOpen, "kill-after-open", 1),
+        (Self::KillInTrim, "kill-in-trim", 3),
+        (Self::Freeze, "freeze", 1),
         (Self::Stop, "stop", 1),
         (Self::TwoBrokers, "two-brokers", 1),
         (Self::PlantedSnapshot, "planted-snapshot", 1),
@@ -72,6 +72,8 @@ pub(crate) enum Then {
     RunIsOver,
 }
 
+/// So many that some of them are with the broker still.
+const MANY_UNANSWERED: usize = 100;
 /// How long a log that was damaged may take until every topic is served.
 const DAMAGED_TOPIC_PATIENCE: Duration = Duration::from_secs(5);
 /// How long growing beyond the room is waited for, before there is none at all.
@@ -80,11 +82,7 @@ const FULL_DISK_PATIENCE: Duration = Duration::from_millis(500);
 impl Run {
     pub(crate) async fn strike(&mut self, fault: Fault) -> Judged<Then> {
         match fault {
-            Fault::Kill => {
-                self.server.kill();
-                self.start().await?;
-                self.count_hits().await?;
-            }
+            Fault::Kill => self.kill_under_load().await?,
             Fault::KillInOpen => self.kill_in_open().await?,
             Fault::KillAfterOpen => {
                 // Whoever is fast enough is hit a second time.
@@ -97,9 +95,7 @@ impl Run {
             Fault::KillInTrim => {
                 self.trim_from_now_on().await?;
                 self.pause(100).await;
-                self.server.kill();
-                self.start().await?;
-                self.count_hits().await?;
+                self.kill_under_load().await?;
             }
             Fault::Freeze => self.freeze().await?,
             Fault::Stop => {
@@ -119,6 +115,17 @@ impl Run {
             Fault::FlippedBits => return self.damage("flipped bits", Self::flip_bits).await,
         }
         Ok(Then::GoOn)
+    }
+
+    /// Kills it when publishes are under way: at a moment when all has been answered there is nothing to lose.
+    async fn kill_under_load(&mut self) -> Judged {
+        self.wait("many publishes are unanswered", |run| {
+            run.world.unanswered() >= MANY_UNANSWERED
+        })
+        .await?;
+        self.server.kill();
+        self.start().await?;
+        self.count_hits().await
     }
 
     /// kill -9 or a graceful stop.

@@ -128,6 +128,7 @@ impl Publisher {
                 return Ok(());
             }
             self.send(&mut ws, running).await?;
+            world.set_unanswered(self.manner.slot, self.unanswered.len());
             let Ok(answer) = tokio::time::timeout(self.manner.patience, ws.next()).await else {
                 world.tally.add("connections left for want of an answer", 1);
                 return Err(Trouble::Broken);
@@ -136,6 +137,7 @@ impl Publisher {
             while let Some(answer) = ws.next().now_or_never() {
                 self.take(&answer.map_err(|ended| world.ended(&ended))?)?;
             }
+            world.set_unanswered(self.manner.slot, self.unanswered.len());
             let rest = match std::mem::take(&mut self.refused) {
                 true => SETBACK,
                 false => self.manner.rest,

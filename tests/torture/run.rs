@@ -100,7 +100,7 @@ impl Run {
     fn start_clients(&mut self) {
         for (slot, (topic, kind)) in PUBLISHERS.into_iter().enumerate() {
             let (rare, impatient) = (topic == RARE, slot % 3 == 1);
-            let window = if rare { 1..4 } else { 8..128 };
+            let window = if rare { 1..4 } else { 32..160 };
             let rest_ms = if rare { 20..150 } else { 0..4 };
             let patience_ms = if impatient { 100..500 } else { 50_000..50_001 };
             let manner = publisher::Manner {

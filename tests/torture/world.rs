@@ -2,7 +2,7 @@
 //! judge, and what is counted. Owns no rule and no connection.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -44,6 +44,8 @@ pub(crate) struct World {
     phase: watch::Sender<Phase>,
     /// How many receipts each publisher has had.
     answered: Vec<AtomicU64>,
+    /// How many publishes each has unanswered.
+    unanswered: Vec<AtomicUsize>,
     /// How many publishes were refused with `log_unavailable`.
     pub(crate) unavailable: AtomicU64,
     /// The log may be unavailable: the disk fails, or the broker ends.
@@ -63,6 +65,7 @@ impl World {
             port: AtomicU16::new(0),
             phase: watch::Sender::new(Phase::Running),
             answered: (0..publishers).map(|_| AtomicU64::new(0)).collect(),
+            unanswered: (0..publishers).map(|_| AtomicUsize::new(0)).collect(),
             unavailable: AtomicU64::new(0),
             may_be_unavailable: AtomicBool::new(false),
             killed: Mutex::new(None),
@@ -133,6 +136,16 @@ impl World {
             .iter()
             .map(|answered| answered.load(Ordering::SeqCst))
             .collect()
+    }
+
+    pub(crate) fn set_unanswered(&self, publisher: usize, count: usize) {
+        self.unanswered[publisher].store(count, Ordering::SeqCst);
+    }
+
+    /// How many publishes are unanswered just now.
+    pub(crate) fn unanswered(&self) -> usize {
+        let counts = self.unanswered.iter();
+        counts.map(|count| count.load(Ordering::SeqCst)).sum()
     }
 
     /// The broker is about to be killed.

@@ -1,6 +1,7 @@
 //! One test suite for every engine: the promises of [`super`], each test named after the promise it holds. What only one
 //! engine can do (survive a crash, say) is tested beside that engine.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -1155,6 +1156,45 @@ fn promise_12_large_topics_are_deleted_while_others_are_used(make: Make) {
     assert!(bench.describe("large").bytes < 100_000);
 }
 
+/// Not that it is lost, while the engine takes away what is left of it.
+fn promise_12_readers_are_told_that_it_is_deleted_while_they_read(make: Make) {
+    let bench = plain(make);
+    let others = bench.open("others");
+    for _ in 0..6 {
+        let orders = bench.open("orders");
+        // So many that a read of all of them takes longer than some of the engine's turns.
+        let records = 8_000;
+        for _ in 0..records / 100 {
+            orders
+                .append((0..100).map(|_| text(vec![b'x'; 1000])).collect())
+                .unwrap();
+        }
+        let pages = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let (bench, pages, read) = (&bench, &pages, orders.read_all());
+                scope.spawn(move || {
+                    loop {
+                        match bench.read(read.clone()) {
+                            Ok(page) => {
+                                assert_covered(&page, 0);
+                                assert_eq!(offsets(&page).len(), records);
+                            }
+                            Err(error) => return assert_eq!(error, LogError::OtherEpoch),
+                        }
+                        pages.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            wait_for("readers", || pages.load(Ordering::Relaxed) > 4);
+            orders.delete();
+            for n in 0..50 {
+                others.append(texts(n..n + 1)).unwrap();
+            }
+        });
+    }
+}
+
 fn promise_12_retention_goes_on_in_the_new_sequence(make: Make) {
     let bench = make(
         Retention {
@@ -1375,6 +1415,7 @@ for_every_engine! {
     promise_12_every_deletion_makes_another_sequence
     promise_12_deleting_makes_room_for_other_topics
     promise_12_large_topics_are_deleted_while_others_are_used
+    promise_12_readers_are_told_that_it_is_deleted_while_they_read
     promise_12_retention_goes_on_in_the_new_sequence
     promise_12_deleted_is_gone_after_a_restart_too
     a_topic_is_described_as_it_is_listed

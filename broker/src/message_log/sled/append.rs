@@ -67,7 +67,7 @@ impl Writer {
             .packer
             .pack(id, base, time_ms, &records, |key, value| {
                 *keys += 1;
-                tree.insert(key, value).map(|_| ())
+                tree.insert(key, value)
             });
         let bytes = packed.map_err(|e| match e {
             PackError::Put(e) => LogError::Closed(format!("a write failed: {}", plainly(&e))),

@@ -17,10 +17,10 @@ use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::layout::Key;
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
 use super::open::OpenError;
 use super::raw;
+use super::rows::Records;
 use super::scan::is_damage;
 use super::store::plainly;
 
@@ -234,10 +234,7 @@ pub(super) fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn open_sled(
-    dir: &Path,
-    cache_bytes: u64,
-) -> Result<(sled::Db, sled::Tree, Meta), Fault> {
+pub(super) fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, Records, Meta), Fault> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         let opened = quietly(|| {
@@ -247,7 +244,7 @@ pub(super) fn open_sled(
                 .flush_every_ms(Some(FLUSH_EVERY_MS));
             let db = config.open()?;
             let (records, meta) = (db.open_tree("records")?, db.open_tree("meta")?);
-            Ok((db, records, Meta::new(meta)))
+            Ok((db, Records::new(records), Meta::new(meta)))
         });
         match opened {
             // The lock file is ours, so this is what is left of a log that this process had open.
@@ -262,18 +259,15 @@ pub(super) fn open_sled(
     }
 }
 
-pub(super) fn look(
-    records: &sled::Tree,
-    meta: &Meta,
-) -> Result<(Option<Directory>, u64, Ids), Fault> {
+pub(super) fn look(records: &Records, meta: &Meta) -> Result<(Option<Directory>, u64, Ids), Fault> {
     let mut ids = meta.ids()?;
     // Were the counter ever behind the records, a new topic would find another's.
-    let newest = match records.last() {
-        Ok(found) => found.and_then(|(key, _)| Key::parse(&key)),
+    let newest = match records.last_topic() {
+        Ok(found) => found,
         Err(e) if is_damage(&e) => None,
         Err(e) => return Err(e.into()),
     };
-    ids.next = ids.next.max(newest.map_or(0, |key| key.topic.0 + 1));
+    ids.next = ids.next.max(newest.map_or(0, |topic| topic.0 + 1));
     Ok((meta.directory()?, meta.commits()?, ids))
 }
 

@@ -156,7 +156,7 @@ impl Importer {
         let (identity, numbers) = match found.identity {
             Some(identity) => {
                 for key in found.leftovers {
-                    self.into.records.remove(key.to_bytes())?;
+                    self.into.records.remove(&key.to_bytes())?;
                 }
                 if found.identity_changed {
                     meta.set_identity(topic, &identity)?;
@@ -172,8 +172,9 @@ impl Importer {
                     next: self.into.ids.next + 1,
                     topics: self.into.ids.topics + 1,
                 };
-                let deletions = found.deletions.as_ref();
-                let identity = Identity::unused(&self.into.directory, deletions).with_id(id);
+                let deletions = meta.deletions(topic)?;
+                let identity =
+                    Identity::unused(&self.into.directory, deletions.as_ref()).with_id(id);
                 // In this order: were the name found again without the numbers, the id would be given out twice.
                 meta.set_ids(ids)?;
                 meta.set_identity(topic, &identity)?;
@@ -199,9 +200,8 @@ impl Importing {
         }
         let records = std::mem::take(&mut self.waiting);
         let (base, time_ms) = (self.numbers.head + 1, self.waiting_ms);
-        let put = |key: &[u8; super::layout::KEY_BYTES], value: &[u8]| {
-            into.records.insert(key, value).map(drop)
-        };
+        let put =
+            |key: &[u8; super::layout::KEY_BYTES], value: &[u8]| into.records.insert(key, value);
         let packed = packer.pack(self.identity.id(), base, time_ms, &records, put);
         let bytes = packed.map_err(|e| match e {
             PackError::Put(e) => ImportError(plainly(&e)),

@@ -5,7 +5,7 @@
 //! c                   the commit counter: the last write of each commit
 //! d                   the directory: format, epochs
 //! g | topic id        the name of a topic that is deleted, and of which there is something left to take away
-//! h | topic id        a topic's numbers: written with every commit that touches it
+//! h | topic id / 16   the numbers of these topics: written with every commit that touches one of them
 //! i                   the next topic id, and how many topics there are
 //! n | name            a topic's identity
 //! p | topic id | name a producer's newest number, as of the topic's last checkpoint
@@ -16,14 +16,13 @@
 use hark_protocol::{Epoch, ProducerId, TopicName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sled::IVec;
 
 use super::layout::TopicId;
 use super::store::plainly;
 use crate::message_log::{Lineage, LogError, ProducerMark, draw_epoch};
 
 /// The format of everything in the directory.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 /// How many earlier epochs are remembered, of the directory and of a topic.
 const MAX_LINEAGE: usize = 64;
 
@@ -402,8 +401,8 @@ impl Meta {
         self.0.remove(name_key(topic)).map(drop)
     }
 
-    pub(super) fn remove_numbers(&self, topic: TopicId) -> sled::Result<()> {
-        self.0.remove(numbers_key(topic)).map(drop)
+    pub(super) fn remove_numbers(&self, topic: TopicId) -> Result<(), MetaError> {
+        self.change_block(topic, None)
     }
 
     pub(super) fn deletions(&self, topic: &TopicName) -> Result<Option<Deletions>, MetaError> {
@@ -459,7 +458,7 @@ impl Meta {
     /// Removes up to `max` producers' numbers of a topic. Says how many.
     pub(super) fn remove_marks(&self, topic: TopicId, max: usize) -> sled::Result<usize> {
         let keys = self.0.scan_prefix(marks_prefix(topic)).keys().take(max);
-        let keys: Vec<IVec> = keys.collect::<sled::Result<_>>()?;
+        let keys = keys.collect::<sled::Result<Vec<_>>>()?;
         for key in &keys {
             self.0.remove(key)?;
         }
@@ -467,15 +466,40 @@ impl Meta {
     }
 
     pub(super) fn numbers(&self, topic: TopicId) -> Result<Numbers, MetaError> {
-        match self.0.get(numbers_key(topic))? {
+        let block = self.0.get(block_key(topic))?.unwrap_or_default();
+        let malformed = MetaError::Malformed("numbers of a topic");
+        match block_entries(&block)
+            .find(|entry| entry.is_none_or(|(slot, _)| slot == slot_of(topic)))
+        {
             None => Ok(Numbers::default()),
-            Some(bytes) => Numbers::parse(&bytes).ok_or(MetaError::Malformed("numbers of a topic")),
+            Some(Some((_, bytes))) => Numbers::parse(bytes).ok_or(malformed),
+            Some(None) => Err(malformed),
         }
     }
 
     pub(super) fn set_numbers(&self, topic: TopicId, numbers: &Numbers) -> Result<(), MetaError> {
         let (bytes, len) = numbers.to_bytes();
-        self.0.insert(numbers_key(topic), &bytes[..len])?;
+        self.change_block(topic, Some(&bytes[..len]))
+    }
+
+    /// Replaces a topic's entry in its block. Called by one thread only.
+    fn change_block(&self, topic: TopicId, numbers: Option<&[u8]>) -> Result<(), MetaError> {
+        let key = block_key(topic);
+        let old = self.0.get(key)?.unwrap_or_default();
+        let mut block = Vec::with_capacity(old.len() + 2 + Numbers::MAX_BYTES);
+        for entry in block_entries(&old) {
+            let (slot, bytes) = entry.ok_or(MetaError::Malformed("numbers of a topic"))?;
+            if slot != slot_of(topic) {
+                push_entry(&mut block, slot, bytes);
+            }
+        }
+        if let Some(bytes) = numbers {
+            push_entry(&mut block, slot_of(topic), bytes);
+        }
+        match block.is_empty() {
+            true => self.0.remove(key)?,
+            false => self.0.insert(key, block)?,
+        };
         Ok(())
     }
 
@@ -590,8 +614,40 @@ fn name_in(bytes: &[u8]) -> Result<TopicName, MetaError> {
     topic.ok_or(MetaError::Malformed("name of a topic"))
 }
 
-fn numbers_key(topic: TopicId) -> [u8; 9] {
-    prefixed(b'h', topic)
+/// How many topics' numbers share a value. A million values of their own cost sled 50 MB of memory, cached or not; a
+/// larger value costs more to write.
+const BLOCK_TOPICS: u64 = 16;
+
+fn block_key(topic: TopicId) -> [u8; 9] {
+    prefixed(b'h', TopicId(topic.0 / BLOCK_TOPICS))
+}
+
+fn slot_of(topic: TopicId) -> u8 {
+    (topic.0 % BLOCK_TOPICS).to_le_bytes()[0]
+}
+
+/// `slot (1) | length (1) | numbers`, for each topic of the block that has any. Ends with `None` where it is malformed.
+fn block_entries(block: &[u8]) -> impl Iterator<Item = Option<(u8, &[u8])>> {
+    let mut rest = block;
+    std::iter::from_fn(move || {
+        let (&slot, after) = rest.split_first()?;
+        let entry = after
+            .split_first()
+            .and_then(|(&len, after)| after.split_at_checked(usize::from(len)));
+        let Some((bytes, after)) = entry else {
+            rest = &[];
+            return Some(None);
+        };
+        rest = after;
+        Some(Some((slot, bytes)))
+    })
+}
+
+fn push_entry(block: &mut Vec<u8>, slot: u8, bytes: &[u8]) {
+    block.push(slot);
+    // Numbers have 46 bytes at most.
+    block.push(bytes.len().to_le_bytes()[0]);
+    block.extend_from_slice(bytes);
 }
 
 fn marks_prefix(topic: TopicId) -> [u8; 9] {
@@ -613,11 +669,11 @@ pub(super) enum Entry {
     Directory(Directory),
     Ids(Ids),
     Name(TopicName, Identity),
-    Numbers(TopicId, Numbers),
+    Numbers(Vec<(TopicId, Numbers)>),
     Mark(TopicId, ProducerMark),
-    Deletions(TopicName, Deletions),
-    /// The topic is deleted, and not all of it has been taken away.
+    /// The topic is deleted, whatever else is found of it.
     Garbage(TopicId),
+    Deletions(TopicName, Deletions),
 }
 
 impl Entry {
@@ -628,17 +684,25 @@ impl Entry {
             b'd' if key == DIRECTORY => decode(key, value, "").ok().map(Self::Directory),
             b'i' if key == IDS => decode(key, value, "").ok().map(Self::Ids),
             b'n' => {
-                let name = name_in(&key[1..]).ok()?;
+                let name = TopicName::parse(std::str::from_utf8(&key[1..]).ok()?).ok()?;
                 let identity = decode(key, value, "").ok()?;
                 Some(Self::Name(name, identity))
             }
+            b'g' if key.len() == 9 => Some(Self::Garbage(topic()?)),
             b'x' => {
                 let name = name_in(&key[1..]).ok()?;
                 let deletions = decode(key, value, "").ok()?;
                 Some(Self::Deletions(name, deletions))
             }
-            b'g' if key.len() == 9 => name_in(value).ok().and(topic()).map(Self::Garbage),
-            b'h' if key.len() == 9 => Some(Self::Numbers(topic()?, Numbers::parse(value)?)),
+            b'h' if key.len() == 9 => {
+                let TopicId(block) = topic()?;
+                let first = block.checked_mul(BLOCK_TOPICS)?;
+                let whole = block_entries(value).flatten().filter_map(|(slot, bytes)| {
+                    let id = first.checked_add(u64::from(slot))?;
+                    Some((TopicId(id), Numbers::parse(bytes)?))
+                });
+                Some(Self::Numbers(whole.collect()))
+            }
             b'p' => {
                 let producer = std::str::from_utf8(key.get(9..)?).ok()?;
                 let producer = ProducerId::parse(producer).ok()?;

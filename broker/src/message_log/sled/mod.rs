@@ -42,6 +42,7 @@ mod raw;
 mod reader;
 mod retention;
 mod rounds;
+mod rows;
 mod salvage;
 mod scan;
 mod store;

@@ -27,8 +27,8 @@ pub struct OfflineLog {
     pub(super) commits: u64,
     pub(super) answered: u64,
     pub(super) next_id: u64,
-    /// Topics whose deletion is not finished: they are there no more.
-    pub(super) deleted: HashSet<TopicId>,
+    /// Topics whose deletion was not finished: they are there no more.
+    deleted: HashSet<TopicId>,
     /// What it would write to must outlive the trees.
     _db: sled::Db,
     _lock: DirectoryLock,
@@ -68,11 +68,11 @@ impl OfflineLog {
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let found = open::open_as_found(dir, CACHE_BYTES)?;
         let directory = found.directory.unwrap_or_else(Directory::new);
-        let deleted = quietly(|| {
-            let garbage = found.meta.garbage().map(|found| found.map(|(id, _)| id));
-            Ok(garbage.collect::<Result<_, MetaError>>()?)
-        });
-        let deleted = deleted.map_err(|fault| OpenError::Damaged {
+        let garbage = || {
+            let ids = found.meta.garbage().map(|found| found.map(|(id, _)| id));
+            Ok(ids.collect::<Result<HashSet<_>, MetaError>>()?)
+        };
+        let deleted = quietly(garbage).map_err(|fault| OpenError::Damaged {
             dir: dir.to_owned(),
             what: fault.to_string(),
         })?;
@@ -111,11 +111,10 @@ impl OfflineLog {
             unreadable |= matches!(next, Some(Err(MetaError::Sled(_))));
             next
         });
-        let is_there = |found: &Result<(_, Identity), _>| match found {
+        found.filter(|found| match found {
             Ok((_, identity)) => !self.deleted.contains(&identity.id()),
             Err(_) => true,
-        };
-        found.filter(is_there)
+        })
     }
 
     /// Gives out a topic's records and its holes, in order, until `sink` breaks off. Errors say what could not be read.

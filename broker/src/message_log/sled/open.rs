@@ -11,6 +11,7 @@ use super::directory::{
     remove_unfinished_snapshots, sync_directory, take_lock, write_format,
 };
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
+use super::rows::Records;
 use super::witness::{self, Witness};
 
 /// Why a directory could not be opened. Nothing in it has been changed; but what sled finds damaged only once it reads its
@@ -73,7 +74,7 @@ pub enum OpenError {
 /// An open directory.
 pub(super) struct OpenDirectory {
     pub(super) db: sled::Db,
-    pub(super) records: sled::Tree,
+    pub(super) records: Records,
     pub(super) meta: Meta,
     pub(super) directory: Directory,
     pub(super) ids: Ids,
@@ -93,7 +94,7 @@ pub(super) struct OpenDirectory {
 pub(super) struct FoundDirectory {
     dir: PathBuf,
     pub(super) db: sled::Db,
-    pub(super) records: sled::Tree,
+    pub(super) records: Records,
     pub(super) meta: Meta,
     /// `None`: it is new.
     pub(super) directory: Option<Directory>,

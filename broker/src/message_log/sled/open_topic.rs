@@ -156,7 +156,7 @@ impl Writer {
         let store = &self.store;
         let write = || -> Result<(), super::meta::MetaError> {
             for key in &loaded.leftovers {
-                store.records.remove(key.to_bytes())?;
+                store.records.remove(&key.to_bytes())?;
             }
             if loaded.identity_changed {
                 store.meta.set_identity(name, identity)?;

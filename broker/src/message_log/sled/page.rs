@@ -11,24 +11,36 @@ use crate::message_log::{LogError, Page, PageItem, Read, TopicInfo};
 
 /// Reads a page.
 pub(super) fn read_page(store: &Store, read: &Read) -> Result<Page, LogError> {
-    let nothing = Page {
-        items: Vec::new(),
-        reached: read.after,
-    };
     let Some(identity) = store.meta.identity(&read.topic)? else {
         return match unused(store, &read.topic)?.epoch() == read.epoch {
-            true => Ok(nothing),
+            true => Ok(nothing(read)),
             false => Err(LogError::OtherEpoch),
         };
     };
     if identity.epoch() != read.epoch {
         return Err(LogError::OtherEpoch);
     }
-    let topic = identity.id();
+    let page = read_kept(store, identity.id(), read)?;
+    // Looked at again after the scan: what was deleted meanwhile is not lost.
+    match store.meta.identity(&read.topic)? {
+        Some(now) if now.id() == identity.id() => Ok(page),
+        Some(_) | None => Err(LogError::OtherEpoch),
+    }
+}
+
+fn nothing(read: &Read) -> Page {
+    Page {
+        items: Vec::new(),
+        reached: read.after,
+    }
+}
+
+/// Reads a page of a topic that has, or had, records.
+fn read_kept(store: &Store, topic: TopicId, read: &Read) -> Result<Page, LogError> {
     let numbers = store.meta.numbers(topic)?;
     let up_to = read.up_to.min(numbers.head);
     if read.after >= up_to {
-        return Ok(nothing);
+        return Ok(nothing(read));
     }
 
     let mut page = PageInWork::new(read, up_to);
@@ -205,7 +217,7 @@ fn value_at(
             return Ok(None);
         };
         let key = Key::new(topic, base, 0).to_bytes();
-        Ok(store.records.get(key)?.map(|value| (base, key, value)))
+        Ok(store.records.get(&key)?.map(|value| (base, key, value)))
     };
     let (base, key, value) = match whole() {
         Ok(Some(found)) => found,

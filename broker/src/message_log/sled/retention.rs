@@ -6,6 +6,7 @@ use sled::IVec;
 
 use super::layout::{Header, KEY_BYTES, Key};
 use super::meta::{MetaError, Numbers};
+use super::rows::Range;
 use super::scan::{is_damage, span};
 use super::store::Store;
 use super::writer::{Answer, OpenTopic, Slot, Writer};
@@ -171,7 +172,7 @@ fn trim_one(
 ) -> Result<usize, MetaError> {
     let Some(id) = topic.id else { return Ok(0) };
     let mut numbers = topic.numbers;
-    let mut keys: Vec<IVec> = Vec::new();
+    let mut keys: Vec<[u8; KEY_BYTES]> = Vec::new();
     let mut values = Extents::new(store.records.range(span(id, 0, numbers.head)), numbers.head);
     topic.oldest = Oldest::NotLookedAt;
     while keys.len() < max_keys {
@@ -210,13 +211,13 @@ fn trim_one(
 
 /// Walks over the stored values as they lie there, damaged or not.
 struct Extents {
-    found: sled::Iter,
+    found: Range,
     head: u64,
-    ahead: Option<(Key, IVec, IVec)>,
+    ahead: Option<(Key, IVec)>,
 }
 
 impl Extents {
-    fn new(found: sled::Iter, head: u64) -> Self {
+    fn new(found: Range, head: u64) -> Self {
         Self {
             found,
             head,
@@ -224,18 +225,18 @@ impl Extents {
         }
     }
 
-    fn next_extent(&mut self) -> sled::Result<Option<(Extent, Vec<IVec>)>> {
-        let Some((first, key, value)) = self.take()? else {
+    fn next_extent(&mut self) -> sled::Result<Option<(Extent, Vec<[u8; KEY_BYTES]>)>> {
+        let Some((first, value)) = self.take()? else {
             return Ok(None);
         };
         let time_ms = Header::unchecked(&value).map_or(0, |header| header.time_ms);
         let mut bytes = (KEY_BYTES + value.len()) as u64;
-        let mut keys = vec![key];
+        let mut keys = vec![first.to_bytes()];
         loop {
             match self.take()? {
-                Some((next, key, value)) if next.base == first.base => {
+                Some((next, value)) if next.base == first.base => {
                     bytes += (KEY_BYTES + value.len()) as u64;
-                    keys.push(key);
+                    keys.push(next.to_bytes());
                 }
                 next => {
                     let end = next.as_ref().map_or(self.head, |(next, ..)| next.base - 1);
@@ -253,14 +254,14 @@ impl Extents {
         }
     }
 
-    fn take(&mut self) -> sled::Result<Option<(Key, IVec, IVec)>> {
+    fn take(&mut self) -> sled::Result<Option<(Key, IVec)>> {
         if let Some(ahead) = self.ahead.take() {
             return Ok(Some(ahead));
         }
         for found in self.found.by_ref() {
             let (key, value) = found?;
             if let Some(parsed) = Key::parse(&key) {
-                return Ok(Some((parsed, key, value)));
+                return Ok(Some((parsed, value)));
             }
         }
         Ok(None)

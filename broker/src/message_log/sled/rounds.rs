@@ -384,8 +384,15 @@ pub(super) fn survey(store: &Store, order: &Survey) -> Result<Surveyed, LogError
     let step = if order.quick { QUICK_STEP } else { STEP };
     let mut looked = 0;
     for entry in store.meta.identities(order.after.as_ref()).take(step) {
-        let (name, identity) = entry?;
         looked += 1;
+        let (name, identity) = match entry {
+            Ok(entry) => entry,
+            Err(e @ MetaError::Sled(_)) => return Err(e.into()),
+            Err(error) => {
+                tracing::warn!(%error, "a topic could not be looked at");
+                continue;
+            }
+        };
         found.last = Some(name.clone());
         match look_at(store, order, &name, &identity, &mut found) {
             Ok(()) => {}
@@ -436,8 +443,11 @@ fn look_at(
 fn old_deletions(store: &Store, before_ms: u64) -> Result<Vec<TopicName>, LogError> {
     let mut all = Vec::new();
     for found in store.meta.all_deletions() {
-        let (name, deletions) = found?;
-        all.push((deletions.time_ms, name));
+        match found {
+            Ok((name, deletions)) => all.push((deletions.time_ms, name)),
+            Err(e @ MetaError::Sled(_)) => return Err(e.into()),
+            Err(error) => tracing::warn!(%error, "a deletion could not be looked at"),
+        }
     }
     all.sort_unstable();
     let too_many = all.len().saturating_sub(MAX_DELETIONS);

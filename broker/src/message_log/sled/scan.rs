@@ -2,9 +2,10 @@
 //! who count offsets see what is missing.
 
 use bytes::{Bytes, BytesMut};
-use sled::{IVec, Tree};
+use sled::IVec;
 
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
+use super::rows::{Range, Records};
 
 /// A stored value, or the parts of one, whole.
 #[derive(Debug, Clone)]
@@ -21,11 +22,11 @@ pub(super) struct Value {
 
 /// A walk in the order of offsets.
 pub(super) struct Scan<'a> {
-    records: &'a Tree,
+    records: &'a Records,
     topic: TopicId,
     from: u64,
     until: u64,
-    found: sled::Iter,
+    found: Range,
     /// Read, but belongs to what comes next.
     ahead: Option<(Key, IVec)>,
     /// The smallest offset that a value which has not been seen can have.
@@ -36,7 +37,7 @@ pub(super) struct Scan<'a> {
 impl<'a> Scan<'a> {
     /// Begins with the value that holds `from`, or the first after it; ends with the one that holds `until`.
     pub(super) fn new(
-        records: &'a Tree,
+        records: &'a Records,
         topic: TopicId,
         from: u64,
         until: u64,
@@ -188,7 +189,10 @@ impl<'a> Scan<'a> {
     }
 
     fn can_read(&self, offset: u64) -> sled::Result<bool> {
-        match self.records.get(Key::new(self.topic, offset, 0).to_bytes()) {
+        match self
+            .records
+            .get(&Key::new(self.topic, offset, 0).to_bytes())
+        {
             Ok(_) => Ok(true),
             Err(e) if is_damage(&e) => Ok(false),
             Err(e) => Err(e),
@@ -206,7 +210,11 @@ pub(super) fn span(
 }
 
 /// The last key of a topic up to `offset`.
-pub(super) fn last_key(records: &Tree, topic: TopicId, offset: u64) -> sled::Result<Option<Key>> {
+pub(super) fn last_key(
+    records: &Records,
+    topic: TopicId,
+    offset: u64,
+) -> sled::Result<Option<Key>> {
     let found = records
         .range(span(topic, 0, offset))
         .next_back()

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::layout::TopicId;
 use super::meta::{Directory, Meta};
+use super::rows::Records;
 use crate::clock::Clock;
 use crate::message_log::{Health, LogError};
 
@@ -14,7 +15,7 @@ const MAX_WARNINGS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Store {
-    pub(super) records: sled::Tree,
+    pub(super) records: Records,
     pub(super) meta: Meta,
     pub(super) clock: Clock,
     /// Changed by the writer alone.
@@ -76,7 +77,7 @@ impl Condition {
 
 impl Store {
     pub(super) fn new(
-        records: sled::Tree,
+        records: Records,
         meta: Meta,
         directory: Directory,
         clock: Clock,

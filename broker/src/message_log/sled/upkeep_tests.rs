@@ -217,7 +217,7 @@ fn delete(bench: &Bench, name: &str) -> OpenedTopic {
 fn keys_left(dir: &Path, id: TopicId) -> (usize, usize, usize) {
     let mut left = (0, 0, 0);
     with_trees(dir, |records, meta| {
-        left.0 = records.scan_prefix(id.0.to_be_bytes()).count();
+        left.0 = records.range(super::scan::span(id, 0, u64::MAX)).count();
         left.1 = meta.marks(id).count();
         left.2 = meta.garbage().count();
     });

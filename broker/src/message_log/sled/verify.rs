@@ -79,7 +79,11 @@ impl OfflineLog {
                 Err(e) => report.problem(None, format!("the list of topics: {e}")),
             }
         }
-        ids.extend(&self.deleted);
+        // What is left of deleted topics has no name, and is about to go.
+        match self.store.meta.garbage().collect::<Result<Vec<_>, _>>() {
+            Ok(garbage) => ids.extend(garbage.into_iter().map(|(id, _)| id)),
+            Err(e) => report.problem(None, format!("the list of deleted topics: {e}")),
+        }
         ids.sort_unstable();
         if let Err(e) = quietly(|| self.find_nameless(&ids, &mut report)) {
             report.problem(
@@ -407,16 +411,16 @@ mod tests {
             let id = |name| meta.identity(&topic(name)).unwrap().unwrap().id();
             let damage = |base, part| {
                 let key = Key::new(id("a"), base, part).to_bytes();
-                let mut value = records.get(key).unwrap().unwrap().to_vec();
+                let mut value = records.get(&key).unwrap().unwrap().to_vec();
                 value[HEADER_BYTES + 20] ^= 1;
-                records.insert(key, value).unwrap();
+                records.insert(&key, &value).unwrap();
             };
             damage(51, 0);
             records
-                .remove(Key::new(id("a"), 101, 0).to_bytes())
+                .remove(&Key::new(id("a"), 101, 0).to_bytes())
                 .unwrap();
             records
-                .remove(Key::new(id("a"), 301, 3).to_bytes())
+                .remove(&Key::new(id("a"), 301, 3).to_bytes())
                 .unwrap();
             let mut numbers = meta.numbers(id("b")).unwrap();
             numbers.bytes += 1;
@@ -429,7 +433,7 @@ mod tests {
                 time_ms: 0,
             };
             header.seal(&key, &mut value);
-            records.insert(key, value).unwrap();
+            records.insert(&key, &value).unwrap();
         });
         let (verified, problems) = verify(dir.path());
         let bytes = verified.bytes;
