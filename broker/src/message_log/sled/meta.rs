@@ -673,6 +673,7 @@ pub(super) enum Entry {
     Mark(TopicId, ProducerMark),
     /// The topic is deleted, whatever else is found of it.
     Garbage(TopicId),
+    Deletions(TopicName, Deletions),
 }
 
 impl Entry {
@@ -688,6 +689,11 @@ impl Entry {
                 Some(Self::Name(name, identity))
             }
             b'g' if key.len() == 9 => Some(Self::Garbage(topic()?)),
+            b'x' => {
+                let name = name_in(&key[1..]).ok()?;
+                let deletions = decode(key, value, "").ok()?;
+                Some(Self::Deletions(name, deletions))
+            }
             b'h' if key.len() == 9 => {
                 let TopicId(block) = topic()?;
                 let first = block.checked_mul(BLOCK_TOPICS)?;

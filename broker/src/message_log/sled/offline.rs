@@ -1,6 +1,7 @@
 //! A log that is read while no broker runs: opened as it was found, without drawing an epoch or putting anything right.
 //! Owns the way around what cannot be read; what is made of the records is in `verify` and here, for export.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use hark_protocol::{Epoch, GapReason, Idempotency, Record, TopicName};
 
 use super::directory::{DirectoryLock, quietly};
+use super::layout::TopicId;
 use super::load::load;
 use super::meta::{Directory, Identity, MetaError};
 use super::open::{self, OpenError};
@@ -25,6 +27,8 @@ pub struct OfflineLog {
     pub(super) commits: u64,
     pub(super) answered: u64,
     pub(super) next_id: u64,
+    /// Topics whose deletion was not finished: they are there no more.
+    deleted: HashSet<TopicId>,
     /// What it would write to must outlive the trees.
     _db: sled::Db,
     _lock: DirectoryLock,
@@ -64,6 +68,14 @@ impl OfflineLog {
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let found = open::open_as_found(dir, CACHE_BYTES)?;
         let directory = found.directory.unwrap_or_else(Directory::new);
+        let garbage = || {
+            let ids = found.meta.garbage().map(|found| found.map(|(id, _)| id));
+            Ok(ids.collect::<Result<HashSet<_>, MetaError>>()?)
+        };
+        let deleted = quietly(garbage).map_err(|fault| OpenError::Damaged {
+            dir: dir.to_owned(),
+            what: fault.to_string(),
+        })?;
         let store = Store::new(
             found.records,
             found.meta,
@@ -76,6 +88,7 @@ impl OfflineLog {
             commits: found.commits,
             answered: found.answered,
             next_id: found.ids.next,
+            deleted,
             _db: found.db,
             _lock: found.lock,
         })
@@ -93,10 +106,14 @@ impl OfflineLog {
     ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> {
         let mut found = self.store.meta.identities(None);
         let mut unreadable = false;
-        std::iter::from_fn(move || {
+        let found = std::iter::from_fn(move || {
             let next = (!unreadable).then(|| found.next()).flatten();
             unreadable |= matches!(next, Some(Err(MetaError::Sled(_))));
             next
+        });
+        found.filter(|found| match found {
+            Ok((_, identity)) => !self.deleted.contains(&identity.id()),
+            Err(_) => true,
         })
     }
 

@@ -19,7 +19,7 @@ use hark_protocol::{Idempotency, TopicName};
 
 use super::directory::{DirectoryLock, check_format, sync_directory, take_lock};
 use super::layout::{Header, Key, TopicId};
-use super::meta::{Directory, Entry, Identity, Ids, Mark, MetaError, Numbers};
+use super::meta::{Deletions, Directory, Entry, Identity, Ids, Mark, MetaError, Numbers};
 use super::open::{self, OpenDirectory, OpenError};
 use super::raw::{Entries, RawPages};
 use super::rows;
@@ -282,6 +282,8 @@ struct FoundMeta {
     topics: HashMap<TopicId, Topic>,
     /// Topics that are deleted, of which something is left.
     deleted: HashSet<TopicId>,
+    /// What was deleted under each name, and how the name goes on.
+    deletions: HashMap<TopicName, Deletions>,
 }
 
 /// Makes a new log in `new` out of what can be read of `dir`.
@@ -351,6 +353,10 @@ fn salvage(dir: &Path, new: &Path) -> Result<Salvaged, RecoverError> {
     keep_worst(&mut damaged);
     salvaged.worst = damaged;
 
+    for (name, deletions) in &found.deletions {
+        let written = into.meta.set_deletions(name, deletions);
+        written.map_err(not_written)?;
+    }
     into.ids = Ids {
         next: found.next_id.max(1),
         topics: salvaged.topics,
@@ -392,8 +398,19 @@ impl FoundMeta {
                         found.deleted.insert(topic);
                         found.next_id = found.next_id.max(topic.0 + 1);
                     }
+                    Some(Entry::Deletions(name, newer)) => {
+                        drop(found.deletions.insert(name, newer));
+                    }
                     Some(Entry::Mark(..)) | None => {}
                 }
+            }
+        }
+        // A name may come from a page that is older than its deletion.
+        for (name, identity) in &names {
+            let deletions = found.deletions.get(name);
+            if deletions.is_some_and(|deletions| deletions.epochs().contains(&identity.epoch())) {
+                found.deleted.insert(identity.id());
+                found.next_id = found.next_id.max(identity.id().0 + 1);
             }
         }
         names.retain(|_, identity| !found.deleted.contains(&identity.id()));
@@ -787,6 +804,42 @@ mod tests {
         assert_eq!(again.found.head, 0);
         again.append(vec![long(1)]).unwrap();
         assert_eq!(messages(&again.page(0, 1)).len(), 1);
+    }
+
+    #[test]
+    fn a_deleted_topic_stays_deleted_and_its_next_sequence_is_another() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        sample(&dir);
+        let bench = start_in(&dir);
+        let gone = bench.open("t1");
+        let deleted = gone.found.epoch;
+        let next = gone.delete().found.epoch;
+        bench.open("t2").delete();
+        bench.open("t2").append(vec![long(7)]).unwrap();
+        drop(bench);
+        let verified = |dir: &Path| {
+            super::super::OfflineLog::open(dir)
+                .unwrap()
+                .verify(|problem| panic!("{problem:?}"))
+        };
+        assert_eq!(verified(&dir).topics, 5);
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!((salvaged.topics, salvaged.records), (5, 3003 - 1200 + 1));
+        assert_eq!((salvaged.damaged_topics, salvaged.nameless_records), (0, 0));
+        assert_eq!(verified(&dir).topics, 5);
+        let bench = start_in(&dir);
+        let found = bench.open("t1").found;
+        assert_eq!(found.head, 0);
+        // Nothing is left of what it was, nor of what it was about to be.
+        assert!(found.epoch != deleted && found.epoch != next);
+        for epoch in [deleted, next] {
+            let kept_up_to = 0;
+            assert!(found.lineage.contains(&Lineage { epoch, kept_up_to }));
+        }
+        assert_eq!(bench.open("t2").found.head, 1);
     }
 
     #[test]
