@@ -2,6 +2,7 @@
 //! what they are told goes to their `Reader`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -205,7 +206,7 @@ async fn connect(world: &World, subprotocol: Option<Subprotocol>) -> Result<Ws, 
     connected.map_err(|_| Trouble::Broken)
 }
 
-/// Subscribes, trying again while the broker is busy.
+/// Subscribes, trying again while the broker is busy, or cannot read what was damaged.
 async fn join(world: &World, ws: &mut Ws, topic: usize, from: &From) -> Result<Reader, Trouble> {
     loop {
         let known = world.tell(|judge| judge.known(topic));
@@ -217,6 +218,9 @@ async fn join(world: &World, ws: &mut Ws, topic: usize, from: &From) -> Result<R
                 return world.judge(|judge| Reader::subscribed(judge, topic, from, known, &said));
             }
             (_, Some("busy")) => tokio::time::sleep(RETRY).await,
+            (_, Some("log_unavailable")) if world.may_be_unavailable.load(Ordering::SeqCst) => {
+                tokio::time::sleep(RETRY).await;
+            }
             _ => {
                 return Err(world.violated(Violation(format!(
                     "subscribing to topic {topic} from {from:?} was answered {said}"
