@@ -1,16 +1,16 @@
-//! The load: connections that speak raw WebSocket frames, and what they count.
+//! The load of `make bench`: one publisher with many subscribers, and many publishers, and what they count.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use crate::machine::{Server, Timings};
+use crate::wire::{BINARY, Reader, TEXT, connect, frame};
 
 /// One in so many deliveries is timed: reading the clock for each would cost more than the delivery.
 const TIMED_ONE_IN: u64 = 8;
@@ -307,110 +307,4 @@ impl Receipts {
         );
         timings
     }
-}
-
-async fn connect(address: &str, path: &str) -> (Reader, OwnedWriteHalf) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    assert!(
-        head.starts_with(b"HTTP/1.1 101"),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
-    let (read, write) = stream.into_split();
-    (
-        Reader {
-            read,
-            buffer: Vec::with_capacity(256 * 1024),
-            done: 0,
-        },
-        write,
-    )
-}
-
-/// The first byte of a whole text frame (RFC 6455, section 5.2).
-const TEXT: u8 = 0x81;
-/// The first byte of a whole binary frame.
-const BINARY: u8 = 0x82;
-
-/// A frame, masked with zeros.
-fn frame(frames: &mut Vec<u8>, first: u8, text: &[u8]) {
-    frames.push(first);
-    match text.len() {
-        length @ 0..126 => frames.push(0x80 | length as u8),
-        length => {
-            frames.push(0x80 | 126);
-            frames.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-    }
-    frames.extend_from_slice(&[0; 4]);
-    frames.extend_from_slice(text);
-}
-
-struct Reader {
-    read: OwnedReadHalf,
-    buffer: Vec<u8>,
-    /// Bytes of the buffer that have been looked at.
-    done: usize,
-}
-
-impl Reader {
-    /// Reads once, and calls `see` with each data frame that is whole. Returns how often it said yes.
-    async fn some_frames(&mut self, mut see: impl FnMut(&[u8]) -> bool) -> u64 {
-        let read = self.read.read_buf(&mut self.buffer).await.unwrap();
-        assert!(read > 0, "the broker closed the connection");
-        let mut counted = 0;
-        while let Some((opcode, start, end)) = frame_at(&self.buffer[self.done..]) {
-            let frame = &self.buffer[self.done + start..self.done + end];
-            if matches!(opcode, 1 | 2) && see(frame) {
-                counted += 1;
-            }
-            self.done += end;
-        }
-        if self.done > self.buffer.capacity() / 2 || self.done == self.buffer.len() {
-            self.buffer.drain(..self.done);
-            self.done = 0;
-        }
-        counted
-    }
-
-    async fn each_frame(&mut self, mut see: impl FnMut(&[u8])) {
-        loop {
-            self.some_frames(|frame| {
-                see(frame);
-                true
-            })
-            .await;
-        }
-    }
-
-    async fn frame_containing(&mut self, wanted: &[u8]) {
-        while self
-            .some_frames(|frame| frame.windows(wanted.len()).any(|bytes| bytes == wanted))
-            .await
-            == 0
-        {}
-    }
-}
-
-/// The first frame, if it is whole: its opcode, and where its payload begins and ends.
-fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
-    let [first, second, rest @ ..] = bytes else {
-        return None;
-    };
-    let (length, start) = match second & 0x7f {
-        126 => (u16::from_be_bytes(*rest.first_chunk()?) as usize, 4),
-        127 => (u64::from_be_bytes(*rest.first_chunk()?) as usize, 10),
-        length => (length as usize, 2),
-    };
-    (bytes.len() >= start + length).then_some((first & 0x0f, start, start + length))
 }

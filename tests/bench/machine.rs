@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,21 +60,22 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(dir: &Path, cores: &str) -> Self {
-        let binary = std::env::current_exe().unwrap().with_file_name("hark");
+    /// A new broker for `make bench`: all of it on one thread but the log.
+    pub(crate) fn start(dir: &Path, cores: &str) -> Self {
         let data = dir.join(format!("data-{:x}", rand::random::<u64>()));
+        Self::serve(&data, cores, &["--workers", "1"])
+    }
+
+    /// A broker on this directory; returns when it serves. `HARK_BIN` names another binary than the one beside this program.
+    pub(crate) fn serve(data: &Path, cores: &str, flags: &[&str]) -> Self {
+        let beside = || std::env::current_exe().unwrap().with_file_name("hark");
+        let binary = std::env::var_os("HARK_BIN").map_or_else(beside, PathBuf::from);
         let mut process = Command::new("taskset")
             .args(["-c", cores])
             .arg(binary)
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--workers",
-                "1",
-                "--data-dir",
-            ])
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data)
+            .args(flags)
             .args(
                 std::env::var("HARK_BENCH_FLAGS")
                     .unwrap_or_default()
@@ -133,11 +134,45 @@ impl Server {
         };
         Duration::from_nanos(tasks.filter_map(of_task).sum())
     }
+
+    /// What it has in memory.
+    pub(crate) fn rss_mib(&self) -> u64 {
+        let kib = self.status("VmRSS:");
+        kib.trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
+    /// Ends it as people do (SIGTERM), and waits for it.
+    pub(crate) fn stop(mut self) {
+        let term = rustix::process::Signal::TERM;
+        // It says that it serves a moment before it listens to signals.
+        let caught = || u64::from_str_radix(&self.status("SigCgt:"), 16).unwrap();
+        while caught() >> (term.as_raw() - 1) & 1 == 0 {
+            std::thread::yield_now();
+        }
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, term).unwrap();
+        assert!(self.process.wait().unwrap().success());
+    }
+
+    fn status(&self, name: &str) -> String {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().to_owned()
+    }
 }
 
+/// Dropped, it is killed: kill -9.
 impl Drop for Server {
     fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        if self.process.try_wait().unwrap().is_none() {
+            self.process.kill().unwrap();
+            self.process.wait().unwrap();
+        }
     }
+}
+
+/// The size of a file, in MiB; 0 if there is none.
+pub(crate) fn file_mib(path: &Path) -> f64 {
+    std::fs::metadata(path).map_or(0.0, |file| file.len() as f64 / f64::from(1 << 20))
 }

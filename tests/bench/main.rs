@@ -3,12 +3,20 @@
 //!
 //! With `HARK_BENCH_NATS` naming a nats-server, its WebSocket carries the same fan-out in the same run (from memory: it keeps nothing).
 //! The load speaks raw WebSocket frames, so that on one core it can outrun the broker it measures.
+//!
+//! `hark-bench growth` (many topics), `fairness` (a quiet topic beside floods) and `soak` (retention) are tables of their own.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a program for people; what goes wrong may end it
 
+mod fairness;
+mod growth;
 mod load;
 mod machine;
+mod publisher;
+mod soak;
+mod wire;
 
+use std::path::Path;
 use std::time::Duration;
 
 use load::{FanOut, Peer, Receipts};
@@ -23,41 +31,52 @@ fn main() {
     let dir =
         tempfile::tempdir_in(std::env::var_os("HARK_BENCH_DIR").unwrap_or_else(|| "target".into()))
             .unwrap();
-    let sync = fdatasync(dir.path());
+    let dir = dir.path();
+    let repeats = std::env::var("HARK_BENCH_REPEATS").ok();
+    let repeats = repeats.and_then(|n| n.parse().ok()).unwrap_or(2);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let local = tokio::task::LocalSet::new();
+    match std::env::args().nth(1).as_deref() {
+        None => costs(&runtime, dir, repeats),
+        Some("growth") => local.block_on(&runtime, growth::run(dir)),
+        Some("fairness") => local.block_on(&runtime, fairness::run(dir, repeats)),
+        Some("soak") => local.block_on(&runtime, soak::run(dir)),
+        Some(other) => panic!("{other:?} is not growth, fairness or soak"),
+    }
+}
+
+/// What a delivery and a receipt cost.
+fn costs(runtime: &tokio::runtime::Runtime, dir: &Path, repeats: u32) {
+    let sync = fdatasync(dir);
     println!(
         "fdatasync of 4 KiB on this disk: p50 {:?}, p99 {:?}",
         sync.at(0.5),
         sync.at(0.99)
     );
     pin_to_core(1);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
     let nats = std::env::var_os("HARK_BENCH_NATS").map(std::path::PathBuf::from);
-    let repeats: u32 = std::env::var("HARK_BENCH_REPEATS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(2);
     for _ in 0..repeats {
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async {
+        local.block_on(runtime, async {
             let load = |peer| FanOut {
                 peer,
                 subscribers: 1000,
                 payload_bytes: 128,
                 window: 64,
             };
-            let server = Server::start(dir.path(), ONE_CORE).await;
+            let server = Server::start(dir, ONE_CORE);
             load(Peer::Hark).run(&server, RUN).await;
             drop(server);
             if let Some(nats) = &nats {
-                let server = Server::start_nats(nats, dir.path(), ONE_CORE).await;
+                let server = Server::start_nats(nats, dir, ONE_CORE).await;
                 load(Peer::Nats).run(&server, RUN).await;
             }
 
             for topics in [1, 100] {
-                let server = Server::start(dir.path(), ONE_CORE).await;
+                let server = Server::start(dir, ONE_CORE);
                 let load = Receipts {
                     connections: 100,
                     in_flight: 10,
@@ -68,8 +87,8 @@ fn main() {
             }
 
             // Alone, it is the time that counts, not the CPU: the broker may use both cores, as it would.
-            let server = Server::start(dir.path(), BOTH_CORES).await;
-            let sync = fdatasync(dir.path());
+            let server = Server::start(dir, BOTH_CORES);
+            let sync = fdatasync(dir);
             let load = Receipts {
                 connections: 1,
                 in_flight: 1,
