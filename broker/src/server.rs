@@ -20,7 +20,7 @@ use crate::message_log::memory::MemoryLog;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::session::{self, Sessions};
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
-use crate::shutdown;
+use crate::shutdown::{self, Signals};
 use crate::topic::Registry;
 
 /// Bytes of newest batches that all rooms hold together.
@@ -106,9 +106,11 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
             watched.end_stalled();
         }
     });
+    // Before anybody can know that it serves: told to end then, it must not be ended by the system.
+    let signals = Signals::listen()?;
     announce(address);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "hark serves");
-    shutdown::run_until_told(server, gate, config.drain).await?;
+    shutdown::run_until_told(server, gate, config.drain, signals).await?;
     Ok(())
 }
 

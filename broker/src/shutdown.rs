@@ -13,19 +13,42 @@ use crate::http::Gate;
 /// How often the drain looks whether everybody has gone.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// What tells Hark to end.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on the signals are Hark's to act on.
+    pub(crate) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Runs the server until a signal comes, then drains for at most `drain`. A second signal ends it at once.
 pub(crate) async fn run_until_told(
     server: Server,
     gate: web::Data<Gate>,
     drain: Duration,
+    mut signals: Signals,
 ) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let handle = server.handle();
     let mut running = actix::spawn(server);
     tokio::select! {
         ended = &mut running => return ended.unwrap_or_else(|error| Err(io::Error::other(error))),
-        () = told(&mut terminate, &mut interrupt) => {}
+        () = signals.told() => {}
     }
     tracing::info!(
         sessions = gate.sessions.count(),
@@ -37,7 +60,7 @@ pub(crate) async fn run_until_told(
     gate.sessions.say_goodbye(drain.as_millis() as u64);
     tokio::select! {
         () = everybody_gone(&gate, drain) => {}
-        () = told(&mut terminate, &mut interrupt) => tracing::warn!("told again: hark ends without waiting"),
+        () = signals.told() => tracing::warn!("told again: hark ends without waiting"),
     }
     // Requests that are being answered are; what was taken is committed, whoever still waits for the answer.
     handle.stop(true).await;
@@ -48,7 +71,7 @@ pub(crate) async fn run_until_told(
     });
     tokio::select! {
         committed = committed => committed.map_err(io::Error::other)?,
-        () = told(&mut terminate, &mut interrupt) => end_at_once(),
+        () = signals.told() => end_at_once(),
     }
     tracing::info!("hark has ended");
     Ok(())
@@ -59,13 +82,6 @@ pub(crate) async fn run_until_told(
 fn end_at_once() -> ! {
     tracing::error!("told again while the log was committing: hark ends at once");
     std::process::exit(1)
-}
-
-async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// Waits until every session has ended and every publish is answered; a client that does not read cannot be waited for.

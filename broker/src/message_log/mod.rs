@@ -46,8 +46,8 @@ pub const KEY_MEMORY_MS: u64 = 2 * 60 * 1000;
 
 /// What is called with the answer, exactly once, from whichever thread the engine likes. Must not block or panic.
 pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
-/// What is called with news about an open topic, in order, from whichever thread the engine likes. Must not block or
-/// panic, and must not call the log.
+/// What is called with news about an open topic, in order, also with the answers to its room's orders, from whichever thread
+/// the engine likes. Must not block or panic, and must not call the log.
 pub type NewsSink = Arc<dyn Fn(LogNews) + Send + Sync>;
 
 /// An engine that keeps records. Its promises are numbered in the module's documentation.

@@ -158,5 +158,14 @@ pub(super) fn finish_deletions(meta: &Meta) -> Result<Garbage, MetaError> {
         meta.remove_numbers(id)?;
         garbage.push_back(id);
     }
+    // Of a deletion that had hardly begun: the topic is there, and what says otherwise must not be believed later.
+    for found in meta.all_deletions() {
+        let (name, mut deletions) = found?;
+        if let Some(identity) = meta.identity(&name)?
+            && deletions.take_back(identity.epoch())
+        {
+            meta.set_deletions(&name, &deletions)?;
+        }
+    }
     Ok(garbage)
 }

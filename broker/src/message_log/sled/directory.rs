@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,12 @@ const BEFORE_FORMAT: [&str; 3] = [NEW_FORMAT_FILE, LOCK_FILE, "lost+found"];
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// sled syncs and gives space back this often; without it the file would only grow.
 const FLUSH_EVERY_MS: u64 = 500;
+
+/// A look at a directory is a few reads.
+const LOOK_CPU_TIME: Duration = Duration::from_secs(5);
+const LOOK_PATIENCE: Duration = Duration::from_millis(50);
+
+static RUNS_AWAY: AtomicBool = AtomicBool::new(false);
 
 /// Keeps other brokers out.
 #[derive(Debug)]
@@ -259,7 +267,50 @@ pub(super) fn open_sled(dir: &Path, cache_bytes: u64) -> Result<(sled::Db, Recor
     }
 }
 
-pub(super) fn look(records: &Records, meta: &Meta) -> Result<(Option<Directory>, u64, Ids), Fault> {
+/// What is known of a directory: `None` of a new one, how many commits there were, and which topic ids are taken.
+type Known = (Option<Directory>, u64, Ids);
+
+/// Looks at what is known of a directory. Where sled's own index leads to a page that is gone, sled 0.34 looks for it for ever, and
+/// takes more and more memory: that is found out by the time it spends.
+pub(super) fn look(records: &Records, meta: &Meta) -> Result<Known, Fault> {
+    let (tell, told) = mpsc::channel();
+    let (records, meta) = (records.clone(), meta.clone());
+    let began = cpu_time();
+    thread::Builder::new()
+        .name("log opener".to_owned())
+        .spawn(move || {
+            // Whoever waits for it has given up otherwise.
+            drop(tell.send(quietly(|| look_unguarded(&records, &meta))));
+        })
+        .map_err(Fault::Io)?;
+    loop {
+        match told.recv_timeout(LOOK_PATIENCE) {
+            Ok(found) => return found,
+            Err(RecvTimeoutError::Timeout) if cpu_time() < began + LOOK_CPU_TIME => {}
+            Err(_) => {
+                RUNS_AWAY.store(true, Ordering::Relaxed);
+                let what = "the storage engine looks for a page that is gone, and comes to no end";
+                return Err(Fault::Damaged(what.to_owned()));
+            }
+        }
+    }
+}
+
+/// Whether a thread of this process is lost in sled for good, and takes memory as it goes.
+pub(super) fn runs_away() -> bool {
+    RUNS_AWAY.load(Ordering::Relaxed)
+}
+
+/// Time that this process has spent on processors: unlike the time of day it does not pass while others have them.
+fn cpu_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(spent.tv_sec).unwrap_or(0),
+        u32::try_from(spent.tv_nsec).unwrap_or(0),
+    )
+}
+
+fn look_unguarded(records: &Records, meta: &Meta) -> Result<Known, Fault> {
     let mut ids = meta.ids()?;
     // Were the counter ever behind the records, a new topic would find another's.
     let newest = match records.last_topic() {

@@ -166,6 +166,13 @@ impl Deletions {
         }
     }
 
+    /// The sequence was not deleted after all. Says whether it was thought to be.
+    pub(super) fn take_back(&mut self, epoch: Epoch) -> bool {
+        let before = self.epochs.len();
+        self.epochs.retain(|deleted| *deleted != epoch.get());
+        self.epochs.len() < before
+    }
+
     pub(super) fn epochs(&self) -> Vec<Epoch> {
         self.epochs.iter().copied().map(Epoch::new).collect()
     }
@@ -175,7 +182,9 @@ impl Identity {
     /// What a topic will be that has no record: in the directory's epoch, or the one that was drawn when it was deleted. It
     /// shares nothing with the directory's earlier epochs.
     pub(super) fn unused(directory: &Directory, deletions: Option<&Deletions>) -> Self {
+        let is_deleted = |epoch: &u64| deletions.is_some_and(|found| found.epochs.contains(epoch));
         let earlier = directory.earlier.iter().map(|&(_, epoch)| epoch);
+        let earlier = earlier.filter(|epoch| !is_deleted(epoch));
         let (epoch, ended) = match deletions {
             None => (directory.epoch, None),
             Some(deleted) if deleted.cuts_seen == directory.cuts => (deleted.next_epoch, None),
@@ -826,7 +835,11 @@ mod tests {
             epoch,
             kept_up_to: 0,
         };
-        assert_eq!(third.lineage(), [nothing(first), nothing(second.epoch())]);
+        assert_eq!(
+            third.lineage(),
+            [nothing(second.epoch())],
+            "what was deleted is not lost"
+        );
         let twice = Deletions::add(Some(deleted), third.epoch(), &directory, 2);
         assert_eq!(twice.epochs(), [first, third.epoch()]);
     }

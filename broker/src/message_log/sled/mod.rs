@@ -24,6 +24,7 @@ use super::{
 use crate::clock::Clock;
 
 mod append;
+mod blobs;
 mod checkpoint;
 mod delete;
 mod directory;
@@ -183,6 +184,7 @@ impl SledLog {
             store,
             db: opened.db,
             data: opened.data,
+            blobs: blobs::Blobs::new(&dir),
             witness: opened.witness,
             commands: Arc::clone(&commands),
             jobs: Arc::clone(&jobs),

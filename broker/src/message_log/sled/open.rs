@@ -225,6 +225,7 @@ impl FoundDirectory {
         let garbage = quietly(write).map_err(refuse(&dir))?;
         // What was found must be as safe as what will be written: a kill may have left it in the system's cache.
         data.sync_all()
+            .and_then(|()| File::open(dir.join("conf"))?.sync_all()) // sled never does
             .and_then(|()| sync_directory(&dir))
             .map_err(unusable(&dir))?;
         let mut witness = Witness::open(&dir).map_err(unusable(&dir))?;

@@ -185,17 +185,19 @@ impl<'a> Scan<'a> {
             Err(e) if is_damage(&e) => None,
             Err(e) => return Err(e),
         };
-        let (mut blocked, mut step) = (self.next, 1);
+        // From an offset within the last value nothing leads on.
+        let furthest = last.unwrap_or(self.until);
+        let (mut blocked, mut step) = (self.next, 1_u64);
         let mut open = loop {
-            let probe = blocked.checked_add(step).filter(|p| *p <= self.until);
-            let Some(probe) = probe.or(last.filter(|last| *last > blocked)) else {
+            if blocked >= furthest {
                 return Ok(None);
-            };
+            }
+            let probe = blocked.saturating_add(step).min(furthest);
             if self.leads_on(probe)? {
                 break probe;
             }
             blocked = probe;
-            step *= 2;
+            step = step.saturating_mul(2);
         };
         while open - blocked > 1 {
             let middle = blocked + (open - blocked) / 2;

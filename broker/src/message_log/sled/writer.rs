@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use hark_protocol::{ProducerId, Record, TopicName};
 
+use super::blobs::Blobs;
 use super::delete::Garbage;
 use super::faults::Faults;
 use super::layout::TopicId;
@@ -26,6 +27,7 @@ use super::queue::Queue;
 use super::reader::Job;
 use super::retention::Oldest;
 use super::rounds::{Rounds, Surveyed};
+use super::scan::is_damage;
 use super::store::{Store, plainly};
 use super::stored::Packer;
 use super::witness::Witness;
@@ -94,6 +96,7 @@ pub(super) struct Writer {
     pub(super) db: sled::Db,
     /// sled's `flush` does not sync: this handle does. Held for life, so that no write error between two syncs is missed.
     pub(super) data: File,
+    pub(super) blobs: Blobs,
     pub(super) witness: Witness,
     pub(super) commands: Arc<Queue<Command>>,
     pub(super) jobs: Arc<Queue<Job>>,
@@ -266,10 +269,9 @@ impl Writer {
 
     fn has_work(&self) -> bool {
         let state = &self.state;
-        !self.store.is_closed()
-            && !(state.over_bound.is_empty()
-                && state.forgetting.is_empty()
-                && state.garbage.is_empty())
+        let is_idle =
+            state.over_bound.is_empty() && state.forgetting.is_empty() && state.garbage.is_empty();
+        !is_idle && !self.store.is_closed()
     }
 
     /// Notes that a topic's numbers change in this commit.
@@ -372,9 +374,14 @@ impl Writer {
             .meta
             .set_commits(commits)
             .map_err(|e| failed("a write", &plainly(&e)))?;
-        self.db
-            .flush()
-            .map_err(|e| failed("a write", &plainly(&e)))?;
+        self.db.flush().map_err(|e| match is_damage(&e) {
+            // sled moves pages that it cannot read any more.
+            true => "a write met damage; stop the broker and let `hark log recover` salvage what can be read".to_owned(),
+            false => failed("a write or a sync", &plainly(&e)),
+        })?;
+        self.blobs
+            .sync()
+            .map_err(|e| failed("a sync of sled's blobs", &e))?;
         if self.faults.sync_fails_now() {
             return Err(failed("a sync", &"a fault that a test ordered"));
         }
