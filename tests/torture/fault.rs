@@ -399,7 +399,7 @@ impl Run {
         if !self.server.log().contains("hark log recover") {
             violated!("a topic is not served, and the broker's log does not say what to do");
         }
-        self.server.kill();
+        self.server.end_damaged();
         let recovered = hark_tests::hark()
             .args(["log", "recover", "--data-dir"])
             .arg(self.server.data_dir())

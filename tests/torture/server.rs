@@ -172,6 +172,17 @@ impl Server {
         }
     }
 
+    /// Ends it, whether it has ended by itself already or not: one whose log is damaged may have.
+    pub(crate) fn end_damaged(&mut self) {
+        if let Some(_by_itself) = self.child().try_wait().expect("a child of ours") {
+            self.child = None;
+            self.world.killing();
+            self.world.tell(|judge| judge.ended(false));
+        } else {
+            self.kill();
+        }
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) async fn wait(&mut self) -> Judged<Said> {
         let end = Instant::now() + DEADLINE;

@@ -332,6 +332,16 @@ thread_local! {
 
 /// Runs what may panic on damaged files, and gives the panic's message as the error, instead of printing it.
 pub(super) fn quietly<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    let gave_up = |text| {
+        Err(Fault::Damaged(format!(
+            "the storage engine gave up: {text}"
+        )))
+    };
+    silenced(work).unwrap_or_else(gave_up)
+}
+
+/// Runs what may panic, and gives the panic's message instead of printing it.
+pub(super) fn silenced<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let others = std::panic::take_hook();
@@ -344,12 +354,9 @@ pub(super) fn quietly<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, F
     QUIET.set(true);
     let result = catch_unwind(AssertUnwindSafe(work));
     QUIET.set(false);
-    result.unwrap_or_else(|panic| {
+    result.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        let text = text.unwrap_or("no reason given");
-        Err(Fault::Damaged(format!(
-            "the storage engine gave up: {text}"
-        )))
+        text.unwrap_or("no reason given").to_owned()
     })
 }

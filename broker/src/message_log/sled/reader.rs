@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use hark_protocol::TopicName;
 
+use super::directory::silenced;
 use super::layout::TopicId;
 use super::load::{forgotten_producers, load};
 use super::page::{describe, find_time, list, read_page};
@@ -119,6 +120,11 @@ fn run(store: &Store, commands: &Queue<Command>, job: Job) {
 
 /// sled asserts on some damage: what it cannot read must not take the pool with it.
 fn guarded<T>(work: impl FnOnce() -> Result<T, LogError>) -> Result<T, LogError> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(LogError::Unreadable("the storage engine panicked".into())))
+    silenced(work).unwrap_or_else(|text| {
+        let advice = "stop the broker and let `hark log recover` salvage what can be read";
+        tracing::error!(panic = %text, "the storage engine gave up on a read; {advice}");
+        Err(LogError::Unreadable(format!(
+            "the storage engine gave up; {advice}"
+        )))
+    })
 }

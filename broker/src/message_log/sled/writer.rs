@@ -202,7 +202,10 @@ pub(super) fn start(writer: Writer) -> std::io::Result<JoinHandle<()>> {
     let run = move || {
         if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
             // What it was about to write nobody can know, and nobody would be answered any more.
-            tracing::error!("the log's writer panicked: the process ends");
+            tracing::error!(
+                "the log's writer panicked: the process ends; where it does so again, the log is damaged: let `hark log recover` \
+                 salvage what can be read"
+            );
             std::process::abort();
         }
     };
