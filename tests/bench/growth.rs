@@ -11,8 +11,8 @@ const PAYLOAD_BYTES: usize = 100;
 const MESSAGES_EACH: usize = 3;
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 1000;
-/// A room must be able to leave memory while the table is made.
-const FLAGS: [&str; 2] = ["--room-idle", "1s"];
+/// Rooms must be able to leave memory while the table is made: sessions let go of those they published to at every other heartbeat.
+const FLAGS: [&str; 4] = ["--room-idle", "1s", "--heartbeat", "5s"];
 /// How many receipts are timed, one after the other.
 const TIMED: usize = 500;
 
