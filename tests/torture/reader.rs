@@ -209,12 +209,16 @@ impl Reader {
                     false => judge.expired_meanwhile(topic, &after, &self.known)?,
                 }
             }
-            Some("lost") if same_epoch => {
+            // A hole behind the place it came back with, whose epoch another has followed since, has the new one's cursor.
+            Some("lost") if same_epoch || from > self.place.offset => {
                 if from != self.place.offset + 1 || to != after.offset {
                     violated!(
                         "after {} of topic {topic} a gap that names something else: {frame}",
                         self.place
                     );
+                }
+                if !same_epoch {
+                    judge.resumed_across(topic, &self.place, &after.epoch)?;
                 }
                 let first = Place {
                     epoch: after.epoch.clone(),
