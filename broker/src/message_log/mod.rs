@@ -320,3 +320,10 @@ pub enum LogError {
     #[error("the log could not be read: {0}")]
     Unreadable(String),
 }
+
+/// A map keeps the memory it once needed, which after a crowd is much: gives most of it back once most of it is free.
+pub(crate) fn give_back<K: Eq + std::hash::Hash, V>(map: &mut std::collections::HashMap<K, V>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to(2 * map.len());
+    }
+}

@@ -9,7 +9,7 @@ use actix::prelude::*;
 use hark_protocol::TopicName;
 
 use super::Room;
-use crate::message_log::MessageLog;
+use crate::message_log::{MessageLog, give_back};
 use crate::settings::{Engines, RoomSettings};
 
 /// Which room serves which topic.
@@ -111,6 +111,7 @@ impl Registry {
             .is_some_and(|handle| handle.id == id && Arc::strong_count(handle) == 1);
         if alone {
             rooms.remove(topic);
+            give_back(&mut rooms);
         }
         alone
     }

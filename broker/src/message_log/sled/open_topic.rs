@@ -7,7 +7,7 @@ use super::meta::{Deletions, Identity};
 use super::reader::Job;
 use super::retention::Oldest;
 use super::writer::{Answer, OpenTopic, Opening, Slot, Writer};
-use crate::message_log::{Done, LogError, NewsSink, OpenedTopic};
+use crate::message_log::{Done, LogError, NewsSink, OpenedTopic, give_back};
 use hark_protocol::Epoch;
 
 /// How many topics the readers look at for the writer at most; beyond it an open is answered with `Busy`.
@@ -196,7 +196,9 @@ impl Writer {
 
     /// Takes the topic out of its slot, and writes what only the slot knows.
     pub(super) fn leave(&mut self, name: &TopicName) {
-        match self.state.topics.remove(name) {
+        let slot = self.state.topics.remove(name);
+        give_back(&mut self.state.topics);
+        match slot {
             None => {}
             Some(Slot::Opening(opening)) => {
                 self.state.rounds.tending -= usize::from(opening.tended);
