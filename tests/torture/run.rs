@@ -191,6 +191,10 @@ impl Run {
             "messages shown after a kill that had been called expired in the midst of reading",
             back,
         );
+        let lost = self.world.tell(|judge| judge.lost_after_damage);
+        self.world
+            .tally
+            .add("messages called lost that were sent after a damage", lost);
         self.server.judge_log()
     }
 

@@ -23,8 +23,30 @@ pub(super) fn read_page(store: &Store, read: &Read) -> Result<Page, LogError> {
     let page = read_kept(store, identity.id(), read)?;
     // Looked at again after the scan: what was deleted meanwhile is not lost.
     match store.meta.identity(&read.topic)? {
-        Some(now) if now.id() == identity.id() => Ok(page),
+        Some(now) if now.id() == identity.id() => {
+            warn_of_losses(store, read, &page);
+            Ok(page)
+        }
         Some(_) | None => Err(LogError::OtherEpoch),
+    }
+}
+
+/// The readers are told what is lost; whoever runs the broker has to know that there is damage, and what to do.
+fn warn_of_losses(store: &Store, read: &Read, page: &Page) {
+    let is_loss = |item: &PageItem| {
+        matches!(
+            item,
+            PageItem::Gap {
+                reason: GapReason::Lost,
+                ..
+            }
+        )
+    };
+    if page.items.iter().any(is_loss) {
+        store.condition().warn(format!(
+            "records of the topic {} are damaged or missing; stop the broker soon and let `hark log recover` salvage what can be read",
+            read.topic
+        ));
     }
 }
 
