@@ -118,23 +118,17 @@ impl Room {
     }
 
     /// Goes on with the sequence that came in the place of the deleted one.
-    fn begin_anew(&mut self, opened: OpenedTopic) {
+    fn begin_anew(&mut self, mut opened: OpenedTopic) {
         // While what was kept is still known: a second copy of it must not be kept in the new sequence.
         self.answer_copies_of_kept();
         self.tail.reset(opened.head);
+        self.place = Place::take(&mut opened);
         let now_ms = self.settings.clock.settled_ms();
         let staged = self.staged.iter().filter_map(|staged| staged.new_message());
         self.producers = Producers::found(opened.producers, opened.keys);
         for idempotency in staged {
             self.producers.take_again(idempotency, now_ms);
         }
-        self.place = Place {
-            epoch: opened.epoch,
-            lineage: opened.lineage,
-            deleted: opened.deleted,
-            first: opened.first,
-            head: opened.head,
-        };
     }
 
     /// Answers staged messages that came a second time and whose first copy has been kept.

@@ -110,6 +110,17 @@ struct Place {
 }
 
 impl Place {
+    /// Takes from what the log found of a topic what says where it stands.
+    fn take(opened: &mut OpenedTopic) -> Self {
+        Self {
+            epoch: opened.epoch,
+            lineage: std::mem::take(&mut opened.lineage),
+            deleted: std::mem::take(&mut opened.deleted),
+            first: opened.first,
+            head: opened.head,
+        }
+    }
+
     fn cursor(&self, offset: u64) -> Cursor {
         Cursor {
             epoch: self.epoch,
@@ -163,16 +174,10 @@ impl Room {
 
     fn opened(&mut self, opened: Result<OpenedTopic, LogError>, ctx: &mut Context<Self>) {
         match opened {
-            Ok(opened) => {
+            Ok(mut opened) => {
                 self.generation = opened.generation;
-                self.place = Place {
-                    epoch: opened.epoch,
-                    lineage: opened.lineage,
-                    deleted: opened.deleted,
-                    first: opened.first,
-                    head: opened.head,
-                };
                 self.tail.reset(opened.head);
+                self.place = Place::take(&mut opened);
                 self.producers = Producers::found(opened.producers, opened.keys);
                 self.note_idle_check(ctx);
             }

@@ -157,6 +157,11 @@ pub(super) struct Surveyed {
 }
 
 impl Writer {
+    /// What all topics together are brought down to once they keep too much.
+    fn target_bytes(&self) -> u64 {
+        self.max_total_bytes - self.max_total_bytes / SLACK
+    }
+
     /// Does what is due.
     pub(super) fn keep_rounds(&mut self) {
         if self.store.is_closed() {
@@ -164,9 +169,9 @@ impl Writer {
             return;
         }
         self.tend();
+        let target = self.target_bytes();
         let rounds = &mut self.state.rounds;
         if let Some(total) = rounds.total {
-            let target = self.max_total_bytes - self.max_total_bytes / SLACK;
             if total <= target {
                 rounds.level = None;
             } else if total > self.max_total_bytes && rounds.level.is_none() && !rounds.quick {
@@ -236,12 +241,12 @@ impl Writer {
     fn end_round(&mut self, old_deletions: Vec<TopicName>) {
         let took = self.state.rounds.began.elapsed();
         let was_quick = self.state.rounds.quick;
+        let target = self.target_bytes();
         let rounds = &mut self.state.rounds;
         rounds.at = None;
         rounds.quick = false;
         rounds.total = Some(rounds.sum);
         rounds.due = Instant::now() + self.rounds_every.max(took);
-        let target = self.max_total_bytes - self.max_total_bytes / SLACK;
         let limit = if rounds.level.is_some() {
             target
         } else {
