@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use crate::judge::{Judged, violated};
 use crate::run::Run;
 use crate::server::Said;
+use crate::world::{Phase, TOPICS};
 
 /// What is done to a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -394,11 +395,52 @@ impl Run {
     /// Where a topic cannot be read although the broker serves, the log is recovered as the broker says.
     async fn look_at_damage_and_recover(&mut self) -> Judged<Then> {
         if matches!(self.look_at_damage().await?, Then::GoOn) || !self.knows_recover {
+            self.world.may_be_damaged.store(true, Ordering::SeqCst);
             return Ok(Then::GoOn);
         }
         if !self.server.log().contains("hark log recover") {
             violated!("a topic is not served, and the broker's log does not say what to do");
         }
+        self.log_recover()?;
+        self.world
+            .tally
+            .add("damage: a topic was not served, recovered", 1);
+        self.start().await?;
+        match self.look_at_damage().await? {
+            Then::GoOn => Ok(Then::GoOn),
+            Then::RunIsOver => violated!("a topic is not served after `hark log recover`"),
+        }
+    }
+
+    /// Whether a write has met a damage that was served: the log is closed, and would be again after every start.
+    pub(crate) fn is_closed_by_damage(&self) -> bool {
+        self.world.may_be_damaged.load(Ordering::SeqCst)
+            && self.world.unavailable.load(Ordering::SeqCst) > 0
+            && self.server.log().lines().any(|line| {
+                line.contains("the log is closed for writing") && line.contains("hark log recover")
+            })
+    }
+
+    /// The log is recovered, as the broker's log says, and is served again; with that the run is over, in the midst of another fault.
+    pub(crate) async fn recover_closed(&mut self) -> Judged {
+        self.server.disk.free_bytes(None);
+        self.server.disk.room(None);
+        self.server.disk.heal_syncs();
+        self.world.may_be_unavailable.store(true, Ordering::SeqCst);
+        self.world.tell(|judge| judge.damaged());
+        self.log_recover()?;
+        self.world
+            .tally
+            .add("damage: a write met it later, recovered", 1);
+        self.start().await?;
+        match self.look_at_damage().await? {
+            Then::GoOn if self.world.phase() == Phase::Running => self.progress(1).await,
+            Then::GoOn => Ok(()),
+            Then::RunIsOver => violated!("a topic is not served after `hark log recover`"),
+        }
+    }
+
+    fn log_recover(&mut self) -> Judged {
         self.server.end_damaged();
         let recovered = hark_tests::hark()
             .args(["log", "recover", "--data-dir"])
@@ -410,19 +452,13 @@ impl Run {
             let said = String::from_utf8_lossy(&recovered.stderr);
             violated!("`hark log recover` ended with {}: {said}", recovered.status);
         }
-        self.world
-            .tally
-            .add("damage: a topic was not served, recovered", 1);
-        self.start().await?;
-        match self.look_at_damage().await? {
-            Then::GoOn => Ok(Then::GoOn),
-            Then::RunIsOver => violated!("a topic is not served after `hark log recover`"),
-        }
+        self.world.may_be_damaged.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Everybody who was ahead is told what is lost; so it is known before anything else is judged.
     async fn look_at_damage(&mut self) -> Judged<Then> {
-        for topic in 0..crate::world::TOPICS.len() {
+        for topic in 0..TOPICS.len() {
             let newest = self.world.tell(|judge| judge.cursors(topic)).pop();
             match tokio::time::timeout(DAMAGED_TOPIC_PATIENCE, self.read(topic, newest)).await {
                 Ok(read) => read?,

@@ -187,9 +187,13 @@ impl Hunting {
         run.begin().await?;
         for _ in 0..cycles {
             let fault = self.next_fault();
-            let then = run.cycle(fault).await?;
+            let then = run.cycle(fault).await;
             self.cycles += 1;
             self.say(run);
+            let then = match then {
+                Err(_) if run.is_closed_by_damage() => return run.recover_closed().await,
+                then => then?,
+            };
             if then == Then::RunIsOver {
                 return Ok(());
             }
@@ -198,7 +202,10 @@ impl Hunting {
                 break;
             }
         }
-        run.finish().await
+        match run.finish().await {
+            Err(_) if run.is_closed_by_damage() => run.recover_closed().await,
+            end => end,
+        }
     }
 
     fn next_fault(&mut self) -> Fault {

@@ -273,7 +273,7 @@ impl Publisher {
         self.refused = true;
         match answer["code"].as_str() {
             Some("busy") => world.tally.add("publishes refused as busy", 1),
-            Some("log_unavailable") if world.may_be_unavailable.load(Ordering::SeqCst) => {
+            Some("log_unavailable") if world.may_refuse_writes() => {
                 world.tally.add("publishes refused as log_unavailable", 1);
                 world.unavailable.fetch_add(1, Ordering::SeqCst);
             }

@@ -271,6 +271,9 @@ impl Run {
             if done(self) {
                 return Ok(());
             }
+            if self.is_closed_by_damage() {
+                violated!("the log is closed: a write has met damage");
+            }
             if Instant::now() > end {
                 violated!(
                     "waited {DEADLINE:?} in vain until {what}; receipts so far, by publisher: {:?}; the broker's last words: {}",

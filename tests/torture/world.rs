@@ -50,6 +50,8 @@ pub(crate) struct World {
     pub(crate) unavailable: AtomicU64,
     /// The log may be unavailable: the disk fails, or the broker ends.
     pub(crate) may_be_unavailable: AtomicBool,
+    /// A damage was served, and may lie anywhere still: a write that meets it closes the log.
+    pub(crate) may_be_damaged: AtomicBool,
     /// When the broker was killed last.
     killed: Mutex<Option<Instant>>,
     /// How many publishes that kill left unanswered.
@@ -68,6 +70,7 @@ impl World {
             unanswered: (0..publishers).map(|_| AtomicUsize::new(0)).collect(),
             unavailable: AtomicU64::new(0),
             may_be_unavailable: AtomicBool::new(false),
+            may_be_damaged: AtomicBool::new(false),
             killed: Mutex::new(None),
             hit: AtomicU64::new(0),
             tally: Tally::default(),
@@ -125,6 +128,13 @@ impl World {
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    /// Whether publishes may be refused because the log takes no writes.
+    pub(crate) fn may_refuse_writes(&self) -> bool {
+        [&self.may_be_unavailable, &self.may_be_damaged]
+            .iter()
+            .any(|may| may.load(Ordering::SeqCst))
     }
 
     pub(crate) fn count_answer(&self, publisher: usize) {

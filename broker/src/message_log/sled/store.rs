@@ -125,9 +125,16 @@ impl Store {
         self.condition.lock().closed.is_some()
     }
 
-    /// Closes the log for writing until the next start. The first reason stays.
+    /// Closes the log for writing until the next start. The first reason stays. Where it is damage, the reason says what to do: a write
+    /// needs old pages too, and the next start would meet the same.
     pub(super) fn close(&self, reason: &str) {
-        if self.condition.close(reason) {
+        let reason = match reason.ends_with(DAMAGE) {
+            true => format!(
+                "{reason}; stop the broker and let `hark log recover` salvage what can be read"
+            ),
+            false => reason.to_owned(),
+        };
+        if self.condition.close(&reason) {
             tracing::error!(%reason, "the log is closed for writing until the next start");
         }
     }
@@ -160,15 +167,16 @@ impl Store {
     }
 }
 
+/// What damage is called, for people.
+const DAMAGE: &str = "what lies on the disk is not what was written";
+
 /// What an error of sled says, for people.
 pub(super) fn plainly(e: &sled::Error) -> String {
     match e {
         // sled keeps an error as its debugging text, and the kind.
         sled::Error::Io(e) if e.raw_os_error().is_none() => e.kind().to_string(),
         sled::Error::Io(e) => e.to_string(),
-        sled::Error::Corruption { .. } => {
-            "what lies on the disk is not what was written".to_owned()
-        }
+        sled::Error::Corruption { .. } => DAMAGE.to_owned(),
         sled::Error::CollectionNotFound(_)
         | sled::Error::Unsupported(_)
         | sled::Error::ReportableBug(_) => e.to_string(),
