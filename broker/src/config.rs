@@ -1,11 +1,12 @@
 //! The settings of `hark serve`: every one with its default, unit and meaning, as flags and as `HARK_…` environment variables.
 //! Owns what may be set; what a setting does is with the part it is given to.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hark_protocol::TopicPattern;
+use ipnet::IpNet;
 
 use crate::message_log::Retention;
 
@@ -81,17 +82,31 @@ pub struct Config {
     )]
     pub allowed_origins: Vec<String>,
 
+    /// Proxies that are believed who the client is (`X-Forwarded-For`, `Forwarded`): addresses or networks (`10.0.0.0/8`).
+    #[arg(
+        long = "trusted-proxy",
+        env = "HARK_TRUSTED_PROXIES",
+        value_name = "NETWORK",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+
     /// Serve another address than loopback although anybody who reaches it may read and publish everything.
     #[arg(long, env = "HARK_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 
-    /// How often WebSocket clients are pinged; one that is silent for 2.5 times as long is ended.
+    /// How often WebSocket clients are pinged, and event streams get a comment; a WebSocket client that is silent for 2.5 times as long is ended.
     #[arg(long, env = "HARK_HEARTBEAT", default_value = "25s", value_parser = duration, value_name = "TIME")]
     pub heartbeat: Duration,
 
     /// A client that takes nothing, or less than a page (64 KiB), of what waits for it in this time is ended; it can resume.
     #[arg(long, env = "HARK_STALL_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub stall_timeout: Duration,
+
+    /// An HTTP connection is kept so long for the next request; more than what a proxy in front keeps its own for.
+    #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]
+    pub keep_alive: Duration,
 
     /// A topic's room that nobody has needed for so long leaves memory.
     #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
@@ -131,6 +146,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Reads `10.0.0.0/8`, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().or_else(|_| {
+        let address: IpAddr = text.parse().map_err(|_| {
+            format!("{text:?} is no address and no network such as 10.0.0.0/8 or fd00::/8")
+        })?;
+        Ok(address.into())
+    })
 }
 
 /// Reads `7d`, `1h 30m`, `250ms`. Days have 24 hours.

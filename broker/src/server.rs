@@ -9,16 +9,18 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::connections::{self, Connections};
 use crate::http::{self, Admission, Gate};
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::sled::{SledLog, SledOptions};
-use crate::session::{self, Sessions};
+use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, Signals};
 use crate::topic::Registry;
@@ -30,8 +32,8 @@ const STAGED_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// The kernel's buffer for what a client has not taken yet (the kernel doubles it). With the default it would grow to megabytes
 /// for one that does not read.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
-/// How often sessions are looked at for having stalled.
-const LOOK_FOR_STALLED_EVERY: Duration = Duration::from_secs(1);
+/// How often connections are looked at for being overdue.
+const LOOK_FOR_OVERDUE_EVERY: Duration = Duration::from_secs(1);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests that are being answered may take at the end.
@@ -82,28 +84,35 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
     let gate = web::Data::new(open(&config)?);
     let routed = gate.clone();
     let rooms_on_workers = config.room_threads == 0;
+    // Nothing that is in order is idle for longer: between requests there is one timer, for a request's head the other.
+    let connections = Connections::new(config.stall_timeout, config.keep_alive + HEAD_TIMEOUT);
+    let accepting = connections.clone();
     let server = HttpServer::new(move || {
         if rooms_on_workers {
             routed.registry.add_arbiter(Arbiter::current());
         }
-        App::new().app_data(routed.clone()).configure(http::routes)
+        App::new()
+            .app_data(routed.clone())
+            .wrap(http::cors(&routed.admission))
+            .wrap(from_fn(connections::watch))
+            .configure(http::routes)
     });
     let server = server
         .workers(config.workers.map_or_else(default_workers, usize::from))
         .backlog(BACKLOG as u32)
         .client_request_timeout(HEAD_TIMEOUT)
         .h1_allow_half_closed(false)
-        .on_connect(session::keep_line)
+        .keep_alive(config.keep_alive)
+        .on_connect(move |connection, data| accepting.accept(connection, data))
         .shutdown_timeout(ANSWERS_TAKE_SECONDS)
         .disable_signals()
         .listen(listener)?
         .run();
-    let watched = gate.sessions.clone();
     actix::spawn(async move {
-        let mut looks = tokio::time::interval(LOOK_FOR_STALLED_EVERY);
+        let mut looks = tokio::time::interval(LOOK_FOR_OVERDUE_EVERY);
         loop {
             looks.tick().await;
-            watched.end_stalled();
+            connections.end_overdue();
         }
     });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
@@ -160,6 +169,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
             allowed_origins: config.allowed_origins.clone(),
             loopback_hosts_only: !config.insecure_no_auth,
         },
+        trusted_proxies: config.trusted_proxies.clone(),
         stopping: AtomicBool::new(false),
     })
 }

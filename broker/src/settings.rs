@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hark_protocol::{Message, Record, TopicName, TopicPattern};
+use hark_protocol::{Message, Record, ServerFrame, TopicName, TopicPattern};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
@@ -98,6 +98,19 @@ pub struct SessionSettings {
     pub max_inflight_bytes: usize,
     /// The most subscriptions of a session.
     pub max_subscriptions: usize,
+}
+
+impl SessionSettings {
+    /// What every connection that stays hears first; `session` is its name in the log.
+    pub fn welcome(&self, session: &str) -> ServerFrame {
+        ServerFrame::Welcome {
+            session: session.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            heartbeat_ms: self.heartbeat.as_millis() as u64,
+            max_message_bytes: self.max_message_bytes as u64,
+            max_inflight: self.max_inflight as u64,
+        }
+    }
 }
 
 impl Default for SessionSettings {

@@ -7,6 +7,7 @@
 pub mod close;
 pub mod codec;
 mod cursor;
+mod cursor_set;
 mod error;
 mod frame;
 mod message;
@@ -16,6 +17,7 @@ mod topic_name;
 
 pub use close::CloseCode;
 pub use cursor::{Cursor, CursorError, Epoch};
+pub use cursor_set::{CursorSet, CursorSetError};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{ClientFrame, GapReason, ServerFrame};
 pub use message::{

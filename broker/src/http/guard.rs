@@ -1,11 +1,16 @@
-//! Who may come in: the rules on `Origin` and `Host` that keep foreign web pages out. A browser sends both truthfully, whatever
+//! Who may come in: the rules on `Origin` and `Host` that keep foreign web pages out, and what browsers are told of them (CORS). A browser sends both truthfully, whatever
 //! page it shows; other programs may send what they like, and are not what these rules are about.
 
+use actix_cors::Cors;
 use actix_web::HttpRequest;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::middleware::Condition;
 use hark_protocol::ErrorCode;
 
 use super::ApiError;
+
+/// How long a browser need not ask again what it may send.
+const PREFLIGHT_SECONDS: usize = 3600;
 
 /// Who may come in.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +35,12 @@ impl Admission {
         Ok(())
     }
 
+    /// Whether pages of another origin may use the broker.
+    fn allows(&self, origin: &str) -> bool {
+        let allowed = |known: &String| known == "*" || known.eq_ignore_ascii_case(origin);
+        self.allowed_origins.iter().any(allowed)
+    }
+
     /// Checks everything else: the name, and the page it comes from (RFC 6454, section 7).
     pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
         self.check_host(request)?;
@@ -41,14 +52,27 @@ impl Admission {
         let own = origin
             .split_once("://")
             .is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
-        let allowed = |known: &String| known == "*" || known.eq_ignore_ascii_case(origin);
-        if own || self.allowed_origins.iter().any(allowed) {
+        if own || self.allows(origin) {
             return Ok(());
         }
         Err(forbidden(format!(
             "pages of {origin} may not use this broker; start it with --allowed-origin {origin} if they should"
         )))
     }
+}
+
+/// CORS (Fetch, section 3.3): what pages of the allowed origins may read and send.
+pub fn cors(admission: &Admission) -> Condition<Cors> {
+    let known = admission.clone();
+    let cors = Cors::default()
+        .allowed_origin_fn(move |origin, _| origin.to_str().is_ok_and(|origin| known.allows(origin)))
+        .allowed_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_any_header()
+        .expose_headers(["Hark-Cursor", "Retry-After"])
+        // The routes themselves say what is wrong.
+        .block_on_origin_mismatch(false)
+        .max_age(PREFLIGHT_SECONDS);
+    Condition::new(!admission.allowed_origins.is_empty(), cors)
 }
 
 /// The name a request was asked under; empty where there is none that can be read.

@@ -1,19 +1,30 @@
 //! HTTP: every route on one screen. Owns requests and responses; what they ask for is done by rooms and the log, the same way as
 //! for a session: there is no second path.
 
+mod body;
+mod client_address;
 mod error;
+mod event_writer;
+mod events;
+mod follow;
 mod guard;
 mod messages;
+mod page;
 mod publish;
+mod publish_many;
+mod publishing;
 mod query;
+mod reading;
 mod topics;
 mod upgrade;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use actix_web::{HttpResponse, Resource, Route, web};
+use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use hark_protocol::ErrorCode;
+use ipnet::IpNet;
 use serde_json::json;
 
 use crate::message_log::Health;
@@ -22,7 +33,7 @@ use crate::settings::SessionSettings;
 use crate::topic::Registry;
 
 pub use error::ApiError;
-pub use guard::Admission;
+pub use guard::{Admission, cors};
 
 /// What every request is given.
 #[derive(Debug)]
@@ -35,6 +46,8 @@ pub struct Gate {
     pub session_settings: SessionSettings,
     /// Who may come in at all.
     pub admission: Admission,
+    /// Proxies that are believed who the client is.
+    pub trusted_proxies: Vec<IpNet>,
     /// Hark is about to end: nobody new is let in.
     pub stopping: AtomicBool,
 }
@@ -43,20 +56,33 @@ impl Gate {
     /// Refuses what begins when Hark is about to end.
     fn check_open(&self) -> Result<(), ApiError> {
         match self.stopping.load(Ordering::Relaxed) {
-            true => Err(ApiError::new(
-                ErrorCode::Busy,
-                "hark is about to end; try again in a moment",
-            )),
+            true => Err(stopping()),
             false => Ok(()),
         }
     }
+
+    /// Who the client is, for logs.
+    fn client_address(&self, request: &HttpRequest) -> String {
+        client_address::client_address(request, &self.trusted_proxies)
+    }
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(
+        ErrorCode::Busy,
+        "hark is about to end; try again in a moment",
+    )
 }
 
 /// Every route.
 pub fn routes(app: &mut web::ServiceConfig) {
     let messages = web::resource("/v1/topics/{topic}/messages")
         .route(web::post().to(publish::publish))
-        .route(web::get().to(messages::history))
+        .route(web::get().to(messages::of_topic))
+        .default_service(web::to(|request| error::wrong_method(request, "GET, POST")));
+    let messages_of_topics = web::resource("/v1/messages")
+        .route(web::post().to(publish_many::publish))
+        .route(web::get().to(messages::of_topics))
         .default_service(web::to(|request| error::wrong_method(request, "GET, POST")));
     let topic = web::resource("/v1/topics/{topic}")
         .route(web::get().to(topics::describe))
@@ -65,7 +91,10 @@ pub fn routes(app: &mut web::ServiceConfig) {
             error::wrong_method(request, "GET, DELETE")
         }));
     app.service(messages)
+        .service(messages_of_topics)
         .service(topic)
+        .service(read_only("/v1/topics/{topic}/events", web::get().to(events::of_topic)))
+        .service(read_only("/v1/events", web::get().to(events::of_topics)))
         .service(read_only("/", web::get().to(front_page)))
         .service(read_only("/ws", web::get().to(upgrade::upgrade)))
         .service(read_only("/v1/topics", web::get().to(topics::list)))

@@ -16,8 +16,9 @@ pub(super) fn read<T: DeserializeOwned>(request: &HttpRequest, known: &str) -> R
         .map_err(|error| ApiError::new(ErrorCode::BadFrame, format!("{error}; there are {known}")))
 }
 
-/// Reads a `limit`, if one was given.
-pub(super) fn limit(
+/// Reads a whole number, if one was given.
+pub(super) fn number(
+    name: &str,
     given: Option<&str>,
     default: usize,
     allowed: RangeInclusive<usize>,
@@ -28,12 +29,12 @@ pub(super) fn limit(
     given
         .parse()
         .ok()
-        .filter(|limit| allowed.contains(limit))
+        .filter(|number| allowed.contains(number))
         .ok_or_else(|| {
             let (least, most) = allowed.into_inner();
             ApiError::new(
                 ErrorCode::BadFrame,
-                format!("limit is a number from {least} to {most}"),
+                format!("{name} is a whole number from {least} to {most}"),
             )
         })
 }

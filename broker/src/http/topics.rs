@@ -80,7 +80,7 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
     let query: Query = query::read(&request, "prefix, after and limit")?;
-    let limit = query::limit(query.limit.as_deref(), MAX_LIMIT, 1..=MAX_LIMIT)?;
+    let limit = query::number("limit", query.limit.as_deref(), MAX_LIMIT, 1..=MAX_LIMIT)?;
     let mut after = query.after.as_deref().map(parse).transpose()?;
     let prefix = query.prefix.as_deref().unwrap_or_default();
     let mut found = Vec::new();

@@ -20,7 +20,7 @@ pub(super) async fn upgrade(
     let chosen = choose(&request)?;
     gate.check_open()?;
     let session = Session::new(
-        &request,
+        gate.client_address(&request),
         chosen.unwrap_or(Subprotocol::Json),
         gate.registry.clone(),
         gate.sessions.clone(),

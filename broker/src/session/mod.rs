@@ -18,7 +18,6 @@ mod outbound;
 mod publishing;
 mod sessions;
 mod socket;
-mod stall;
 mod subscriptions;
 
 use std::collections::HashMap;
@@ -27,20 +26,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix::prelude::*;
-use actix_web::HttpRequest;
 use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
+use crate::connections::pages;
 use crate::settings::SessionSettings;
 use crate::topic::{Delivery, Registry, RoomNews};
 
-pub use sessions::Sessions;
+pub use sessions::{Leave, Present, Sessions};
 pub use socket::upgrade;
-pub use stall::keep_line;
 
 use outbound::{Flow, Port, Pulls};
 use publishing::{Publishing, Receipts};
 use socket::SessionContext;
-use stall::Watch;
 use subscriptions::Subscriptions;
 
 /// The actor that serves one WebSocket.
@@ -59,7 +56,6 @@ pub struct Session {
     port: Option<Arc<Port>>,
     /// Shared with both sides of the socket.
     flow: Rc<Flow>,
-    watch: Arc<Watch>,
     subscriptions: Subscriptions,
     pulls: Pulls,
     publishing: Publishing,
@@ -70,8 +66,8 @@ pub struct Session {
     last_heard: Instant,
     /// A close frame has been written.
     ending: bool,
-    /// Where the session is listed while it lives.
-    listed_as: Option<usize>,
+    /// The session's place in the list, while it lives.
+    present: Option<Present>,
 }
 
 /// Order: say goodbye and close, because Hark is about to end.
@@ -80,6 +76,22 @@ pub struct Session {
 pub struct Goodbye {
     /// When the client should come back.
     pub retry_after_ms: u64,
+}
+
+/// A name for a connection that stays, for logs and `welcome`.
+pub fn new_name() -> String {
+    format!("s{:012x}", rand::random::<u64>() >> 16)
+}
+
+/// How a session is told to go.
+#[derive(Debug)]
+struct Goodbyes(Recipient<Goodbye>);
+
+impl Leave for Goodbyes {
+    #[allow(clippy::disallowed_methods)] // once in a session's life
+    fn leave(&self, goodbye: Goodbye) {
+        self.0.do_send(goodbye);
+    }
 }
 
 impl std::fmt::Debug for Session {
@@ -92,22 +104,16 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// A session that begins when its actor starts.
+    /// A session with the client at `peer`, that begins when its actor starts.
     pub fn new(
-        request: &HttpRequest,
+        peer: String,
         subprotocol: Subprotocol,
         registry: Arc<Registry>,
         sessions: Arc<Sessions>,
         settings: SessionSettings,
     ) -> Self {
-        let peer = request
-            .peer_addr()
-            .map(|peer| peer.to_string())
-            .unwrap_or_default();
-        let watch = Arc::new(Watch::new(settings.stall_timeout, request.conn_data()));
-        let name = format!("s{:012x}", rand::random::<u64>() >> 16);
         Self {
-            name,
+            name: new_name(),
             peer,
             subprotocol,
             registry,
@@ -116,7 +122,6 @@ impl Session {
             started: Instant::now(),
             port: None,
             flow: Rc::default(),
-            watch,
             subscriptions: Subscriptions::default(),
             pulls: Pulls::default(),
             publishing: Publishing::default(),
@@ -124,27 +129,17 @@ impl Session {
             bad_frames_in_a_row: 0,
             last_heard: Instant::now(),
             ending: false,
-            listed_as: None,
+            present: None,
         }
     }
 
     fn begin(&mut self, ctx: &mut SessionContext) {
         let port = Port::new(ctx.address(), self.flow.credit().clone());
         self.port = Some(Arc::new(port));
-        self.listed_as = self
-            .sessions
-            .enter(ctx.address().recipient(), self.watch.clone());
-        self.send(
-            ctx,
-            &ServerFrame::Welcome {
-                session: self.name.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                heartbeat_ms: self.settings.heartbeat.as_millis() as u64,
-                max_message_bytes: self.settings.max_message_bytes as u64,
-                max_inflight: self.settings.max_inflight as u64,
-            },
-        );
-        if self.listed_as.is_none() {
+        let goodbyes = Goodbyes(ctx.address().recipient());
+        self.present = self.sessions.enter(Arc::new(goodbyes));
+        self.send(ctx, &self.settings.welcome(&self.name));
+        if self.present.is_none() {
             self.close(ctx, CloseCode::RESTART, "hark is about to end");
             return;
         }
@@ -165,7 +160,7 @@ impl Session {
         }
         // A ping waits behind what the client has not read yet, which it may do as slowly as a page within each stall timeout; and while
         // the inbound stream is paused nobody listens.
-        let pages = stall::pages(self.flow.given_since_heard());
+        let pages = pages(self.flow.given_since_heard());
         let silence = self.settings.heartbeat.saturating_mul(5) / 2;
         let patience = silence.saturating_add(self.settings.stall_timeout.saturating_mul(pages));
         if self.last_heard.elapsed() > patience && !self.flow.inbound_is_paused() {
@@ -181,9 +176,7 @@ impl Session {
     }
 
     fn end(&mut self) {
-        if let Some(listed_as) = self.listed_as.take() {
-            self.sessions.leave(listed_as);
-        }
+        self.present = None;
         self.leave_all_rooms();
         tracing::debug!(
             session = self.name,

@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -15,32 +14,7 @@ use super::Session;
 use super::publishing::Receipts;
 use super::socket::SessionContext;
 use super::subscriptions::Asked;
-use crate::topic::{Delivery, Publisher, Receipt, Refused, RoomNews, Subscriber};
-
-/// Bytes of live messages that all rooms together may have on their way to one session.
-const CREDIT_BYTES: i64 = 256 * 1024;
-
-/// How long to wait before asking again, where a room's mailbox or the reader pool is full.
-pub(super) const PULL_RETRY: Duration = Duration::from_millis(20);
-
-/// What rooms may still send a session, in bytes. Rooms take, the socket gives back.
-#[derive(Debug)]
-pub(super) struct Credit(AtomicI64);
-
-impl Credit {
-    /// Takes `bytes` if there is any credit at all: one batch may go beyond it.
-    fn take(&self, bytes: i64) -> bool {
-        if self.0.load(Ordering::Relaxed) <= 0 {
-            return false;
-        }
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-        true
-    }
-
-    fn give_back(&self, bytes: i64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
+use crate::topic::{Credit, Delivery, PULL_RETRY, Publisher, Receipt, Refused, RoomNews, Subscriber};
 
 /// What both sides of the socket share with the session.
 #[derive(Debug)]
@@ -74,7 +48,7 @@ enum PageProgress {
 impl Default for Flow {
     fn default() -> Self {
         Self {
-            credit: Arc::new(Credit(AtomicI64::new(CREDIT_BYTES))),
+            credit: Arc::default(),
             owed_bytes: Cell::default(),
             given_since_heard: Cell::default(),
             page: Cell::default(),
@@ -323,8 +297,12 @@ impl Session {
     }
 
     /// Writes a page's frames; the next page is asked for when the socket has taken them.
-    pub(super) fn write_page(&mut self, frames: Vec<Encoded>, ctx: &mut SessionContext) {
-        if !frames.is_empty() {
+    pub(super) fn write_page(
+        &mut self,
+        frames: impl ExactSizeIterator<Item = Encoded>,
+        ctx: &mut SessionContext,
+    ) {
+        if frames.len() > 0 {
             self.flow.page.set(PageProgress::Unwritten);
         }
         for frame in frames {

@@ -1,42 +1,52 @@
-//! The list of sessions: all can be told when Hark is about to end, and those that have stalled are cut. Owns who is there; when
-//! either happens is decided outside.
+//! The list of sessions: all can be told when Hark is about to end. Owns who is there; when it happens is decided outside.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use actix::Recipient;
 use slab::Slab;
 
 use super::Goodbye;
-use super::stall::Watch;
 
-/// Who is connected.
+/// Who is connected, and stays: sessions, and readers that are served as long (event streams, long-polls).
 #[derive(Debug, Default)]
 pub struct Sessions(Mutex<List>);
 
 #[derive(Debug, Default)]
 struct List {
-    present: Slab<Present>,
+    present: Slab<Arc<dyn Leave>>,
     closed: bool,
 }
 
+/// Somebody who is told when it is time to go.
+pub trait Leave: std::fmt::Debug + Send + Sync {
+    /// Says goodbye; once.
+    fn leave(&self, goodbye: Goodbye);
+}
+
+/// A place in the list, held while its holder is there.
 #[derive(Debug)]
-struct Present {
-    session: Recipient<Goodbye>,
-    watch: Arc<Watch>,
+pub struct Present {
+    sessions: Arc<Sessions>,
+    at: usize,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.sessions.lock().present.try_remove(self.at);
+    }
 }
 
 impl Sessions {
-    /// Enters a session; `None` if Hark is about to end and takes no more.
-    pub(super) fn enter(&self, session: Recipient<Goodbye>, watch: Arc<Watch>) -> Option<usize> {
+    /// Enters somebody; `None` if Hark is about to end and takes no more.
+    pub fn enter(self: &Arc<Self>, who: Arc<dyn Leave>) -> Option<Present> {
         let mut list = self.lock();
-        match list.closed {
-            true => None,
-            false => Some(list.present.insert(Present { session, watch })),
-        }
-    }
-
-    pub(super) fn leave(&self, listed_as: usize) {
-        self.lock().present.try_remove(listed_as);
+        let at = match list.closed {
+            true => return None,
+            false => list.present.insert(who),
+        };
+        Some(Present {
+            sessions: self.clone(),
+            at,
+        })
     }
 
     /// How many there are.
@@ -44,33 +54,16 @@ impl Sessions {
         self.lock().present.len()
     }
 
-    /// Takes no more sessions, and tells those that are there; each when to come back: spread evenly over `spread_ms`.
-    #[allow(clippy::disallowed_methods)] // once in a session's life
+    /// Takes no more, and tells those that are there; each when to come back: spread evenly over `spread_ms`.
     pub fn say_goodbye(&self, spread_ms: u64) {
         let mut list = self.lock();
         list.closed = true;
         let count = list.present.len().max(1) as u64;
-        for (at, (_, Present { session, .. })) in list.present.iter().enumerate() {
+        for (at, (_, who)) in list.present.iter().enumerate() {
             let jitter_ms = rand::random_range(0..=spread_ms / count);
-            session.do_send(Goodbye {
+            who.leave(Goodbye {
                 retry_after_ms: spread_ms * at as u64 / count + jitter_ms,
             });
-        }
-    }
-
-    /// Cuts the connections that have taken next to nothing for too long. To be called every few seconds.
-    pub fn end_stalled(&self) {
-        let ended = self
-            .lock()
-            .present
-            .iter()
-            .filter(|(_, present)| present.watch.end_if_overdue())
-            .count();
-        if ended > 0 {
-            tracing::info!(
-                sessions = ended,
-                "ended: they took less than a page within the stall timeout"
-            );
         }
     }
 

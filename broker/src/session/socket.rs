@@ -6,7 +6,6 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix::prelude::*;
@@ -22,7 +21,6 @@ use hark_protocol::CloseCode;
 use super::Session;
 use super::inbound::Piece;
 use super::outbound::Flow;
-use super::stall::Watch;
 
 /// What a session's handlers are given.
 pub(super) type SessionContext = WebsocketContext<Session>;
@@ -44,7 +42,7 @@ pub fn upgrade(
         // Not left to actix-web-actors, which looks at the first line of what the client offers alone.
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, session.subprotocol.name()));
     }
-    let (flow, watch) = (session.flow.clone(), session.watch.clone());
+    let flow = session.flow.clone();
     let max_bytes = session.settings.max_message_bytes;
     let frames = FrameGuard::new(payload.into_inner(), flow.clone(), max_bytes);
     let codec = actix_http::ws::Codec::new().max_size(max_bytes);
@@ -52,7 +50,6 @@ pub fn upgrade(
     Ok(response.streaming(PacedBody {
         body: Box::pin(body),
         flow,
-        watch,
     }))
 }
 
@@ -169,7 +166,6 @@ fn violation_code(error: &ProtocolError) -> CloseCode {
 struct PacedBody<S> {
     body: Pin<Box<S>>,
     flow: Rc<Flow>,
-    watch: Arc<Watch>,
 }
 
 impl<S, E> Stream for PacedBody<S>
@@ -180,10 +176,8 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         self.flow.body_polled();
-        self.watch.asked();
         let given = self.body.as_mut().poll_next(cx);
         if let Poll::Ready(Some(Ok(bytes))) = &given {
-            self.watch.gave(bytes.len());
             self.flow.gave(bytes.len());
         }
         given

@@ -8,22 +8,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::*;
 use hark_protocol::{
     CloseCode, Cursor, Encoded, Epoch, ErrorCode, ServerFrame, SubscribeFrom, TopicName,
 };
 
-use super::outbound::PULL_RETRY;
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
-use crate::topic::{Pull, RoomHandle, RoomNews, Seat, Seating, Subscribe, Unsubscribe};
+use crate::topic::{
+    PULL_RETRY, PageFrame, Pull, RoomHandle, RoomNews, Seat, Seating, Subscribe, Unsubscribe,
+    join_again_after, pull_again_after,
+};
 
-/// How often a subscription tries to join again when rooms die under it, before the session is ended.
-const MAX_JOIN_ATTEMPTS: u32 = 10;
-/// Pages in a row that could not be read, before the session is ended: with the waits between them, about a minute.
-const MAX_PAGE_FAILURES: u32 = 18;
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
 /// Commands for a topic that may wait for its `unsubscribed`.
@@ -382,7 +379,7 @@ impl Session {
     fn page(
         &mut self,
         key: u32,
-        frames: Vec<Encoded>,
+        frames: Vec<PageFrame>,
         position: u64,
         live: bool,
         ctx: &mut SessionContext,
@@ -391,7 +388,7 @@ impl Session {
         if let Some(subscription) = self.subscriptions.get_mut(key) {
             subscription.position.offset = position;
             subscription.page_failures = 0;
-            self.write_page(frames, ctx);
+            self.write_page(frames.into_iter().map(|page| page.frame), ctx);
             match live {
                 true => self.say_caught_up(key, ctx),
                 false => self.pulls.add(key),
@@ -413,7 +410,7 @@ impl Session {
             subscription.position = position;
             subscription.page_failures = 0;
             // As a page is: what comes next is asked for when the socket has taken it.
-            self.write_page(vec![gap], ctx);
+            self.write_page([gap].into_iter(), ctx);
             self.pulls.add(key);
         }
         self.pull_next(ctx);
@@ -434,11 +431,11 @@ impl Session {
                     "a page could not be read; trying again"
                 );
             }
-            if failures > MAX_PAGE_FAILURES {
+            let Some(wait) = pull_again_after(failures) else {
                 self.close(ctx, CloseCode::INTERNAL, "a topic's history cannot be read");
                 return;
-            }
-            self.pull_later(key, PULL_RETRY * (1 << failures.min(8)), ctx);
+            };
+            self.pull_later(key, wait, ctx);
         }
         self.pull_next(ctx);
     }
@@ -454,12 +451,11 @@ impl Session {
             return;
         };
         subscription.attempts += 1;
-        if subscription.attempts > MAX_JOIN_ATTEMPTS {
+        let Some(wait) = join_again_after(subscription.attempts) else {
             tracing::error!(session = self.name, topic = %subscription.topic, "the topic's room cannot be had");
             self.close(ctx, CloseCode::INTERNAL, "a topic's room cannot be had");
             return;
-        }
-        let wait = Duration::from_millis(5 << subscription.attempts);
+        };
         subscription.seat = None;
         if subscription.said_subscribed {
             subscription.from = SubscribeFrom::After(subscription.position);

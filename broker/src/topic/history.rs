@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::subscribe::{Missing, Resolved, Start};
 use super::{Place, Room};
-use crate::message_log::{LogError, MessageLog, Page, Read};
+use crate::message_log::{LogError, MessageLog, Page, PageItem, Read};
 use hark_protocol::{ServerFrame, TopicName};
 
 /// Order: read a page. Answered through `reply`; dropped unanswered if the room dies.
@@ -51,7 +51,13 @@ impl Room {
             .place
             .resolve(reading.order.from, self.settings.clock.now_ms())
         {
-            Resolved::Start(start) => reading.read(start),
+            Resolved::Start(start) => {
+                let (max_bytes, max_records) = (reading.order.max_bytes, reading.order.max_records);
+                match self.page_of_tail(start.position, max_bytes, max_records) {
+                    Some(page) => reading.answer(start, Ok(page)),
+                    None => reading.read(start),
+                }
+            }
             Resolved::AskLog { since_ms } => {
                 let (topic, head) = (self.topic.clone(), self.place.head);
                 let done = Box::new(move |found: Result<u64, LogError>| match found {
@@ -64,11 +70,31 @@ impl Room {
                             gap: None,
                         });
                     }
-                    Err(error) => reading.answer(Err(error)),
+                    Err(error) => reading.refuse(error),
                 });
                 self.log.find_time(topic, since_ms, head, done);
             }
         }
+    }
+
+    /// The page after `position`, if the tail reaches back so far: what many readers ask for who wait at the head.
+    fn page_of_tail(&self, position: u64, max_bytes: usize, max_records: usize) -> Option<Page> {
+        if position + 1 < self.place.first || !self.tail.covers(position) {
+            return None;
+        }
+        let mut items = Vec::new();
+        let mut reached = position;
+        let mut bytes = 0;
+        let batches = self.tail.after(position);
+        for record in batches.flat_map(|batch| &batch.records()[batch.start_after(position)..]) {
+            bytes += record.message.size_bytes();
+            if items.len() == max_records || (bytes > max_bytes && !items.is_empty()) {
+                break;
+            }
+            items.push(PageItem::Record(record.clone()));
+            reached = record.offset;
+        }
+        Some(Page { items, reached })
     }
 }
 
@@ -91,22 +117,27 @@ impl Reading {
             max_records: self.order.max_records,
         };
         let log = self.log.clone();
-        let done = Box::new(move |found: Result<Page, LogError>| {
-            let page = found.map(|page| HistoryPage {
-                gap: start
-                    .gap
-                    .map(|gap: Missing| gap.frame(&self.topic, self.place.cursor(start.position))),
-                cursor: self.place.cursor(page.reached),
-                caught_up: page.reached >= self.place.head,
-                page,
-            });
-            self.answer(page);
-        });
-        log.read(read, done);
+        log.read(read, Box::new(move |found| self.answer(start, found)));
     }
 
-    fn answer(self, page: Result<HistoryPage, LogError>) {
+    fn answer(self, start: Start, found: Result<Page, LogError>) {
+        let page = match found {
+            Ok(page) => page,
+            Err(error) => return self.refuse(error),
+        };
+        let found = HistoryPage {
+            gap: start
+                .gap
+                .map(|gap: Missing| gap.frame(&self.topic, self.place.cursor(start.position))),
+            cursor: self.place.cursor(page.reached),
+            caught_up: page.reached >= self.place.head,
+            page,
+        };
         // The request may have been given up meanwhile.
-        drop(self.order.reply.send(page));
+        drop(self.order.reply.send(Ok(found)));
+    }
+
+    fn refuse(self, error: LogError) {
+        drop(self.order.reply.send(Err(error)));
     }
 }

@@ -42,7 +42,10 @@ pub use history::{History, HistoryPage};
 pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
 pub use registry::{Registry, RoomHandle};
 pub use subscribe::{Pull, Subscribe, Unsubscribe};
-pub use subscriber::{Delivery, Refused, RoomNews, Seat, Seating, Subscriber};
+pub use subscriber::{
+    Credit, Delivery, PULL_RETRY, PageFrame, Refused, RoomNews, Seat, Seating, Subscriber,
+    join_again_after, pull_again_after,
+};
 pub use tail::Batch;
 
 use delete::Deletes;

@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use hark_protocol::{
-    Cursor, Encoded, Epoch, ErrorCode, GapReason, ServerFrame, Subprotocol, SubscribeFrom,
+    Cursor, Epoch, ErrorCode, GapReason, ServerFrame, Subprotocol, SubscribeFrom,
     TopicName, codec,
 };
 
 use super::tail::frame_bytes;
-use super::{Place, Room, RoomNews, Seat, Seating, Subscriber, tell_room};
+use super::{PageFrame, Place, Room, RoomNews, Seat, Seating, Subscriber, tell_room};
 use crate::message_log::{LogError, Page, PageItem, Read};
 
 /// A page has at most so many bytes (but at least one message).
@@ -404,8 +404,12 @@ impl Room {
                     break 'batches;
                 }
                 bytes += frame_bytes(frame);
-                frames.push(frame.clone());
                 reached = record.offset;
+                frames.push(PageFrame {
+                    frame: frame.clone(),
+                    position: reached,
+                    is_gap: false,
+                });
             }
         }
         let seated = &mut self.seats[seat.index];
@@ -451,11 +455,13 @@ impl PageTurn {
         self.subscriber.tell(news);
     }
 
-    fn frame(&self, item: &PageItem) -> Encoded {
+    fn frame(&self, item: &PageItem) -> PageFrame {
         match item {
-            PageItem::Record(record) => {
-                codec::encode_message(&self.topic, record, self.subprotocol)
-            }
+            PageItem::Record(record) => PageFrame {
+                frame: codec::encode_message(&self.topic, record, self.subprotocol),
+                position: record.offset,
+                is_gap: false,
+            },
             PageItem::Gap { reason, from, to } => self.gap(
                 Missing {
                     reason: *reason,
@@ -466,12 +472,16 @@ impl PageTurn {
         }
     }
 
-    fn gap(&self, missing: Missing, position: u64) -> Encoded {
+    fn gap(&self, missing: Missing, position: u64) -> PageFrame {
         let cursor = Cursor {
             epoch: self.epoch,
             offset: position,
         };
-        codec::encode_server(&missing.frame(&self.topic, cursor), self.subprotocol)
+        PageFrame {
+            frame: codec::encode_server(&missing.frame(&self.topic, cursor), self.subprotocol),
+            position,
+            is_gap: true,
+        }
     }
 }
 

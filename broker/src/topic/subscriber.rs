@@ -1,6 +1,9 @@
-//! What a room says to those who subscribe and publish. Owns the words; leaves to each transport how they are carried.
+//! What a room says to those who subscribe and publish. Owns the words, and how much and how long every subscriber bears; leaves to each
+//! transport how they are carried.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use actix::Message;
 use hark_protocol::{Cursor, Encoded, ErrorCode, Subprotocol};
@@ -20,6 +23,52 @@ pub trait Subscriber: Send + Sync {
 
     /// Whether it is still there. A room takes the seat of one that has gone.
     fn is_connected(&self) -> bool;
+}
+
+/// Bytes of live messages that all rooms together may have on their way to one subscriber.
+const CREDIT_BYTES: i64 = 256 * 1024;
+/// How often a subscription tries to join again when rooms die under it.
+const MAX_JOIN_ATTEMPTS: u32 = 10;
+/// Pages in a row that could not be read before a subscriber gives up: with the waits between them, about a minute.
+const MAX_PAGE_FAILURES: u32 = 18;
+
+/// How long to wait before asking again, where a room's mailbox or the reader pool is full.
+pub const PULL_RETRY: Duration = Duration::from_millis(20);
+
+/// How long to wait before joining again after so many rooms in a row have died; `None`: give up.
+pub fn join_again_after(attempts: u32) -> Option<Duration> {
+    (attempts <= MAX_JOIN_ATTEMPTS).then(|| Duration::from_millis(5 << attempts))
+}
+
+/// How long to wait before asking again for a page that could not be read so many times; `None`: give up.
+pub fn pull_again_after(failures: u32) -> Option<Duration> {
+    (failures <= MAX_PAGE_FAILURES).then(|| PULL_RETRY * (1 << failures.min(8)))
+}
+
+/// What rooms may still send a subscriber, in bytes. Rooms take, whoever writes to the socket gives back.
+#[derive(Debug)]
+pub struct Credit(AtomicI64);
+
+impl Default for Credit {
+    fn default() -> Self {
+        Self(AtomicI64::new(CREDIT_BYTES))
+    }
+}
+
+impl Credit {
+    /// Takes `bytes` if there is any credit at all: one batch may go beyond it.
+    pub fn take(&self, bytes: i64) -> bool {
+        if self.0.load(Ordering::Relaxed) <= 0 {
+            return false;
+        }
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// Gives back what the socket has taken.
+    pub fn give_back(&self, bytes: i64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// The subscriber's queue is full, its credit is used up, or it has gone.
@@ -80,6 +129,17 @@ pub struct Seating {
     pub live: bool,
 }
 
+/// A frame of a page: a message, or a gap.
+#[derive(Debug, Clone)]
+pub struct PageFrame {
+    /// As it goes on the wire.
+    pub frame: Encoded,
+    /// The position once it is read.
+    pub position: u64,
+    /// Whether it is a gap.
+    pub is_gap: bool,
+}
+
 /// What a room tells a subscriber.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -110,7 +170,7 @@ pub enum RoomNews {
         /// Which subscription.
         key: u32,
         /// Messages and gaps, as frames.
-        frames: Vec<Encoded>,
+        frames: Vec<PageFrame>,
         /// The position once they are read.
         position: u64,
         /// Whether the subscriber is live from here on.

@@ -26,6 +26,17 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// What a `publish` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Where to.
+    pub topic: TopicName,
+    /// What.
+    pub message: Message,
+    /// How it is known if it comes again.
+    pub idempotency: Idempotency,
+}
+
 /// Writes what a client says.
 pub fn encode_client(frame: &ClientFrame) -> ByteString {
     out::to_text(|out| match frame {
@@ -250,6 +261,23 @@ pub fn decode_client(bytes: &Bytes) -> Result<ClientFrame, FrameError> {
     })
 }
 
+/// Reads a `publish` where nothing else can stand, so that `type` may be left out. Gives its `id` too.
+pub fn decode_publish(bytes: &Bytes) -> Result<(Option<u64>, Publish), FrameError> {
+    let read = || {
+        let f = ClientFields::read(bytes)?;
+        match f.kind.as_ref().map(AsRef::as_ref) {
+            None | Some("publish") => Ok((f.id, published(f)?)),
+            Some(other) => Err(bad_frame(format_args!(
+                "a message to be published has the type publish, or none; it is {other:?}"
+            ))),
+        }
+    };
+    read().map_err(|error| FrameError {
+        id: read_id(bytes),
+        ..error
+    })
+}
+
 fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
     let f = ClientFields::read(bytes)?;
     let kind = need(f.kind.as_ref(), "a frame", "type")?.as_ref();
@@ -267,24 +295,40 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
             id: f.id,
             topic: checks::topic(need(f.topic.as_ref(), kind, "topic")?.as_ref())?,
         }),
-        "publish" => Ok(ClientFrame::Publish {
-            id: f.id,
-            topic: checks::topic_to_publish(need(f.topic.as_ref(), kind, "topic")?.as_ref())?,
-            message: Message {
-                payload: published_payload(&f)?,
-                headers: checks::headers(f.headers)?,
-            },
-            idempotency: checks::idempotency(
-                f.producer.as_ref().map(AsRef::as_ref),
-                f.seq,
-                f.message_id.as_ref().map(AsRef::as_ref),
-            )?,
-        }),
+        "publish" => {
+            let id = f.id;
+            let Publish {
+                topic,
+                message,
+                idempotency,
+            } = published(f)?;
+            Ok(ClientFrame::Publish {
+                id,
+                topic,
+                message,
+                idempotency,
+            })
+        }
         "ping" => Ok(ClientFrame::Ping { id: f.id }),
         unknown => Err(bad_frame(format_args!(
             "a client says auth, subscribe, unsubscribe, publish or ping; {unknown:?} is none of them"
         ))),
     }
+}
+
+fn published(f: ClientFields<'_>) -> Result<Publish, FrameError> {
+    Ok(Publish {
+        topic: checks::topic_to_publish(need(f.topic.as_ref(), "publish", "topic")?.as_ref())?,
+        message: Message {
+            payload: published_payload(&f)?,
+            headers: checks::headers(f.headers)?,
+        },
+        idempotency: checks::idempotency(
+            f.producer.as_ref().map(AsRef::as_ref),
+            f.seq,
+            f.message_id.as_ref().map(AsRef::as_ref),
+        )?,
+    })
 }
 
 fn published_payload(f: &ClientFields<'_>) -> Result<Payload, FrameError> {

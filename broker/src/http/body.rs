@@ -1,0 +1,154 @@
+//! The bodies of requests: whole, or cut into lines as they come. Owns their bounds, in bytes and in patience.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::web;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use hark_protocol::{ErrorCode, MAX_FRAME_BYTES};
+
+use super::{ApiError, Gate};
+
+/// Lines that are given out together, at most; the next ones are read when these are done with.
+const MAX_LINES_A_TURN: usize = 512;
+/// Bytes of lines that are given out together (but at least one line).
+const MAX_LINE_BYTES_A_TURN: usize = 256 * 1024;
+
+/// A request's body. One that dawdles is given up: no timer of the server runs once the head is there.
+pub(super) struct Body {
+    payload: Pin<Box<web::Payload>>,
+    patience: Duration,
+}
+
+impl Body {
+    pub(super) fn new(payload: web::Payload, gate: &Gate) -> Self {
+        Self {
+            payload: Box::pin(payload),
+            patience: gate.session_settings.stall_timeout,
+        }
+    }
+
+    /// All of it; `what` it is called where it is too large.
+    pub(super) async fn whole(mut self, what: &str) -> Result<Bytes, ApiError> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.next().await? {
+            if body.len() + chunk.len() > MAX_FRAME_BYTES {
+                return Err(too_large(what));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        match tokio::time::timeout(self.patience, self.payload.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(piece))) => Ok(Some(piece)),
+            Ok(Some(Err(error))) => Err(ApiError::new(
+                ErrorCode::BadFrame,
+                format!("the body ended early: {error}"),
+            )),
+            Err(_) => Err(ApiError::with_status(
+                StatusCode::REQUEST_TIMEOUT,
+                ErrorCode::BadFrame,
+                "the body did not come; send it without a pause",
+            )),
+        }
+    }
+}
+
+fn too_large(what: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::TooLarge,
+        format!("{what} has at most {MAX_FRAME_BYTES} bytes"),
+    )
+}
+
+/// A body cut into lines. Holds one line of at most the largest message, and what came behind it.
+pub(super) struct Lines {
+    body: Body,
+    buffer: BytesMut,
+    /// So many bytes of the buffer hold no line break.
+    searched: usize,
+    /// Inside a line that is too long: it has been answered, the rest of it is passed over.
+    skipping: bool,
+    ended: bool,
+}
+
+impl Lines {
+    pub(super) fn new(body: Body) -> Self {
+        Self {
+            body,
+            buffer: BytesMut::new(),
+            searched: 0,
+            skipping: false,
+            ended: false,
+        }
+    }
+
+    /// The lines that are there, but at least one; empty lines do not count. `None` at the end.
+    pub(super) async fn next_lines(&mut self) -> Option<Vec<Result<Bytes, ApiError>>> {
+        let mut lines = Vec::new();
+        let mut bytes = 0;
+        loop {
+            while lines.len() < MAX_LINES_A_TURN && bytes < MAX_LINE_BYTES_A_TURN {
+                let Some(line) = self.cut() else { break };
+                bytes += line.as_ref().map_or(0, Bytes::len);
+                lines.push(line);
+            }
+            if !lines.is_empty() {
+                return Some(lines);
+            }
+            if self.ended {
+                return None;
+            }
+            match self.body.next().await {
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
+                Ok(None) => self.ended = true,
+                // What is left is a part of a line, and must not be taken for a whole one.
+                Err(_) => {
+                    self.buffer.clear();
+                    self.ended = true;
+                }
+            }
+        }
+    }
+
+    /// The next line of the buffer that is not empty.
+    fn cut(&mut self) -> Option<Result<Bytes, ApiError>> {
+        loop {
+            let unsearched = &self.buffer[self.searched..];
+            let end = unsearched.iter().position(|&byte| byte == b'\n');
+            let end = end.map(|end| self.searched + end);
+            self.searched = if end.is_some() { 0 } else { self.buffer.len() };
+            let line = match end {
+                Some(end) => self.buffer.split_to(end + 1),
+                None if self.buffer.len() > MAX_FRAME_BYTES => {
+                    self.buffer.clear();
+                    self.searched = 0;
+                    match std::mem::replace(&mut self.skipping, true) {
+                        true => return None,
+                        false => return Some(Err(too_large("a line"))),
+                    }
+                }
+                None if self.ended && !self.buffer.is_empty() => {
+                    self.searched = 0;
+                    self.buffer.split()
+                }
+                None => return None,
+            };
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            let line = line.trim_ascii();
+            match line.len() {
+                0 => {}
+                1..=MAX_FRAME_BYTES => return Some(Ok(Bytes::copy_from_slice(line))),
+                _ => return Some(Err(too_large("a line"))),
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Who the client is, behind proxies. Anybody can write what he likes into `Forwarded` and `X-Forwarded-For`; only what a trusted proxy
+//! has added is believed.
+
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{FORWARDED, HeaderMap};
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// The client's address: that of the connection, or where that is a trusted proxy's, the nearest on the way to it that is not, by
+/// `Forwarded` (RFC 7239, section 4) or `X-Forwarded-For`. Where the two do not agree, the client has written one of them itself and the proxy
+/// has passed it on: then nothing is known but the proxy.
+pub(super) fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> String {
+    let Some(peer) = request.peer_addr() else {
+        return String::new();
+    };
+    let is_trusted = |address: IpAddr| {
+        let address = address.to_canonical();
+        trusted.iter().any(|network| network.contains(&address))
+    };
+    if !is_trusted(peer.ip()) {
+        return peer.to_string();
+    }
+    let nearest = |way: Vec<Option<IpAddr>>| {
+        let mut client = peer.ip();
+        // The last one was added by the proxy that we see, the one before it by the proxy before.
+        for address in way.into_iter().rev() {
+            // What cannot be read (`unknown`, a hidden name) hides who is behind it too.
+            let Some(address) = address else { break };
+            client = address;
+            if !is_trusted(address) {
+                break;
+            }
+        }
+        client
+    };
+    let headers = request.headers();
+    let by_forwarded = list(headers, FORWARDED.as_str())
+        .map(|hops| nearest(hops.iter().map(|hop| read_hop(hop)).collect()));
+    let by_for = list(headers, X_FORWARDED_FOR)
+        .map(|hops| nearest(hops.iter().map(|hop| read_address(hop)).collect()));
+    let client = match (by_forwarded, by_for) {
+        (Some(one), Some(other)) if one != other => peer.ip(),
+        (Some(client), _) | (None, Some(client)) => client,
+        (None, None) => peer.ip(),
+    };
+    client.to_string()
+}
+
+/// A header's list over all its lines (RFC 9110, section 5.3); `None` if it is not there.
+fn list(headers: &HeaderMap, name: &str) -> Option<Vec<String>> {
+    let lines = headers.get_all(name);
+    let list: Vec<String> = lines
+        .flat_map(|line| line.to_str().unwrap_or_default().split(','))
+        .map(str::to_owned)
+        .collect();
+    (!list.is_empty()).then_some(list)
+}
+
+/// Reads an element of `Forwarded`.
+fn read_hop(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
+    read_address(node)
+}
+
+/// Reads an address, with or without a port, quotes and brackets (RFC 7239, section 6).
+fn read_address(node: &str) -> Option<IpAddr> {
+    let node = node.trim().trim_matches('"');
+    let address = match node.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        // One colon is in front of a port; more are an IPv6 address without brackets.
+        None => match node.split_once(':') {
+            Some((address, port)) if !port.contains(':') => address,
+            _ => node,
+        },
+    };
+    let address: IpAddr = address.parse().ok()?;
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn address(peer: &str, headers: &[(&str, &str)]) -> String {
+        let trusted: Vec<IpNet> = ["127.0.0.1/32", "10.0.0.0/8", "fd00::/8"]
+            .iter()
+            .map(|network| network.parse().unwrap())
+            .collect();
+        let mut request = TestRequest::default().peer_addr(peer.parse().unwrap());
+        for &(name, value) in headers {
+            request = request.append_header((name, value));
+        }
+        client_address(&request.to_http_request(), &trusted)
+    }
+
+    #[test]
+    fn only_what_trusted_proxies_added_is_believed() {
+        let proxy = "127.0.0.1:9";
+        let forwarded_for = |value| address(proxy, &[("x-forwarded-for", value)]);
+        let forwarded = |value| address(proxy, &[("forwarded", value)]);
+        for (found, expected) in [
+            (address("192.0.2.7:9", &[]), "192.0.2.7:9"),
+            (
+                address("192.0.2.7:9", &[("x-forwarded-for", "198.51.100.1")]),
+                "192.0.2.7:9",
+            ),
+            (
+                address("192.0.2.7:9", &[("forwarded", "for=198.51.100.1")]),
+                "192.0.2.7:9",
+            ),
+            (address(proxy, &[]), "127.0.0.1"),
+            (forwarded_for("192.0.2.7"), "192.0.2.7"),
+            (forwarded_for("203.0.113.9, 192.0.2.7"), "192.0.2.7"),
+            (forwarded_for("203.0.113.9, 192.0.2.7, 10.1.2.3"), "192.0.2.7"),
+            (forwarded_for("10.9.9.9, 10.1.2.3"), "10.9.9.9"),
+            (forwarded_for("192.0.2.7:5123"), "192.0.2.7"),
+            (forwarded_for("2001:db8::1"), "2001:db8::1"),
+            (forwarded_for("::ffff:192.0.2.7"), "192.0.2.7"),
+            (forwarded_for("203.0.113.9, rubbish, 10.1.2.3"), "10.1.2.3"),
+            (forwarded_for(""), "127.0.0.1"),
+            (forwarded("for=192.0.2.7;proto=https"), "192.0.2.7"),
+            (
+                forwarded("proto=https; For=\"[2001:db8::1]:4711\""),
+                "2001:db8::1",
+            ),
+            (forwarded("for=203.0.113.9, for=192.0.2.7"), "192.0.2.7"),
+            (forwarded("for=unknown"), "127.0.0.1"),
+            (forwarded("for=_hidden, for=10.1.2.3"), "10.1.2.3"),
+            (
+                address(
+                    proxy,
+                    &[("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=192.0.2.7")],
+                ),
+                "127.0.0.1",
+            ),
+            (
+                address(
+                    proxy,
+                    &[("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7")],
+                ),
+                "192.0.2.7",
+            ),
+            (
+                address(
+                    proxy,
+                    &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "192.0.2.7")],
+                ),
+                "192.0.2.7",
+            ),
+            (
+                address("[fd00::1]:9", &[("x-forwarded-for", "192.0.2.7")]),
+                "192.0.2.7",
+            ),
+        ] {
+            assert_eq!(found, expected);
+        }
+    }
+}

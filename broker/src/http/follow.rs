@@ -1,0 +1,448 @@
+//! Following topics live, as an event stream does. Owns its subscriptions: joining, pulling pages, following rooms that die and come
+//! back; writes what they say as events. The pace is the socket's: nothing is asked for before what was written is taken, and live
+//! messages come against a credit.
+//!
+//! What a session's subscriptions do too; here there is one task instead of an actor, and nobody unsubscribes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hark_protocol::{Cursor, Epoch, ErrorCode, Subprotocol, SubscribeFrom, TopicName};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+
+use super::event_writer::EventWriter;
+use crate::session::{Goodbye, Leave};
+use crate::topic::{
+    Credit, Delivery, PULL_RETRY, Pull, Refused, Registry, RoomHandle, RoomNews, Seat, Seating,
+    Subscribe, Subscriber, Unsubscribe, join_again_after, pull_again_after,
+};
+
+/// So much is written before the socket has its turn.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// When a client whose stream has ended for something that passes is to come back.
+const COME_BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// Subscriptions to some topics, written as events.
+#[derive(Debug)]
+pub(super) struct Follower {
+    registry: Arc<Registry>,
+    inbox: Arc<Inbox>,
+    heard: UnboundedReceiver<Heard>,
+    topics: Vec<Followed>,
+    next_key: u32,
+    /// Topics that wait for a page, in turn.
+    pulls: VecDeque<usize>,
+    /// The subscription whose page is under way: one at a time.
+    outstanding: Option<u32>,
+    /// What live messages have taken of the credit, and the socket has not yet taken.
+    owed_bytes: i64,
+    /// All have joined, and the client has been told.
+    begun: bool,
+    ended: bool,
+}
+
+/// One topic's subscription.
+#[derive(Debug)]
+struct Followed {
+    topic: TopicName,
+    room: Arc<RoomHandle>,
+    /// Stands for one joining: what is on its way to an earlier one does not count.
+    key: u32,
+    from: SubscribeFrom,
+    seat: Option<Seat>,
+    /// Where the first joining was seated, until all have joined.
+    seating: Option<Seating>,
+    position: Cursor,
+    said_caught_up: bool,
+    /// Joinings that failed in a row.
+    attempts: u32,
+    /// Pages that could not be read, in a row.
+    page_failures: u32,
+    /// What is to be tried again, and when.
+    later: Option<(Instant, Later)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Later {
+    Join,
+    Pull,
+}
+
+/// What rooms, and the end of Hark, reach a follower by.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// Live messages are bounded by the credit, news by what was asked for.
+    heard: UnboundedSender<Heard>,
+    credit: Credit,
+    /// Whether live messages are taken yet.
+    open: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Heard {
+    Live(Delivery),
+    News(RoomNews),
+    Goodbye(Goodbye),
+}
+
+impl Subscriber for Inbox {
+    fn try_deliver(&self, delivery: Delivery) -> Result<(), Refused> {
+        let bytes = delivery.bytes as i64;
+        if !self.open.load(Ordering::Acquire) || !self.credit.take(bytes) {
+            return Err(Refused);
+        }
+        self.heard.send(Heard::Live(delivery)).map_err(|_| Refused)
+    }
+
+    fn tell(&self, news: RoomNews) {
+        // A stream that has ended no longer cares.
+        drop(self.heard.send(Heard::News(news)));
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.heard.is_closed()
+    }
+}
+
+impl Leave for Inbox {
+    fn leave(&self, goodbye: Goodbye) {
+        drop(self.heard.send(Heard::Goodbye(goodbye)));
+    }
+}
+
+impl Follower {
+    /// Begins to join the topics.
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        starts: impl Iterator<Item = (TopicName, SubscribeFrom)>,
+    ) -> Self {
+        let (sender, heard) = unbounded_channel();
+        let inbox = Inbox {
+            heard: sender,
+            credit: Credit::default(),
+            open: AtomicBool::new(false),
+        };
+        let nowhere = Cursor {
+            epoch: Epoch::new(1),
+            offset: 0,
+        };
+        let followed = |(topic, from): (TopicName, SubscribeFrom)| Followed {
+            room: registry.room(&topic),
+            topic,
+            key: 0,
+            from,
+            seat: None,
+            seating: None,
+            position: nowhere,
+            said_caught_up: false,
+            attempts: 0,
+            page_failures: 0,
+            later: None,
+        };
+        let topics: Vec<Followed> = starts.map(followed).collect();
+        let mut follower = Self {
+            topics,
+            registry,
+            inbox: Arc::new(inbox),
+            heard,
+            next_key: 0,
+            pulls: VecDeque::new(),
+            outstanding: None,
+            owed_bytes: 0,
+            begun: false,
+            ended: false,
+        };
+        for at in 0..follower.topics.len() {
+            follower.join(at);
+        }
+        follower
+    }
+
+    /// How it is told to go.
+    pub(super) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    /// Whether nothing more will be written.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Writes what there is, or what comes first until `end`. To be called when the socket has taken what was written before.
+    pub(super) async fn turn(&mut self, out: &mut EventWriter, end: Instant) {
+        let owed = std::mem::take(&mut self.owed_bytes);
+        self.inbox.credit.give_back(owed);
+        while out.is_empty() && !self.ended {
+            self.do_what_is_due();
+            self.pull_next();
+            let due = self.topics.iter().filter_map(|one| one.later);
+            let due = due.map(|(due, _)| due).min();
+            let wake = due.map_or(end, |due| due.min(end));
+            match tokio::time::timeout_at(wake, self.heard.recv()).await {
+                Ok(Some(heard)) => self.take(heard, out),
+                Ok(None) => return,
+                Err(_) if wake == end => return,
+                Err(_) => {}
+            }
+            while out.len() < CHUNK_BYTES
+                && !self.ended
+                && let Ok(heard) = self.heard.try_recv()
+            {
+                self.take(heard, out);
+            }
+        }
+    }
+
+    fn join(&mut self, at: usize) {
+        self.next_key = self.next_key.wrapping_add(1);
+        let one = &mut self.topics[at];
+        one.key = self.next_key;
+        one.seat = None;
+        if !one.room.is_connected() {
+            one.room = self.registry.room(&one.topic);
+        }
+        // Where the order cannot be sent, its drop guard says that the room is gone.
+        one.room.order(Subscribe::new(
+            self.inbox.clone(),
+            one.key,
+            one.from,
+            Subprotocol::Json,
+        ));
+    }
+
+    fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.topics.len() {
+            match self.topics[at].later {
+                Some((due, later)) if due <= now => {
+                    self.topics[at].later = None;
+                    match later {
+                        Later::Join => self.join(at),
+                        Later::Pull => self.want_page(at),
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn want_page(&mut self, at: usize) {
+        let is_under_way = self.outstanding == Some(self.topics[at].key);
+        if !is_under_way && !self.pulls.contains(&at) {
+            self.pulls.push_back(at);
+        }
+    }
+
+    /// Asks for the next page, if one is wanted and none is under way.
+    fn pull_next(&mut self) {
+        while self.begun
+            && self.outstanding.is_none()
+            && let Some(at) = self.pulls.pop_front()
+        {
+            let one = &mut self.topics[at];
+            let Some(seat) = one.seat else { continue };
+            let position = one.position;
+            if one.room.order(Pull { seat, position }) {
+                self.outstanding = Some(one.key);
+            } else if one.room.is_connected() {
+                one.later = Some((Instant::now() + PULL_RETRY, Later::Pull));
+            }
+            // Otherwise the room has gone, and will say so.
+        }
+    }
+
+    fn take(&mut self, heard: Heard, out: &mut EventWriter) {
+        match heard {
+            Heard::Live(delivery) => self.live(&delivery, out),
+            Heard::News(news) => self.news(news, out),
+            Heard::Goodbye(Goodbye { retry_after_ms }) => {
+                out.goodbye(retry_after_ms);
+                self.ended = true;
+            }
+        }
+    }
+
+    fn live(&mut self, delivery: &Delivery, out: &mut EventWriter) {
+        self.owed_bytes += delivery.bytes as i64;
+        let Some(at) = self.at(delivery.key) else {
+            return;
+        };
+        let one = &mut self.topics[at];
+        let records = &delivery.batch.records()[delivery.start..];
+        for (frame, record) in delivery.frames().iter().zip(records) {
+            one.position.offset = record.offset;
+            out.frame(at, false, one.position, frame);
+        }
+    }
+
+    fn news(&mut self, news: RoomNews, out: &mut EventWriter) {
+        match news {
+            RoomNews::Subscribed { key, seating } => self.subscribed(key, seating, out),
+            RoomNews::NotSubscribed { key, code, message } => match self.at(key) {
+                Some(at) if self.begun => self.room_gone(at, out),
+                Some(_) => self.fail(code, message, out),
+                None => {}
+            },
+            RoomNews::Lagging { key } => {
+                if let Some(at) = self.at(key) {
+                    self.want_page(at);
+                }
+            }
+            RoomNews::Page {
+                key,
+                frames,
+                position,
+                live,
+            } => {
+                let Some(at) = self.page_answered(key) else {
+                    return;
+                };
+                let one = &mut self.topics[at];
+                for page in &frames {
+                    one.position.offset = page.position;
+                    out.frame(at, page.is_gap, one.position, &page.frame);
+                }
+                one.position.offset = position;
+                one.page_failures = 0;
+                self.pull_unless(live, at, out);
+            }
+            RoomNews::Deleted { key, gap, position } => {
+                let Some(at) = self.page_answered(key) else {
+                    return;
+                };
+                let one = &mut self.topics[at];
+                one.position = position;
+                one.page_failures = 0;
+                out.frame(at, true, position, &gap);
+                self.want_page(at);
+            }
+            RoomNews::PageFailed { key, reason } => {
+                let Some(at) = self.page_answered(key) else {
+                    return;
+                };
+                let one = &mut self.topics[at];
+                one.page_failures += 1;
+                match pull_again_after(one.page_failures) {
+                    Some(wait) => one.later = Some((Instant::now() + wait, Later::Pull)),
+                    None => self.fail(ErrorCode::LogUnavailable, reason, out),
+                }
+            }
+            RoomNews::Gone { key } => {
+                if let Some(at) = self.at(key) {
+                    self.room_gone(at, out);
+                }
+            }
+            RoomNews::Unsubscribed { .. } => {}
+        }
+    }
+
+    fn subscribed(&mut self, key: u32, seating: Seating, out: &mut EventWriter) {
+        let Some(at) = self.at(key) else { return };
+        let one = &mut self.topics[at];
+        one.seat = Some(seating.seat);
+        one.position = seating.position;
+        one.attempts = 0;
+        if self.begun {
+            self.seated(at, seating, out);
+            return;
+        }
+        one.seating = Some(seating);
+        if self.topics.iter().all(|one| one.seating.is_some()) {
+            self.begin(out);
+        }
+    }
+
+    /// All have joined: an id has a cursor of every topic, so nothing is said before this.
+    fn begin(&mut self, out: &mut EventWriter) {
+        let seatings: Vec<Seating> = self
+            .topics
+            .iter_mut()
+            .filter_map(|one| one.seating.take())
+            .collect();
+        out.begin(seatings.iter().map(|seating| seating.cursor).collect());
+        self.begun = true;
+        self.inbox.open.store(true, Ordering::Release);
+        for (at, seating) in seatings.into_iter().enumerate() {
+            out.subscribed(at, seating.cursor, seating.head, seating.resumed);
+            self.seated(at, seating, out);
+        }
+    }
+
+    fn seated(&mut self, at: usize, seating: Seating, out: &mut EventWriter) {
+        if let Some(gap) = &seating.gap {
+            out.frame(at, true, seating.position, gap);
+        }
+        self.pull_unless(seating.live, at, out);
+    }
+
+    fn pull_unless(&mut self, live: bool, at: usize, out: &mut EventWriter) {
+        let one = &mut self.topics[at];
+        if !live {
+            self.want_page(at);
+        } else if !std::mem::replace(&mut one.said_caught_up, true) {
+            out.caught_up(at);
+        }
+    }
+
+    /// Joins again, from the position, a little later each time it fails.
+    fn room_gone(&mut self, at: usize, out: &mut EventWriter) {
+        let one = &mut self.topics[at];
+        if self.outstanding == Some(one.key) {
+            self.outstanding = None;
+        }
+        self.pulls.retain(|&waiting| waiting != at);
+        one.attempts += 1;
+        one.seat = None;
+        // What an earlier joining is still told does not count.
+        one.key = 0;
+        if self.begun {
+            one.from = SubscribeFrom::After(one.position);
+        } else if one.seating.take().is_some() {
+            // It had been seated, but the client has not heard of it: where it stood counts, or "now" would be later.
+            one.from = SubscribeFrom::After(one.position);
+        }
+        match join_again_after(one.attempts) {
+            Some(wait) => one.later = Some((Instant::now() + wait, Later::Join)),
+            None => {
+                let message = format!("the room of {} cannot be had", one.topic);
+                tracing::error!("{message}");
+                self.fail(ErrorCode::Internal, message, out);
+            }
+        }
+    }
+
+    /// Ends the stream; where trying again makes sense, the client is told when.
+    fn fail(&mut self, code: ErrorCode, message: String, out: &mut EventWriter) {
+        if code.try_again() {
+            out.retry(COME_BACK_AFTER);
+        }
+        out.error(code, message);
+        self.ended = true;
+    }
+
+    fn at(&self, key: u32) -> Option<usize> {
+        self.topics.iter().position(|one| one.key == key)
+    }
+
+    /// A page has come, if it is of a joining that still counts.
+    fn page_answered(&mut self, key: u32) -> Option<usize> {
+        if self.outstanding == Some(key) {
+            self.outstanding = None;
+        }
+        self.at(key)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        for one in &self.topics {
+            if let Some(seat) = one.seat {
+                // Where it cannot be told, the room finds out by itself that nobody is there.
+                one.room.order(Unsubscribe { seat });
+            }
+        }
+    }
+}

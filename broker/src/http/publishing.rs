@@ -1,0 +1,186 @@
+//! Publishing for HTTP requests: to the rooms, as every publish goes, and back as JSON. One message, or lines that are answered one
+//! by one, whatever their topics.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_web::HttpResponse;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::join_all;
+use futures_util::stream;
+use hark_protocol::codec::json::Publish as Asked;
+use hark_protocol::{ErrorCode, Idempotency, Message, TopicName};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::ApiError;
+use super::body::{Body, Lines};
+use crate::topic::{Outcome, Publish, PublishItem, Publisher, Receipt, Registry};
+
+/// One of several messages, and how its answer is to be told from the others'.
+pub(super) struct Line {
+    pub(super) publish: Result<Asked, ApiError>,
+    /// The client's own, told back.
+    pub(super) id: Option<u64>,
+    /// Whether the answer names the topic.
+    pub(super) names_topic: bool,
+}
+
+impl Line {
+    pub(super) fn of_one_topic(publish: Result<Asked, ApiError>) -> Self {
+        Self {
+            publish,
+            id: None,
+            names_topic: false,
+        }
+    }
+}
+
+/// Publishes one message, and gives its receipt.
+pub(super) async fn publish_one(
+    registry: &Arc<Registry>,
+    topic: TopicName,
+    message: Message,
+    idempotency: Idempotency,
+) -> Result<Value, ApiError> {
+    let outcomes = publish(registry, &topic, vec![(message, idempotency)]).await;
+    outcomes.into_iter().next().unwrap_or_else(|| Err(no_answer()))
+}
+
+/// Publishes messages of any topics, each topic's together and in their order, and gives an answer for each.
+pub(super) async fn publish_all(registry: &Arc<Registry>, lines: Vec<Line>) -> Vec<Value> {
+    let mut answers = vec![Value::Null; lines.len()];
+    let mut by_topic: HashMap<TopicName, Vec<(usize, Message, Idempotency)>> = HashMap::new();
+    for (at, line) in lines.into_iter().enumerate() {
+        let topic = match &line.publish {
+            Ok(asked) if line.names_topic => Some(asked.topic.as_str()),
+            _ => None,
+        };
+        let named = json!({ "id": line.id, "topic": topic });
+        answers[at] = named;
+        match line.publish {
+            Ok(Asked {
+                topic,
+                message,
+                idempotency,
+            }) => by_topic
+                .entry(topic)
+                .or_default()
+                .push((at, message, idempotency)),
+            Err(error) => say(&mut answers[at], error.body()),
+        }
+    }
+    let topics = by_topic.into_iter().map(|(topic, items)| async move {
+        let (places, messages): (Vec<usize>, Vec<_>) = items
+            .into_iter()
+            .map(|(at, message, idempotency)| (at, (message, idempotency)))
+            .unzip();
+        let outcomes = publish(registry, &topic, messages).await;
+        places.into_iter().zip(outcomes).collect::<Vec<_>>()
+    });
+    for (at, outcome) in join_all(topics).await.into_iter().flatten() {
+        say(
+            &mut answers[at],
+            outcome.unwrap_or_else(|error| error.body()),
+        );
+    }
+    answers
+}
+
+/// Adds to an answer that so far says which message it is to.
+fn say(answer: &mut Value, what: Value) {
+    let (Value::Object(answer), Value::Object(what)) = (answer, what) else {
+        return;
+    };
+    answer.retain(|_, value| !value.is_null());
+    answer.extend(what);
+}
+
+/// Publishes messages of one topic together and waits until they are answered: for each a receipt, or why not.
+async fn publish(
+    registry: &Arc<Registry>,
+    topic: &TopicName,
+    messages: Vec<(Message, Idempotency)>,
+) -> Vec<Result<Value, ApiError>> {
+    let count = messages.len();
+    let all = |error: ApiError| vec![Err(error); count];
+    let mut items = Vec::with_capacity(count);
+    let budget = &registry.settings().staged_budget;
+    for (tag, (message, idempotency)) in messages.into_iter().enumerate() {
+        let Some(taken) = budget.try_take(message.size_bytes()) else {
+            return all(ApiError::new(
+                ErrorCode::Busy,
+                "too much is waiting to be kept; send it again in a moment",
+            ));
+        };
+        items.push(PublishItem {
+            tag,
+            message,
+            idempotency,
+            taken,
+        });
+    }
+    let (send, receipts) = oneshot::channel();
+    let reply = Arc::new(Reply(Mutex::new(Some(send))));
+    // Held until the answer, so that the room does not retire; asked for each time, since one may have died meanwhile.
+    let room = registry.room(topic);
+    // Where it cannot be sent, the envelope answers `busy` by itself.
+    room.order(Publish::new(reply, items));
+    let Ok(receipts) = receipts.await else {
+        return all(no_answer());
+    };
+    let mut answers = all(no_answer());
+    for Receipt { tag, outcome } in receipts {
+        answers[tag] = match outcome {
+            Outcome::Kept { cursor, duplicate } => {
+                Ok(json!({ "cursor": cursor.to_string(), "duplicate": duplicate }))
+            }
+            Outcome::Refused(refusal) => Err(refusal.into()),
+        };
+    }
+    answers
+}
+
+fn no_answer() -> ApiError {
+    ApiError::new(
+        ErrorCode::Busy,
+        "the topic's room could not answer; send it again",
+    )
+}
+
+/// Where the receipts of one envelope go.
+struct Reply(Mutex<Option<oneshot::Sender<Vec<Receipt>>>>);
+
+impl Publisher for Reply {
+    fn take_receipts(&self, receipts: Vec<Receipt>) {
+        if let Some(reply) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The request may have been given up meanwhile.
+            drop(reply.send(receipts));
+        }
+    }
+}
+
+/// One message a line, each answered by a line, as they are kept: the answer begins while the body still comes. `read` reads a line.
+pub(super) fn answer_lines(
+    registry: Arc<Registry>,
+    body: Body,
+    read: impl FnMut(Bytes) -> Line + 'static,
+) -> HttpResponse {
+    let state = (registry, Lines::new(body), read);
+    let answers = stream::unfold(state, |(registry, mut lines, mut read)| async move {
+        let lines_of_turn = lines.next_lines().await?;
+        let read_lines = lines_of_turn
+            .into_iter()
+            .map(|line| line.map_or_else(|error| Line::of_one_topic(Err(error)), &mut read));
+        let mut answer = BytesMut::new();
+        for line in publish_all(&registry, read_lines.collect()).await {
+            answer.put_slice(line.to_string().as_bytes());
+            answer.put_u8(b'\n');
+        }
+        let answer = Ok::<_, actix_web::Error>(answer.freeze());
+        Some((answer, (registry, lines, read)))
+    });
+    HttpResponse::Ok()
+        .content_type("application/x-ndjson")
+        .streaming(answers)
+}

@@ -1,0 +1,112 @@
+//! Waiting for the first message: what a long-poll does between two looks at the history. Owns a place in each topic's room, where it takes
+//! nothing and only notices that there is something; what it is, is read as a page.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hark_protocol::{Subprotocol, SubscribeFrom, TopicName};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::page::Page;
+use super::{ApiError, Gate, stopping};
+use crate::session::{Goodbye, Leave, Present};
+use crate::topic::{
+    Delivery, Refused, RoomHandle, RoomNews, Seat, Subscribe, Subscriber, Unsubscribe,
+};
+
+/// A wait for the first message of some topics.
+pub(super) struct Waiting {
+    bell: Arc<Bell>,
+    /// Held, so that they do not retire.
+    rooms: Vec<Arc<RoomHandle>>,
+    _present: Present,
+}
+
+/// Rung when there is something.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Notify,
+    /// The seats it has been given, by the number of the topic.
+    seats: Mutex<Vec<(u32, Seat)>>,
+    gone: AtomicBool,
+    /// Hark is about to end.
+    told_to_go: AtomicBool,
+}
+
+impl Waiting {
+    /// Begins to wait for what comes after these pages.
+    pub(super) fn begin(
+        gate: &Gate,
+        topics: &[TopicName],
+        pages: &[Page],
+    ) -> Result<Self, ApiError> {
+        let bell = Arc::<Bell>::default();
+        let present = gate.sessions.enter(bell.clone()).ok_or_else(stopping)?;
+        let rooms = topics.iter().map(|topic| gate.registry.room(topic));
+        let waiting = Self {
+            rooms: rooms.collect(),
+            bell,
+            _present: present,
+        };
+        for (key, (room, page)) in (0_u32..).zip(waiting.rooms.iter().zip(pages)) {
+            let from = SubscribeFrom::After(page.cursor);
+            let bell = waiting.bell.clone();
+            // Where it cannot be sent, its drop guard says that the room is gone, which rings.
+            room.order(Subscribe::new(bell, key, from, Subprotocol::Json));
+        }
+        Ok(waiting)
+    }
+
+    /// Whether there may be something before `end`.
+    pub(super) async fn until(self, end: Instant) -> bool {
+        let rung = tokio::time::timeout_at(end, self.bell.rung.notified()).await;
+        rung.is_ok() && !self.bell.told_to_go.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // A seat that it is given after this is taken by the room, which finds nobody there.
+        self.bell.gone.store(true, Ordering::Release);
+        for (key, seat) in self.bell.seats().drain(..) {
+            if let Some(room) = self.rooms.get(key as usize) {
+                room.order(Unsubscribe { seat });
+            }
+        }
+    }
+}
+
+impl Bell {
+    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<(u32, Seat)>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriber for Bell {
+    fn try_deliver(&self, _: Delivery) -> Result<(), Refused> {
+        self.rung.notify_one();
+        Err(Refused)
+    }
+
+    fn tell(&self, news: RoomNews) {
+        if let RoomNews::Subscribed { key, seating } = news {
+            self.seats().push((key, seating.seat));
+            if seating.live && seating.gap.is_none() {
+                return;
+            }
+        }
+        self.rung.notify_one();
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.gone.load(Ordering::Acquire)
+    }
+}
+
+impl Leave for Bell {
+    fn leave(&self, _: Goodbye) {
+        self.told_to_go.store(true, Ordering::Release);
+        self.rung.notify_one();
+    }
+}
