@@ -5,13 +5,12 @@
 //! long, `HARK_FLIGHTS` says how many.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use hark_client::{Client, SubscribeFrom};
+use hark_tests::peers::{peers, python};
 use hark_tests::{Cli, DEADLINE, Setup, Tap, Ws, hark, until};
 use serde::Deserialize;
 use serde_json::json;
@@ -23,13 +22,6 @@ const ALL_ROWS: usize = 336_776;
 const KILLS: usize = 5;
 /// How often that is tried.
 const TRIES: usize = 12;
-
-fn peers() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .join("target/peers")
-}
 
 /// Each row as a JSON object, with its number and its columns in the file's order.
 fn rows() -> Vec<String> {
@@ -88,8 +80,7 @@ async fn flights_arrive_once_and_in_order_through_kill_9() {
         Arc::clone(&received),
     ));
     let mut sub = Cli::hark(&broker, &["sub", "flights", "--from", "earliest", "--json"]);
-    let mut python = Command::new(peers().join("venv/bin/python"));
-    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/subscriber.py"));
+    let mut python = python("subscriber.py");
     python.args([&broker.ws_url(), "flights", &rows.len().to_string()]);
     let mut python = Cli::spawn(python);
 
@@ -149,7 +140,8 @@ async fn flights_arrive_once_and_in_order_through_kill_9() {
         assert_eq!(data_in(&line), Some(row.as_str()), "row {n} at `hark sub`");
     }
     for (n, row) in rows.iter().enumerate() {
-        assert_eq!(&python.line(), row, "row {n} in Python");
+        let line = python.line();
+        assert_eq!(data_in(&line), Some(row.as_str()), "row {n} in Python");
     }
     let exit = python.wait();
     assert_eq!(exit.code, Some(0), "{}", exit.stderr);

@@ -7,24 +7,36 @@
 
 mod bad_input;
 mod basics;
+#[cfg(feature = "peers")]
+mod browser;
 mod cli;
 mod clock;
+mod connections;
 mod damage;
 mod delete;
 mod disk;
+mod events;
 mod fairness;
 mod faults;
 #[cfg(feature = "peers")]
 mod flights;
+#[cfg(feature = "peers")]
+mod foreign;
 mod growth;
 mod handshake;
 mod http;
+#[cfg(feature = "peers")]
+mod journey;
 mod limits;
 mod log_tools;
+mod long_poll;
 mod memory_topics;
+#[cfg(feature = "peers")]
+mod nginx;
 mod power;
 mod process;
 mod producers;
+mod publish_many;
 mod races;
 mod restart;
 mod resume;

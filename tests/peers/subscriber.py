@@ -1,9 +1,9 @@
 """A subscriber as somebody would write it who has read the wire's README and has Python's websockets.
 
-It prints the data of every message as one line of JSON, goes on with its cursor when the connection breaks, and ends
-when it has as many messages as it was told to wait for. A gap, or a message out of order, ends it with an error.
+It prints every message frame as it came, one a line, goes on with its cursor when the connection breaks, and ends when
+it has as many messages as it was told to wait for. A gap, or a message out of order, ends it with an error.
 
-Usage: subscriber.py URL TOPIC COUNT
+Usage: subscriber.py URL TOPIC COUNT [CURSOR]
 """
 
 import asyncio
@@ -13,9 +13,11 @@ import sys
 import websockets
 
 
-async def main(url, topic, count):
-    epoch, offset = None, 0
-    while offset < count:
+async def main(url, topic, count, cursor=None):
+    epoch, offset = cursor.split(":") if cursor else (None, 0)
+    offset = int(offset)
+    last = offset + count
+    while offset < last:
         try:
             async with websockets.connect(url, subprotocols=["hark.v1.json"]) as socket:
                 start = "earliest" if epoch is None else {"after": f"{epoch}:{offset}"}
@@ -27,8 +29,8 @@ async def main(url, topic, count):
                         if frame["offset"] != offset + 1:
                             sys.exit(f"offset {frame['offset']} came after {offset}")
                         offset = frame["offset"]
-                        print(json.dumps(frame["data"], separators=(",", ":"), ensure_ascii=False))
-                        if offset == count:
+                        print(text, flush=True)
+                        if offset == last:
                             return
                     elif kind == "subscribed":
                         epoch, position = frame["cursor"].split(":")
@@ -43,4 +45,4 @@ async def main(url, topic, count):
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]))

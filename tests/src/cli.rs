@@ -105,6 +105,22 @@ impl Cli {
         line
     }
 
+    /// The next line of stdout; `None` at its end.
+    pub fn line_or_end(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => {
+                self.taken.push(line.clone());
+                Some(line)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!(
+                "{}: neither a line nor the end in {DEADLINE:?}; it said: {}",
+                self.name,
+                text_of(&self.stderr)
+            ),
+        }
+    }
+
     /// The next line of stdout, if one comes within this time. `None` also at the end.
     pub fn line_within(&mut self, wait: Duration) -> Option<String> {
         let line = self.lines.recv_timeout(wait).ok()?;

@@ -76,6 +76,11 @@ impl Http {
         self.request("GET", path, &[], b"")
     }
 
+    /// `GET path` of a broker that may be down: how it went wrong, if there is no answer.
+    pub fn try_get(&self, path: &str) -> Result<Response, String> {
+        self.try_request("GET", path, &[], b"")
+    }
+
     /// `POST path` with these headers; none is added, not even a content type.
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
         self.request("POST", path, headers, body.as_ref())
@@ -104,6 +109,17 @@ impl Http {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Response {
+        self.try_request(method, path, headers, body)
+            .unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response, String> {
         let mut request = ureq::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base));
@@ -114,11 +130,11 @@ impl Http {
             [] if method == "GET" => self.agent.run(request.body(()).unwrap()),
             body => self.agent.run(request.body(body).unwrap()),
         };
-        let mut response = response.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        let mut response = response.map_err(|e| e.to_string())?;
         let text = |value: &ureq::http::HeaderValue| {
             String::from_utf8_lossy(value.as_bytes()).into_owned()
         };
-        Response {
+        Ok(Response {
             status: response.status().as_u16(),
             headers: response
                 .headers()
@@ -130,7 +146,7 @@ impl Http {
                 .with_config()
                 .limit(256 << 20)
                 .read_to_string()
-                .unwrap(),
-        }
+                .map_err(|e| e.to_string())?,
+        })
     }
 }

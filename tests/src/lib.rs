@@ -27,9 +27,14 @@
 )]
 
 mod broker;
+mod chromium;
 mod cli;
+mod curl;
+mod event_stream;
 mod http;
 mod model;
+mod nginx;
+pub mod peers;
 mod power;
 mod preload;
 mod raw;
@@ -41,13 +46,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use broker::{Broker, Exit, Setup, hark};
+pub use chromium::{Chromium, Tab};
 pub use cli::Cli;
+pub use curl::{Curl, Sse};
+pub use event_stream::{Event, EventStream};
 pub use http::{Http, Response};
 pub use model::{Acked, Range, Seen};
+pub use nginx::{NGINX_CONF, Nginx};
 pub use power::{Disk, Fate, Record};
 pub use preload::Preload;
 pub use raw::{Op, RawWs, raw_http, upgrade};
-pub use steady::{publish_surely, subscribe_surely};
+pub use steady::{publish_paced, publish_surely, subscribe_surely};
 pub use tap::Tap;
 pub use ws::{Ended, Ws};
 

@@ -2,7 +2,7 @@
 //! answered, and a subscriber that comes back with its cursor. No SDK, so that the two can be told apart.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hark_protocol::Subprotocol;
 use serde_json::{Value, json};
@@ -12,6 +12,21 @@ use crate::{Ended, Seen, Ws};
 /// How many publishes of `publish_surely` are unanswered at most.
 const WINDOW: u64 = 64;
 
+/// When each message is to be published.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    start: Instant,
+    /// From one message to the next; zero: all at once.
+    interval: Duration,
+}
+
+impl Pace {
+    fn due(&self, n: u64) -> Instant {
+        let n = u32::try_from(n).expect("not so many messages");
+        self.start + self.interval * n
+    }
+}
+
 /// Publishes `{"p": p, "n": 1}` to `total`, numbered under producer `p{p}`, through whatever happens to the broker; gives
 /// each message with its receipt.
 pub async fn publish_surely(
@@ -20,9 +35,34 @@ pub async fn publish_surely(
     p: u64,
     total: u64,
 ) -> Vec<(Value, Value)> {
+    publish_at(addr, topic, p, total, Duration::ZERO).await
+}
+
+/// Like `publish_surely`, so many a second. What could not be published in its time follows as fast as it can.
+pub async fn publish_paced(
+    addr: SocketAddr,
+    topic: &str,
+    p: u64,
+    total: u64,
+    per_second: u32,
+) -> Vec<(Value, Value)> {
+    publish_at(addr, topic, p, total, Duration::from_secs(1) / per_second).await
+}
+
+async fn publish_at(
+    addr: SocketAddr,
+    topic: &str,
+    p: u64,
+    total: u64,
+    interval: Duration,
+) -> Vec<(Value, Value)> {
+    let pace = Pace {
+        start: Instant::now(),
+        interval,
+    };
     let mut kept: Vec<(Value, Value)> = Vec::new();
     while (kept.len() as u64) < total {
-        let ended = publish_until_trouble(addr, topic, p, total, &mut kept).await;
+        let ended = publish_until_trouble(addr, topic, p, total, pace, &mut kept).await;
         if ended.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -35,12 +75,19 @@ async fn publish_until_trouble(
     topic: &str,
     p: u64,
     total: u64,
+    pace: Pace,
     kept: &mut Vec<(Value, Value)>,
 ) -> Result<(), Ended> {
     let mut ws = Ws::try_connect(addr, None).await.map_err(Ended::from)?;
     let mut sent = kept.len() as u64;
     while (kept.len() as u64) < total {
-        while sent < total && sent - (kept.len() as u64) < WINDOW {
+        if sent == kept.len() as u64 {
+            tokio::time::sleep_until(pace.due(sent + 1).into()).await;
+        }
+        while sent < total
+            && sent - (kept.len() as u64) < WINDOW
+            && pace.due(sent + 1) <= Instant::now()
+        {
             sent += 1;
             let data = message(p, sent);
             ws.try_feed(&json!({

@@ -10,8 +10,8 @@
 //! 5. **A duplicate was sent before**, and the message it stands for is there.
 //! 6. **Expired** is only what retention may take. Where a subscription was told so at its beginning, it never comes back; in the midst of
 //!    reading it is told of what is just being taken, and a kill may undo that.
-//! 7. **Lost** is nothing, and no epoch changes, unless the files were damaged; then up to one place, the same for everybody. What was called
-//!    lost is not shown to the next who asks, until the broker has been started again.
+//! 7. **Lost** is nothing, and no epoch changes, unless the files were damaged; then up to one place, the same for everybody (or all of it, where
+//!    not even the topic's name was left). What was called lost is not shown to the next who asks, until the broker has been started again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -545,6 +545,17 @@ impl Judge {
         }
         kept.exactly = Some(kept_up_to);
         Ok(())
+    }
+
+    /// A reader was told that the topic is another sequence now: damage has left so little that not even the topic's name was found, and nobody
+    /// can say how far it had come.
+    pub(crate) fn nothing_left(&mut self, topic: usize, old: &str, new: &str) -> Judged {
+        if !self.damage.ever {
+            violated!(
+                "topic {topic} is another sequence, {new} after {old}, and nothing was damaged"
+            );
+        }
+        self.lost_tail(topic, old, new, 0)
     }
 
     fn heir(&mut self, topic: usize, old: &str, new: &str) -> Judged<&mut Kept> {

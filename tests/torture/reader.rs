@@ -181,10 +181,14 @@ impl Reader {
         let topic = self.topic;
         let after = Place::parse(&frame["cursor"])?;
         let (Some(from), Some(to)) = (frame["from"].as_u64(), frame["to"].as_u64()) else {
-            violated!(
-                "after {} of topic {topic} a gap without a range: {frame}",
-                self.place
-            );
+            if frame["reason"] != "other_epoch" || !self.owed_a_gap {
+                violated!(
+                    "after {} of topic {topic} a gap without a range: {frame}",
+                    self.place
+                );
+            }
+            judge.nothing_left(topic, &self.place.epoch, &after.epoch)?;
+            return self.goes_on_at(after, frame);
         };
         if from > to {
             violated!(
@@ -243,6 +247,10 @@ impl Reader {
                 self.place
             ),
         }
+        self.goes_on_at(after, frame)
+    }
+
+    fn goes_on_at(&mut self, after: Place, frame: &Value) -> Judged {
         self.place = after;
         match std::mem::take(&mut self.owed_a_gap) {
             true => self.judge_head(frame),

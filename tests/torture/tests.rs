@@ -278,6 +278,11 @@ fn a_gap_without_damage_or_retention_is_noticed() {
         reader(&mut judge).take(&mut judge, &without_range),
         "a gap without a range",
     );
+    let another = json!({"type": "gap", "reason": "other_epoch", "cursor": "f:0"});
+    noticed(
+        reader(&mut judge).take(&mut judge, &another),
+        "nothing was damaged",
+    );
     noticed(
         reader(&mut judge).take(&mut judge, &gap("expired", 6, 7, "e:7")),
         "nothing ever does",
@@ -289,6 +294,22 @@ fn a_gap_without_damage_or_retention_is_noticed() {
     noticed(
         reader(&mut judge).take(&mut judge, &gap("lost", 4, 5, "f:3")),
         "nothing was damaged",
+    );
+}
+
+#[test]
+fn a_topic_of_which_damage_left_nothing_is_another_sequence_for_all() {
+    let mut judge = kept(10);
+    judge.damaged();
+    let another = json!({"type": "gap", "reason": "other_epoch", "cursor": "f:0"});
+    for place in ["e:5", "e:10"] {
+        let mut reader = subscribe(&mut judge, &after(place), place, 0, false).unwrap();
+        reader.take(&mut judge, &another).unwrap();
+    }
+    let mut reader = subscribe(&mut judge, &after("e:7"), "e:7", 10, false).unwrap();
+    noticed(
+        reader.take(&mut judge, &gap("lost", 6, 7, "f:5")),
+        "said otherwise before",
     );
 }
 

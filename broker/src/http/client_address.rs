@@ -117,7 +117,10 @@ mod tests {
             (address(proxy, &[]), "127.0.0.1"),
             (forwarded_for("192.0.2.7"), "192.0.2.7"),
             (forwarded_for("203.0.113.9, 192.0.2.7"), "192.0.2.7"),
-            (forwarded_for("203.0.113.9, 192.0.2.7, 10.1.2.3"), "192.0.2.7"),
+            (
+                forwarded_for("203.0.113.9, 192.0.2.7, 10.1.2.3"),
+                "192.0.2.7",
+            ),
             (forwarded_for("10.9.9.9, 10.1.2.3"), "10.9.9.9"),
             (forwarded_for("192.0.2.7:5123"), "192.0.2.7"),
             (forwarded_for("2001:db8::1"), "2001:db8::1"),
@@ -135,21 +138,30 @@ mod tests {
             (
                 address(
                     proxy,
-                    &[("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=192.0.2.7")],
+                    &[
+                        ("x-forwarded-for", "203.0.113.9"),
+                        ("forwarded", "for=192.0.2.7"),
+                    ],
                 ),
                 "127.0.0.1",
             ),
             (
                 address(
                     proxy,
-                    &[("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=192.0.2.7")],
+                    &[
+                        ("x-forwarded-for", "192.0.2.7"),
+                        ("forwarded", "for=192.0.2.7"),
+                    ],
                 ),
                 "192.0.2.7",
             ),
             (
                 address(
                     proxy,
-                    &[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "192.0.2.7")],
+                    &[
+                        ("x-forwarded-for", "203.0.113.9"),
+                        ("x-forwarded-for", "192.0.2.7"),
+                    ],
                 ),
                 "192.0.2.7",
             ),

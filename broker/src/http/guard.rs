@@ -65,7 +65,9 @@ impl Admission {
 pub fn cors(admission: &Admission) -> Condition<Cors> {
     let known = admission.clone();
     let cors = Cors::default()
-        .allowed_origin_fn(move |origin, _| origin.to_str().is_ok_and(|origin| known.allows(origin)))
+        .allowed_origin_fn(move |origin, _| {
+            origin.to_str().is_ok_and(|origin| known.allows(origin))
+        })
         .allowed_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_any_header()
         .expose_headers(["Hark-Cursor", "Retry-After"])

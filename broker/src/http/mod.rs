@@ -93,7 +93,10 @@ pub fn routes(app: &mut web::ServiceConfig) {
     app.service(messages)
         .service(messages_of_topics)
         .service(topic)
-        .service(read_only("/v1/topics/{topic}/events", web::get().to(events::of_topic)))
+        .service(read_only(
+            "/v1/topics/{topic}/events",
+            web::get().to(events::of_topic),
+        ))
         .service(read_only("/v1/events", web::get().to(events::of_topics)))
         .service(read_only("/", web::get().to(front_page)))
         .service(read_only("/ws", web::get().to(upgrade::upgrade)))

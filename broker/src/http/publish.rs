@@ -59,7 +59,8 @@ pub(super) async fn publish(
         payload: payload_of(body, content_type.as_deref())?,
         headers,
     };
-    let receipt = publishing::publish_one(&gate.registry, topic, message, counted.of_line(0)).await?;
+    let receipt =
+        publishing::publish_one(&gate.registry, topic, message, counted.of_line(0)).await?;
     Ok(HttpResponse::Ok().json(receipt))
 }
 

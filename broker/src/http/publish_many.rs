@@ -35,7 +35,11 @@ pub(super) async fn publish(
                 "messages come as lines (application/x-ndjson) or as a list (application/json), not as {other}"
             );
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            Err(ApiError::with_status(status, ErrorCode::Unsupported, message))
+            Err(ApiError::with_status(
+                status,
+                ErrorCode::Unsupported,
+                message,
+            ))
         }
     }
 }

@@ -44,7 +44,10 @@ pub(super) async fn publish_one(
     idempotency: Idempotency,
 ) -> Result<Value, ApiError> {
     let outcomes = publish(registry, &topic, vec![(message, idempotency)]).await;
-    outcomes.into_iter().next().unwrap_or_else(|| Err(no_answer()))
+    outcomes
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| Err(no_answer()))
 }
 
 /// Publishes messages of any topics, each topic's together and in their order, and gives an answer for each.

@@ -14,7 +14,9 @@ use super::Session;
 use super::publishing::Receipts;
 use super::socket::SessionContext;
 use super::subscriptions::Asked;
-use crate::topic::{Credit, Delivery, PULL_RETRY, Publisher, Receipt, Refused, RoomNews, Subscriber};
+use crate::topic::{
+    Credit, Delivery, PULL_RETRY, Publisher, Receipt, Refused, RoomNews, Subscriber,
+};
 
 /// What both sides of the socket share with the session.
 #[derive(Debug)]

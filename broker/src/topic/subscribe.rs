@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use hark_protocol::{
-    Cursor, Epoch, ErrorCode, GapReason, ServerFrame, Subprotocol, SubscribeFrom,
-    TopicName, codec,
+    Cursor, Epoch, ErrorCode, GapReason, ServerFrame, Subprotocol, SubscribeFrom, TopicName, codec,
 };
 
 use super::tail::frame_bytes;

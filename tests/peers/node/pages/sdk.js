@@ -1,0 +1,25 @@
+// What a page needs to follow TOPIC and publish to it with Hark's SDK. Leaves the events in `seen`, its receipts in `receipts`, what went wrong in
+// `failed`, and each state of the connection in `states`.
+window.seen = [];
+window.receipts = [];
+window.failed = [];
+window.states = [];
+window.ready = import("/hark.js").then(({ connect, localCursor }) => {
+  window.hark = connect(OPTIONS);
+  hark.on("state", (state) => states.push({ state: state.state, transport: state.transport }));
+  window.subscription = hark.subscribe("TOPIC", { from: "earliest", cursor: STORED ? localCursor("test") : undefined });
+  for (const kind of ["message", "gap"]) subscription.on(kind, (event) => void seen.push(event));
+});
+
+/** Publishes numbered messages, one every 5 ms, without waiting for their receipts. */
+window.publishNumbered = async (from, to) => {
+  const answers = [];
+  for (let n = from; n <= to; n++) {
+    answers.push(hark.publish("TOPIC", { page: n }).then(
+      (receipt) => receipts.push({ n, ...receipt }),
+      (error) => failed.push(`${n}: ${error.code} ${error.message}`),
+    ));
+    await new Promise((next) => setTimeout(next, 5));
+  }
+  await Promise.all(answers);
+};

@@ -1,0 +1,251 @@
+//! nginx in front of the broker, with the configuration that the README shows (`tests/peers/nginx.conf`): started on a port and in a folder of its own,
+//! stopped, killed and started again. Never the machine's own nginx service.
+
+use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tempfile::TempDir;
+
+use crate::broker::quiet_port;
+use crate::peers::program;
+use crate::{Broker, DEADLINE, Http};
+
+/// The configuration as the README shows it.
+pub const NGINX_CONF: &str = include_str!("../peers/nginx.conf");
+
+/// What the tests replace in it.
+const UPSTREAM: &str = "server 127.0.0.1:4275;";
+const LISTEN: &str = "listen 8080;";
+/// Where the tests put a location of their own.
+const LOCATION: &str = "    location / {";
+
+/// A running (or stopped, and not yet restarted) nginx. Killed on drop, with its workers.
+#[derive(Debug)]
+pub struct Nginx {
+    dir: TempDir,
+    port: u16,
+    upstream: SocketAddr,
+    /// Directives beside the README's, for all of HTTP.
+    http: String,
+    master: Option<Child>,
+}
+
+impl Nginx {
+    /// Starts it in front of `broker`.
+    pub fn in_front_of(broker: &Broker) -> Self {
+        Self::with(broker, "")
+    }
+
+    /// Starts it with further directives beside those of the README.
+    pub fn with(broker: &Broker, http: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Started by root, its workers run as somebody else, who needs a way in.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let mut nginx = Self {
+            dir,
+            port: quiet_port(),
+            upstream: broker.addr(),
+            http: http.to_owned(),
+            master: None,
+        };
+        nginx.write_conf("");
+        nginx.start_again();
+        nginx
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The WebSocket's URL.
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/ws", self.addr())
+    }
+
+    /// The URL of `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr())
+    }
+
+    /// A client for the broker's HTTP routes, through it.
+    pub fn http(&self) -> Http {
+        Http::new(self.url(""))
+    }
+
+    /// From now on, new WebSockets are refused with 403, as some companies' proxies do.
+    pub fn refuse_websockets(&mut self) {
+        self.write_conf("    location = /ws { return 403; }\n");
+        self.reload();
+    }
+
+    /// From now on, WebSockets are let through again.
+    pub fn allow_websockets(&mut self) {
+        self.write_conf("");
+        self.reload();
+    }
+
+    /// Stops it at once, cutting every connection, and waits until it is gone.
+    pub fn stop(&mut self) {
+        let master = self.master.take().expect("nginx runs");
+        kill_process(Pid::from_child(&master), Signal::TERM).unwrap();
+        self.reap(master);
+    }
+
+    /// Kills it with all its workers, as a power cut would.
+    pub fn kill9(&mut self) {
+        let master = self.master.take().expect("nginx runs");
+        kill_process_group(Pid::from_child(&master), Signal::KILL).unwrap(); // with its workers
+        self.reap(master);
+    }
+
+    /// Starts it on its port, for the first time or again, and waits until it listens.
+    pub fn start_again(&mut self) {
+        assert!(self.master.is_none(), "nginx still runs");
+        let mut command = program("nginx");
+        command
+            .arg("-p")
+            .arg(self.dir.path())
+            .arg("-c")
+            .arg(self.conf());
+        // Where it writes to before it has read its configuration.
+        command.arg("-e").arg(self.log_path());
+        let master = command
+            .process_group(0) // so that its workers can be killed with it
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.master = Some(master);
+        let end = Instant::now() + DEADLINE;
+        while TcpStream::connect(self.addr()).is_err() {
+            let exit = self.master.as_mut().unwrap().try_wait().unwrap();
+            assert!(exit.is_none(), "nginx ended with {exit:?}: {}", self.log());
+            assert!(
+                Instant::now() < end,
+                "nginx does not listen: {}",
+                self.log()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.dir.path().join("nginx.conf")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("error.log")
+    }
+
+    /// Writes the configuration: the README's for the site, and around it what Debian's nginx.conf has.
+    fn write_conf(&self, location: &str) {
+        let mut site = NGINX_CONF.to_owned();
+        for (shown, ours) in [
+            (UPSTREAM, format!("server {};", self.upstream)),
+            (LISTEN, format!("listen {};", self.addr())),
+            (LOCATION, format!("{location}{LOCATION}")),
+        ] {
+            assert_eq!(
+                site.matches(shown).count(),
+                1,
+                "{shown:?} stands once in nginx.conf"
+            );
+            site = site.replace(shown, &ours);
+        }
+        let mut conf = String::new();
+        let dir = self.dir.path().display();
+        writeln!(
+            conf,
+            "daemon off;\nworker_processes 2;\npid {dir}/nginx.pid;"
+        )
+        .unwrap();
+        writeln!(conf, "error_log {dir}/error.log info;").unwrap();
+        writeln!(conf, "events {{}}\nhttp {{\naccess_log off;").unwrap();
+        for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            writeln!(conf, "{kind}_temp_path {dir}/{kind};").unwrap();
+        }
+        writeln!(conf, "{}\n{site}}}", self.http).unwrap();
+        std::fs::write(self.conf(), conf).unwrap();
+    }
+
+    /// Has it read its configuration again, and waits until the new workers are there. The old ones go on with the connections they have.
+    fn reload(&mut self) {
+        let master = Pid::from_child(self.master.as_ref().expect("nginx runs"));
+        let before = workers(master);
+        kill_process(master, Signal::HUP).unwrap();
+        let end = Instant::now() + DEADLINE;
+        // The old ones stop listening when the new ones run; those with connections stay, and say so.
+        while workers(master)
+            .iter()
+            .filter(|worker| !before.contains(worker))
+            .count()
+            < 2
+            || before.iter().any(|&worker| listens(worker))
+        {
+            assert!(
+                Instant::now() < end,
+                "nginx does not reload: {}",
+                self.log()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    fn reap(&self, mut master: Child) {
+        master.wait().unwrap();
+        let end = Instant::now() + DEADLINE;
+        // Workers that outlive their master for a moment still hold the port.
+        while TcpStream::connect(self.addr()).is_ok() {
+            assert!(Instant::now() < end, "nginx still listens: {}", self.log());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+/// The processes whose parent is `master`.
+fn workers(master: Pid) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children"));
+    let children = children.unwrap_or_default();
+    children
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+/// Whether a worker still takes new connections: one that does not calls itself so.
+fn listens(worker: u32) -> bool {
+    let title = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap_or_default();
+    let title = String::from_utf8_lossy(&title).into_owned();
+    !title.is_empty() && !title.contains("is shutting down")
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if let Some(mut master) = self.master.take() {
+            let killed = kill_process_group(Pid::from_child(&master), Signal::KILL);
+            if let Err(error) = killed.map_err(Into::into).and_then(|()| master.wait()) {
+                eprintln!("nginx could not be killed: {error}");
+            }
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(20)..];
+            eprintln!("--- nginx said (at most the last 20 lines): {shown:#?}");
+        }
+    }
+}
