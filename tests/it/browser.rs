@@ -138,7 +138,7 @@ async fn the_sdk_in_a_page_survives_broker_and_proxy_and_finds_its_way() {
     tab.eval(&sdk("a", "{}", false));
     tab.eval("ready");
     let publishing = tokio::spawn(publish_paced(broker.addr(), "a", 1, STEADY, 500));
-    tab.eval(&run("window.published = publishNumbered(1, 600)"));
+    tab.eval(&run("window.published = publishNumbered('first', 600)"));
     has_seen(&tab, 100);
     on_transport(&tab, "websocket");
 
@@ -158,7 +158,7 @@ async fn the_sdk_in_a_page_survives_broker_and_proxy_and_finds_its_way() {
     nginx.stop();
     nginx.start_again();
     on_transport(&tab, "sse");
-    tab.eval(&run("window.publishedToo = publishNumbered(601, 900)"));
+    tab.eval(&run("window.publishedToo = publishNumbered('second', 300)"));
     let so_far = head(&broker, "a");
     has_seen(&tab, so_far + 50);
     broker.kill9();
@@ -173,17 +173,21 @@ async fn the_sdk_in_a_page_survives_broker_and_proxy_and_finds_its_way() {
     tab.eval("published");
     tab.eval("publishedToo");
 
-    // Everything is kept once, the page's messages in its order, and the page has seen all of it so.
+    // Everything is kept once, the page's messages in their order, and the page has seen all of it so.
     assert_eq!(tab.eval("failed"), json!([]));
     assert_eq!(head(&broker, "a"), STEADY + 900);
     let kept = has_exactly(&tab, &broker, "a");
-    let of_page: Vec<u64> = kept
-        .iter()
-        .filter_map(|m| m["data"]["page"].as_u64())
-        .collect();
-    assert_eq!(of_page, (1..=900).collect::<Vec<_>>());
-    let told = tab.eval("receipts.map(receipt => receipt.n).sort((a, b) => a - b)");
-    assert_eq!(told, json!((1..=900).collect::<Vec<_>>()));
+    for (name, count) in [("first", 600), ("second", 300)] {
+        let numbers: Vec<u64> = kept
+            .iter()
+            .filter(|message| message["data"]["name"] == name)
+            .map(|message| message["data"]["n"].as_u64().unwrap())
+            .collect();
+        assert_eq!(numbers, (1..=count).collect::<Vec<_>>(), "{name}");
+        let receipts =
+            format!("receipts.filter(({{ name }}) => name === '{name}').map(({{ n }}) => n)");
+        assert_eq!(tab.eval(&receipts), json!(numbers), "receipts of {name}");
+    }
 }
 
 #[track_caller]
@@ -208,7 +212,7 @@ async fn the_sdk_does_without_websocket_and_without_streams() {
     for (tab, transport) in tabs {
         tab.eval("ready");
         on_transport(tab, transport);
-        tab.eval(&run("window.published = publishNumbered(1, 200)"));
+        tab.eval(&run("window.published = publishNumbered('page', 200)"));
     }
 
     let publishing = tokio::spawn(publish_paced(broker.addr(), "a", 1, STEADY, 500));
@@ -356,4 +360,70 @@ async fn a_foreign_page_can_publish_only_if_it_is_allowed() {
         })
     );
     head_reaches(&broker, "a", 8).await;
+}
+
+/// What a newcomer sees first: the page that the broker serves, under the policy it is served with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_page_chats_and_remembers() {
+    const SHOWN: &str = "[...document.querySelectorAll('#messages .said')].map(said => said.textContent)";
+    let mut broker = Setup::new().restarts().start();
+    let chromium = Chromium::start();
+    // TMP
+    let policy = broker.http().get("/demo").ok().headers["content-security-policy"].clone();
+    assert!(policy.contains("default-src 'self'") && !policy.contains("unsafe"), "{policy}");
+    let open = || {
+        let tab = chromium.open(&broker.url("/demo?room=kitchen"));
+        tab.until("document.querySelector('#pill').dataset.state === 'open'", "document.body.innerText");
+        tab
+    };
+    let mut said: Vec<String> = Vec::new();
+    let shows = |tab: &Tab<'_>, said: &[String]| {
+        let said = json!(said).to_string();
+        tab.until(&format!("JSON.stringify({SHOWN}) === {}", json!(said)), SHOWN);
+    };
+    let quiet = |tab: &Tab<'_>| assert_eq!(tab.troubles(), Vec::<String>::new());
+
+    // Two tabs talk, in words that a page had better not take for its own.
+    let (ana, ben) = (open(), open());
+    for (tab, words) in [(&ana, "hello 🎺"), (&ben, "<img src=x onerror=alert(1)> & <b>\"you\"</b>")] {
+        tab.write("#text", words);
+        said.push(words.to_owned());
+        shows(&ana, &said);
+        shows(&ben, &said);
+    }
+    ana.until("/^Kept at \\w+:1/.test(document.querySelector('#receipt').textContent)", "document.body.innerText");
+
+    // The line for a terminal does what it says.
+    let line = ana.eval("document.querySelector('#curl').textContent");
+    let curl = std::process::Command::new("sh").args(["-c", line.as_str().unwrap()]).output().unwrap();
+    let receipt: Value = serde_json::from_slice(&curl.stdout).unwrap();
+    assert_eq!(receipt["duplicate"], false, "{line}: {receipt}");
+    said.push("Hello from curl".to_owned());
+    shows(&ana, &said);
+    shows(&ben, &said);
+
+    // Reloaded, it shows what was, and goes on.
+    ana.reload();
+    shows(&ana, &said);
+    ben.write("#text", "are you back?");
+    said.push("are you back?".to_owned());
+    shows(&ana, &said);
+    quiet(&ana);
+    quiet(&ben);
+
+    // What is written while Hark is away is sent when it is back; and a tab opened then shows everything.
+    broker.kill9();
+    ana.until("document.querySelector('#pill').dataset.state !== 'open'", "document.body.innerText");
+    ana.write("#text", "is anybody there?");
+    ana.until("document.querySelector('#receipt').textContent.includes('waits')", "document.body.innerText");
+    broker.start_again();
+    said.push("is anybody there?".to_owned());
+    shows(&ana, &said);
+    shows(&ben, &said);
+    ben.close();
+    ana.reload();
+    ana.troubles(); // The browser's own words on refused connections, while Hark was away.
+    shows(&ana, &said);
+    assert_eq!(head(&broker, "demo.kitchen"), said.len() as u64);
+    quiet(&ana);
 }

@@ -92,6 +92,12 @@ impl Tab<'_> {
         }
     }
 
+    /// Writes into an element (a CSS selector) as a person does, and presses Enter.
+    pub fn write(&self, into: &str, text: &str) {
+        let wrote = self.ask(json!({"do": "write", "into": into, "text": text}));
+        wrote.unwrap_or_else(|e| panic!("{into}: {e}"));
+    }
+
     /// Loads the page again.
     pub fn reload(&self) {
         self.ask(json!({"do": "reload"})).unwrap();

@@ -1,6 +1,7 @@
 //! HTTP: every route on one screen. Owns requests and responses; what they ask for is done by rooms and the log, the same way as
 //! for a session: there is no second path.
 
+mod assets;
 mod body;
 mod client_address;
 mod error;
@@ -104,6 +105,10 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .service(read_only("/healthz", web::get().to(alive)))
         .service(read_only("/readyz", web::get().to(ready)))
         .default_service(web::to(error::no_such_route));
+    for asset in &assets::ASSETS {
+        let serve = web::get().to(|known| async { asset.serve(known) });
+        app.service(read_only(asset.path, serve));
+    }
 }
 
 fn read_only(path: &str, route: Route) -> Resource {
@@ -117,7 +122,7 @@ async fn front_page() -> HttpResponse {
     HttpResponse::Ok().content_type("text/html; charset=utf-8").body(concat!(
         "<!doctype html><meta charset=utf-8><title>Hark</title><h1>Hark ",
         env!("CARGO_PKG_VERSION"),
-        "</h1><p>A pub/sub message broker that remembers. It serves WebSockets at <code>/ws</code>; \
+        "</h1><p>A pub/sub message broker that remembers. <a href=demo>Try it.</a> It serves WebSockets at <code>/ws</code>; \
          in this page's console:<pre>ws = new WebSocket(`ws://${location.host}/ws`)\n\
          ws.onmessage = e => console.log(e.data)\n\
          ws.onopen = () => ws.send('{\"type\":\"subscribe\",\"id\":1,\"topic\":\"hello\",\"from\":\"earliest\"}')</pre>"

@@ -11,13 +11,13 @@ window.ready = import("/hark.js").then(({ connect, localCursor }) => {
   for (const kind of ["message", "gap"]) subscription.on(kind, (event) => void seen.push(event));
 });
 
-/** Publishes numbered messages, one every 5 ms, without waiting for their receipts. */
-window.publishNumbered = async (from, to) => {
+/** Publishes `count` messages of a name, numbered, one every 5 ms, without waiting for their receipts; ends when all are answered. */
+window.publishNumbered = async (name, count) => {
   const answers = [];
-  for (let n = from; n <= to; n++) {
-    answers.push(hark.publish("TOPIC", { page: n }).then(
-      (receipt) => receipts.push({ n, ...receipt }),
-      (error) => failed.push(`${n}: ${error.code} ${error.message}`),
+  for (let n = 1; n <= count; n++) {
+    answers.push(hark.publish("TOPIC", { name, n }).then(
+      (receipt) => receipts.push({ name, n, ...receipt }),
+      (error) => failed.push(`${name} ${n}: ${error.code} ${error.message}`),
     ));
     await new Promise((next) => setTimeout(next, 5));
   }

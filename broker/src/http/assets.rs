@@ -1,0 +1,75 @@
+//! What Hark serves as it is: the JavaScript client, and a page to try it. Both come with the binary, so that nothing else has to be
+//! installed or fetched.
+
+use actix_web::http::header::{self, ETag, EntityTag, IfNoneMatch};
+use actix_web::{HttpResponse, web};
+
+/// What the pages may do: use what comes from here, and connect. No script stands in a page itself.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+macro_rules! js_folder {
+    ($path:literal) => {
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../client-sdk/js/",
+            $path
+        ))
+    };
+}
+
+/// A file that is served.
+#[derive(Debug)]
+pub(super) struct Asset {
+    pub(super) path: &'static str,
+    content_type: &'static str,
+    body: &'static str,
+}
+
+/// All that are served, by path.
+pub(super) const ASSETS: [Asset; 6] = [
+    asset("/hark.js", JAVASCRIPT, js_folder!("dist/hark.js")),
+    asset("/demo", HTML, js_folder!("demo/index.html")),
+    asset("/demo/demo.css", CSS, js_folder!("demo/demo.css")),
+    asset("/demo/demo.js", JAVASCRIPT, js_folder!("demo/demo.js")),
+    asset("/demo/chart.js", JAVASCRIPT, js_folder!("demo/chart.js")),
+    asset("/demo/icon.svg", SVG, js_folder!("demo/icon.svg")),
+];
+
+const fn asset(path: &'static str, content_type: &'static str, body: &'static str) -> Asset {
+    Asset {
+        path,
+        content_type,
+        body,
+    }
+}
+
+impl Asset {
+    /// The file, unless the client has it already.
+    pub(super) fn serve(&self, known: Option<web::Header<IfNoneMatch>>) -> HttpResponse {
+        let tag = EntityTag::new_strong(format!("{:08x}", crc32fast::hash(self.body.as_bytes())));
+        let is_known = match known.map(web::Header::into_inner) {
+            Some(IfNoneMatch::Any) => true,
+            Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
+            None => false,
+        };
+        let mut response = match is_known {
+            true => HttpResponse::NotModified(),
+            false => HttpResponse::Ok(),
+        };
+        response
+            .insert_header(ETag(tag))
+            // Asked for each time, and sent when it is another: the client belongs to this broker.
+            .insert_header((header::CACHE_CONTROL, "no-cache"))
+            .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+            .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY));
+        match is_known {
+            true => response.finish(),
+            false => response.content_type(self.content_type).body(self.body),
+        }
+    }
+}
