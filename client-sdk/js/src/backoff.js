@@ -1,0 +1,12 @@
+// @ts-check
+// How long to wait before trying again: full jitter, so that a thousand clients do not come back in the same moment.
+
+/**
+ * Draws a wait between zero and a bound that starts at `first` and doubles with every failure up to `longest`. Drawn from the
+ * whole range, it spreads a crowd best, and the mean is still half the bound.
+ *
+ * @param {number} failures
+ * @param {number} firstMs
+ * @param {number} longestMs
+ */
+export const draw = (failures, firstMs, longestMs) => Math.random() * Math.min(longestMs, firstMs * 2 ** failures);

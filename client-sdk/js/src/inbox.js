@@ -1,0 +1,362 @@
+// @ts-check
+// The subscriptions and their positions. Owns "every later message once, or a gap"; knows no connections: it is told what was
+// said, and says what to send.
+//
+// A subscription is what the application wants; the wire is what Hark has agreed to. `#reconcile` brings the second in line with
+// the first, one command at a time, so that whatever happens in between ends in the right place:
+//
+//          subscribe                   subscribed
+//   off ───────────────────► asking ───────────────────► on
+//    ▲                          │ error                   │
+//    ├──────────────────────────┘ (again later, or end)   │ unsubscribe: not wanted, parked, or a hole
+//    │          unsubscribed / error                      ▼
+//    └─────────────────────────────────────────────── leaving        a lost connection: all off
+//
+// The position is the last offset that was put into the subscription's queue. The rules, the same as the Rust client's:
+//
+// 1. `subscribed.cursor` is where a new subscription starts. One that goes on keeps its own offset, and takes the epoch over when
+//    Hark says that it resumed. Should Hark name another epoch without either, that is made a gap.
+// 2. A message at or below the position was delivered: dropped. One whose `prev` is beyond it shows a hole: the client leaves and
+//    subscribes again after its position. When the same hole comes back, the application gets a gap for it.
+// 3. `gap.cursor` replaces the position, also with another epoch or a smaller offset.
+// 4. Messages count only while the wire is on.
+// 5. After a reconnect every subscription that has a position asks for what comes after it.
+//
+// A browser cannot stop reading a WebSocket. So when a queue is full the subscription is parked: the client leaves the topic, drops
+// what still comes, and subscribes again after its position when the application has taken half of what is queued.
+
+import { draw } from "./backoff.js";
+import { fromBase64 } from "./bytes.js";
+import { formatCursor, parseCursor } from "./cursor.js";
+import { SubscribeError, mayPass } from "./errors.js";
+
+const FIRST_WAIT_MS = 50;
+const LONGEST_WAIT_MS = 5000;
+// So often Hark is asked to fill the same hole.
+const HOLE_ATTEMPTS = 3;
+
+/** @typedef {import("./subscription.js").Subscription} Subscription */
+/** @typedef {import("./cursor.js").Position} Position */
+
+/**
+ * @typedef {object} Wanted
+ * @property {Subscription} subscription
+ * @property {unknown} from as the application asked, in the wire's form
+ * @property {Position | undefined} position
+ * @property {number} asked the id of the `subscribe` that was sent for it: an answer to another one was for an earlier subscription
+ * @property {boolean} parked not now: the queue is full, or the stored cursor is not read yet
+ * @property {ReturnType<typeof setTimeout> | undefined} timer not before: Hark was busy
+ * @property {number} setbacks
+ * @property {[cursor: string, seen: number]} hole
+ */
+
+/**
+ * @typedef {object} Seat one topic
+ * @property {"off" | "asking" | "on" | "leaving"} wire
+ * @property {number} id of the command that is not answered yet
+ * @property {Wanted | undefined} wanted
+ */
+
+export class Inbox {
+  /** @type {Map<string, Seat>} */
+  #seats = new Map();
+  /** Which topic an answer is for. @type {Map<number, string>} */
+  #requests = new Map();
+  #connected = false;
+  #say;
+  #newId;
+
+  /**
+   * @param {(frame: { type: string, id: number, topic: string, from?: unknown }) => void} say
+   * @param {() => number} newId
+   */
+  constructor(say, newId) {
+    this.#say = say;
+    this.#newId = newId;
+  }
+
+  get isEmpty() {
+    return !this.#seats.size;
+  }
+
+  /**
+   * @param {Subscription} subscription
+   * @param {unknown} from
+   * @param {PromiseLike<string | undefined> | undefined} stored a cursor that wins, when it is there
+   */
+  subscribe(subscription, from, stored) {
+    const { topic } = subscription;
+    const seat = this.#seats.get(topic) ?? { wire: "off", id: 0, wanted: undefined };
+    if (seat.wanted) {
+      throw new SubscribeError("already_subscribed", `this client is subscribed to ${topic} already`, topic);
+    }
+    this.#seats.set(topic, seat);
+    /** @type {Wanted} */
+    const wanted = {
+      subscription,
+      from,
+      position: undefined,
+      asked: 0,
+      parked: !!stored,
+      timer: undefined,
+      setbacks: 0,
+      hole: ["", 0],
+    };
+    seat.wanted = wanted;
+    stored?.then((cursor) => {
+      if (cursor) wanted.from = { after: cursor };
+      wanted.parked = false;
+      this.#reconcile(topic);
+    });
+    this.#reconcile(topic);
+  }
+
+  /**
+   * The application wants no more of it.
+   *
+   * @param {Subscription} subscription
+   */
+  unsubscribe(subscription) {
+    const seat = this.#seats.get(subscription.topic);
+    if (seat?.wanted?.subscription !== subscription) return;
+    clearTimeout(seat.wanted.timer);
+    seat.wanted = undefined;
+    this.#reconcile(subscription.topic);
+  }
+
+  /**
+   * The application has taken half of a queue.
+   *
+   * @param {Subscription} subscription
+   */
+  drained(subscription) {
+    const wanted = this.#seats.get(subscription.topic)?.wanted;
+    if (wanted?.subscription !== subscription || !wanted.parked) return;
+    wanted.parked = false;
+    this.#reconcile(subscription.topic);
+  }
+
+  connected() {
+    this.#connected = true;
+    for (const topic of [...this.#seats.keys()]) this.#reconcile(topic);
+  }
+
+  disconnected() {
+    this.#connected = false;
+    this.#requests.clear();
+    for (const [topic, seat] of this.#seats) {
+      seat.wire = "off";
+      if (!seat.wanted) this.#seats.delete(topic);
+      else this.#stopWaiting(seat.wanted);
+    }
+  }
+
+  /**
+   * The client ends.
+   *
+   * @param {import("./errors.js").HarkError} [error] none: the application ended it
+   */
+  end(error) {
+    const seats = [...this.#seats];
+    this.disconnected();
+    this.#seats.clear();
+    for (const [topic, { wanted }] of seats) {
+      wanted?.subscription.finish(error && new SubscribeError(error.code, error.message, topic));
+    }
+  }
+
+  /**
+   * Whether that was an answer to a living command.
+   *
+   * @param {{ id?: number, topic: string, cursor: string, resumed: boolean }} frame
+   */
+  subscribed({ id = 0, cursor, resumed }) {
+    const topic = this.#requests.get(id) ?? "";
+    const seat = this.#seats.get(topic);
+    this.#requests.delete(id);
+    if (!seat || seat.wire !== "asking" || seat.id !== id) return false;
+    seat.wire = "on";
+    const { wanted } = seat;
+    if (wanted?.asked === id) {
+      wanted.setbacks = 0;
+      const { position } = wanted;
+      const asked = parseCursor(cursor);
+      if (!position) {
+        wanted.position = asked;
+        wanted.subscription.begin(cursor);
+      } else if (resumed && asked.offset === position.offset) {
+        wanted.position = asked;
+      } else if (asked.epoch !== position.epoch) {
+        this.gap({ type: "gap", topic, reason: "other_epoch", cursor });
+      }
+      this.#reconcile(topic);
+    } else {
+      this.#leave(topic, seat);
+    }
+    return true;
+  }
+
+  /** @param {{ id?: number, topic: string }} frame */
+  unsubscribed({ id, topic }) {
+    const seat = this.#seats.get(topic);
+    if (!seat) return;
+    if (id ? seat.wire !== "leaving" || seat.id !== id : seat.wire !== "on") return;
+    // Without an id it was not asked for: Hark ended it. Asking again gives the reason.
+    if (id) this.#requests.delete(id);
+    seat.wire = "off";
+    this.#reconcile(topic);
+  }
+
+  /**
+   * A command was refused. Whether it was a subscription's.
+   *
+   * @param {{ id: number, code: string, message: string, retry_after_ms?: number }} frame
+   */
+  refused({ id, code, message, retry_after_ms: retryAfterMs = 0 }) {
+    const topic = this.#requests.get(id);
+    if (topic === undefined) return false;
+    this.#requests.delete(id);
+    const seat = this.#seats.get(topic);
+    if (!seat || seat.id !== id) return true;
+    if (seat.wire === "leaving" ? mayPass(code) : code === "already_subscribed") {
+      // The second is of an earlier round; this client has one at a time.
+      this.#leave(topic, seat);
+      return true;
+    }
+    const { wanted } = seat;
+    if (seat.wire === "asking" && wanted?.asked === id) {
+      if (mayPass(code)) {
+        const wait = Math.max(draw(wanted.setbacks++, FIRST_WAIT_MS, LONGEST_WAIT_MS), retryAfterMs);
+        wanted.timer = setTimeout(() => {
+          wanted.timer = undefined;
+          this.#reconcile(topic);
+        }, wait);
+      } else {
+        seat.wanted = undefined;
+        wanted.subscription.finish(new SubscribeError(code, message, topic));
+      }
+    }
+    seat.wire = "off";
+    this.#reconcile(topic);
+    return true;
+  }
+
+  /**
+   * @param {any} frame
+   * @param {number} size
+   */
+  message(frame, size) {
+    const { type, topic, offset, prev = offset - 1, time, headers = {}, data, data_base64, content_type } = frame;
+    const seat = this.#seats.get(topic);
+    const wanted = this.#listening(topic);
+    const position = wanted?.position;
+    if (!seat || !wanted || !position || offset <= position.offset) return;
+    if (prev > position.offset) {
+      const at = formatCursor(position);
+      wanted.hole = [at, wanted.hole[0] === at ? wanted.hole[1] + 1 : 1];
+      if (wanted.hole[1] <= HOLE_ATTEMPTS) {
+        this.#leave(topic, seat);
+        return;
+      }
+      const cursor = formatCursor({ epoch: position.epoch, offset: prev });
+      this.gap({ type: "gap", topic, reason: "lost", from: position.offset + 1, to: prev, cursor });
+    }
+    const here = { epoch: position.epoch, offset };
+    wanted.position = here;
+    const cursor = formatCursor(here);
+    const bytes = data_base64 !== undefined;
+    wanted.subscription.push(
+      {
+        type,
+        topic,
+        offset,
+        time,
+        data: bytes ? fromBase64(data_base64) : data,
+        ...(bytes && content_type !== undefined && { contentType: content_type }),
+        headers,
+        cursor,
+      },
+      size,
+    );
+    if (wanted.subscription.isFull) {
+      wanted.parked = true;
+      this.#reconcile(topic);
+    }
+  }
+
+  /** @param {import("../hark").Gap} frame */
+  gap(frame) {
+    const wanted = this.#listening(frame.topic);
+    if (!wanted) return;
+    const { type, topic, reason, from, to, cursor } = frame;
+    wanted.position = parseCursor(cursor);
+    wanted.subscription.push({ type, topic, reason, from, to, cursor }, 0);
+  }
+
+  /** @param {import("../hark").CaughtUp} frame */
+  caughtUp({ type, topic, cursor }) {
+    // The position stays: it is what was received. If Hark's is another, the next message tells.
+    this.#listening(topic)?.subscription.push({ type, topic, cursor }, 0);
+  }
+
+  /**
+   * The subscription whose messages count now (rule 4).
+   *
+   * @param {string} topic
+   */
+  #listening(topic) {
+    const seat = this.#seats.get(topic);
+    return seat?.wire === "on" ? seat.wanted : undefined;
+  }
+
+  /**
+   * Says the next thing that brings the wire in line with what is wanted.
+   *
+   * @param {string} topic
+   */
+  #reconcile(topic) {
+    const seat = this.#seats.get(topic);
+    if (!seat) return;
+    const { wanted, wire } = seat;
+    const now = wanted && !wanted.parked;
+    if (wire === "on" && !now) this.#leave(topic, seat);
+    if (wire !== "off") return;
+    if (!wanted) this.#seats.delete(topic);
+    if (!now || wanted.timer || !this.#connected) return;
+    const { position, from } = wanted;
+    wanted.asked = this.#ask("asking", seat, topic, {
+      type: "subscribe",
+      from: position ? { after: formatCursor(position) } : from,
+    });
+  }
+
+  /**
+   * @param {string} topic
+   * @param {Seat} seat
+   */
+  #leave(topic, seat) {
+    this.#ask("leaving", seat, topic, { type: "unsubscribe" });
+  }
+
+  /**
+   * @param {"asking" | "leaving"} wire
+   * @param {Seat} seat
+   * @param {string} topic
+   * @param {{ type: string, from?: unknown }} frame
+   */
+  #ask(wire, seat, topic, { type, ...more }) {
+    const id = this.#newId();
+    seat.wire = wire;
+    seat.id = id;
+    this.#requests.set(id, topic);
+    this.#say({ type, id, topic, ...more });
+    return id;
+  }
+
+  /** @param {Wanted} wanted */
+  #stopWaiting(wanted) {
+    clearTimeout(wanted.timer);
+    wanted.timer = undefined;
+    wanted.setbacks = 0;
+  }
+}

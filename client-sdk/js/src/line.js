@@ -1,0 +1,71 @@
+// @ts-check
+// What a transport is to the rest: a line. It says and hears the frames of protocol/README.md, whatever it carries them by, so that
+// nothing above it knows which one it is. Owns the types, and the beat by which a line looks after itself.
+//
+// A line is opened by a function that gets a dial and a listener. It calls `listener.open` once, or never; `listener.hear` only
+// after that; `listener.lost` once, as the last thing, unless `close` came first: then it calls nothing any more.
+
+/**
+ * What a line is opened with.
+ *
+ * @typedef {object} Dial
+ * @property {string} base `http(s)://host[/prefix]`, without a slash at the end
+ * @property {string | undefined} token
+ * @property {typeof globalThis.WebSocket | undefined} WebSocket
+ * @property {typeof globalThis.fetch} fetch
+ * @property {number} patienceMs how long opening may take
+ */
+
+/**
+ * @typedef {object} Listener
+ * @property {() => void} open
+ * @property {(frame: any, size: number) => void} hear a frame and how many characters it had
+ * @property {(loss: Loss) => void} lost
+ */
+
+/**
+ * How a line ended.
+ *
+ * @typedef {object} Loss
+ * @property {import("./errors.js").HarkError} error
+ * @property {boolean} [unusable] another transport may do: this one cannot be had here
+ * @property {boolean} [refused] the token is no good
+ * @property {boolean} [final] connecting again makes no sense
+ * @property {boolean} [opened] it had been open
+ * @property {boolean} [again] at once: it was not lost but given up
+ * @property {number} [retryAfterMs] what Hark asked for
+ */
+
+/**
+ * @typedef {object} Line
+ * @property {(frame: any) => void} say
+ * @property {(id: number, text: string) => void} publish
+ * @property {(online: boolean) => void} check something may have happened: finds out soon whether the line still holds
+ * @property {() => void} close
+ */
+
+/** @typedef {(dial: Dial, listener: Listener) => Line} Open */
+
+/** How long a check may take. */
+export const CHECK_MS = 5000;
+/** A line is dead when nothing came for so many heartbeats. */
+export const SILENT_HEARTBEATS = 2.5;
+/** Hark's heartbeat until it has said another. */
+export const HEARTBEAT_MS = 25_000;
+
+/**
+ * Calls `beat` again and again; with `true` after a jump: the machine slept, or the page was frozen. What has come meanwhile
+ * may be unread yet, so silence says nothing then.
+ *
+ * @param {(jumped: boolean) => void} beat
+ * @param {number} everyMs
+ */
+export const startBeat = (beat, everyMs) => {
+  let last = Date.now();
+  return setInterval(() => {
+    const now = Date.now();
+    const jumped = now - last > everyMs + CHECK_MS;
+    last = now;
+    beat(jumped);
+  }, everyMs);
+};

@@ -1,0 +1,269 @@
+// Against the real broker, over WebSocket: kept once, in order; received once, in order; across kills, reloads and restarts.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import test from "node:test";
+import { WebSocket } from "ws";
+import { connect } from "../src/index.js";
+import { Broker } from "./support/broker.js";
+import { Proxy } from "./support/proxy.js";
+import { messages, take, until } from "./support/until.js";
+
+const start = async (t, ...more) => {
+  const broker = await Broker.start(...more);
+  t.after(() => broker.delete());
+  return broker;
+};
+const client = (t, url, options) => {
+  const hark = connect({ url, WebSocket, transports: ["websocket"], ...options });
+  t.after(() => hark.close());
+  return hark;
+};
+const count = (to) => Array.from({ length: to }, (_, at) => at + 1);
+const memoryCursor = () => {
+  const saved = [];
+  return { saved, load: () => saved.at(-1), save: (cursor) => void saved.push(cursor) };
+};
+
+test("publishes and subscribes", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url);
+  const events = hark.subscribe("orders.eu", { from: "earliest" });
+  const receipt = await hark.publish("orders.eu", { any: "json" }, { headers: { trace: "1" } });
+  assert.match(receipt.cursor, /:1$/);
+  assert.equal(receipt.duplicate, false);
+  const taken = await take(events, ({ type }) => type === "message");
+  const { time, ...message } = taken.at(-1);
+  assert.deepEqual(message, {
+    type: "message",
+    topic: "orders.eu",
+    offset: 1,
+    data: { any: "json" },
+    headers: { trace: "1" },
+    cursor: receipt.cursor,
+  });
+  assert.ok(Math.abs(Date.now() - time) < 60_000);
+});
+
+test("takes every form of URL, also with a path in front", async (t) => {
+  const broker = await start(t);
+  for (const url of [broker.url, `${broker.url}/`, `${broker.url}/ws`, `${broker.url.replace("http", "ws")}/ws`]) {
+    const hark = client(t, url);
+    await hark.publish("a", url);
+    hark.close();
+  }
+  assert.throws(() => connect({ url: "ftp://hark.test" }), { code: "bad_url" });
+});
+
+test("goes on after kill -9 and a restart: nothing missing, nothing twice", async (t) => {
+  const broker = await start(t);
+  const reader = client(t, broker.url);
+  const writer = client(t, broker.url);
+  const events = reader.subscribe("a", { from: "earliest" });
+  const seen = [];
+  const done = (async () => {
+    for await (const event of events) {
+      assert.notEqual(event.type, "gap");
+      if (event.type === "message") seen.push(event.data);
+      if (seen.length === 300) return;
+    }
+  })();
+  for (const round of [0, 1, 2]) {
+    const receipts = count(100).map((n) => writer.publish("a", round * 100 + n));
+    // Some are answered, some are under way.
+    await receipts[10];
+    await broker.kill();
+    await broker.restart();
+    await Promise.all(receipts);
+  }
+  await done;
+  assert.deepEqual(seen, count(300));
+  assert.deepEqual(await broker.history("a"), count(300));
+});
+
+test("keeps once and in order what is published across cut connections", async (t) => {
+  const broker = await start(t);
+  const proxy = await Proxy.start(broker.url);
+  t.after(() => proxy.close());
+  const hark = client(t, proxy.url);
+  const receipts = count(600).map((n) => hark.publish(`t${n % 3}`, n));
+  for (const at of [30, 200, 400]) {
+    await receipts[at];
+    proxy.cut();
+  }
+  await Promise.all(receipts);
+  for (const k of [0, 1, 2]) assert.deepEqual(await broker.history(`t${k}`), count(600).filter((n) => n % 3 === k));
+});
+
+test("goes on from the stored cursor after a reload", async (t) => {
+  const broker = await start(t);
+  const cursor = memoryCursor();
+  for (const n of count(10)) await broker.publish("a", n);
+  const first = client(t, broker.url);
+  const events = first.subscribe("a", { from: "earliest", cursor });
+  assert.deepEqual(await messages(events, 4), [1, 2, 3, 4]);
+  // The fourth was given but not taken: whoever dies over it gets it again.
+  first.close();
+  assert.match(cursor.load(), /:3$/);
+  const second = client(t, broker.url);
+  assert.deepEqual(await messages(second.subscribe("a", { from: "now", cursor }), 7), [4, 5, 6, 7, 8, 9, 10]);
+});
+
+test("a stored cursor may be read asynchronously, and one that is none is passed over", async (t) => {
+  const broker = await start(t);
+  for (const n of [1, 2, 3]) await broker.publish("a", n);
+  const { cursor } = await broker.publish("a", 4);
+  const { cursor: at } = await (await fetch(`${broker.url}/v1/topics/a/messages?from=earliest&limit=2`)).json();
+  const later = (value) => ({ load: async () => value, save: async () => {} });
+  const hark = client(t, broker.url);
+  const good = hark.subscribe("a", { cursor: later(at) });
+  assert.deepEqual(await messages(good, 2), [3, 4]);
+  good.close();
+  const bad = hark.subscribe("a", { from: { last: 1 }, cursor: later("rubbish") });
+  assert.equal((await take(bad, ({ type }) => type === "message")).at(-1).cursor, cursor);
+});
+
+test("callbacks: one message after the other, taken when they are done", async (t) => {
+  const broker = await start(t);
+  for (const n of count(20)) await broker.publish("a", n);
+  const cursor = memoryCursor();
+  const hark = client(t, broker.url);
+  const subscription = hark.subscribe("a", { from: "earliest", cursor });
+  const seen = [];
+  let running = 0;
+  subscription.on("message", async ({ data, offset }) => {
+    assert.equal(++running, 1, "not two at a time");
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.match(cursor.load() ?? ":0", new RegExp(`:${offset - 1}$`), "not stored before it is done");
+    running--;
+    seen.push(data);
+  });
+  const caughtUp = new Promise((resolve) => subscription.on("caught_up", resolve));
+  await caughtUp;
+  assert.deepEqual(seen, count(20));
+  await until("the last is stored", () => cursor.load()?.endsWith(":20"));
+});
+
+test("says what has expired", async (t) => {
+  const broker = await start(t, "--retention-messages", "5");
+  const { cursor } = await broker.publish("a", 1);
+  for (const n of count(2000)) await broker.publish("a", n + 1);
+  const hark = client(t, broker.url);
+  const first = await until("retention has taken something", async () => {
+    const { first } = await (await fetch(`${broker.url}/v1/topics/a`)).json();
+    return first > 2 && first;
+  });
+  const events = hark.subscribe("a", { from: { after: cursor } });
+  const [gap, message] = await take(events, ({ type }) => type === "message");
+  assert.equal(gap.type, "gap");
+  assert.equal(gap.reason, "expired");
+  assert.equal(gap.from, 2);
+  assert.ok(gap.to >= first - 1);
+  assert.equal(message.offset, gap.to + 1);
+});
+
+test("says that a topic was deleted, and goes on with the new one", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url);
+  const events = hark.subscribe("a", { from: "earliest" });
+  await hark.publish("a", "old");
+  await take(events, ({ type }) => type === "message");
+  await fetch(`${broker.url}/v1/topics/a`, { method: "DELETE" });
+  // The producer is forgotten with the topic, which the client finds out by itself.
+  await hark.publish("a", "new");
+  await hark.publish("a", "newer");
+  const taken = await take(events, ({ data }) => data === "newer");
+  const kinds = taken.filter(({ type }) => type !== "caught_up").map(({ type, reason, data }) => reason ?? data ?? type);
+  assert.deepEqual(kinds, ["deleted", "new", "newer"]);
+});
+
+test("a consumer that lags is parked, and misses nothing", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url, { queue: { messages: 10 } });
+  const events = hark.subscribe("a", { from: "earliest" });
+  await events.ready;
+  const other = hark.subscribe("b");
+  await other.ready;
+  await Promise.all(count(500).map((n) => hark.publish("a", n)));
+  // Others are not held up meanwhile.
+  await hark.publish("b", "through");
+  assert.deepEqual(await messages(other, 1), ["through"]);
+  assert.deepEqual(await messages(events, 500), count(500));
+});
+
+test("a topic can be subscribed to again, but not twice at a time", async (t) => {
+  const broker = await start(t);
+  await broker.publish("a", 1);
+  const hark = client(t, broker.url);
+  const first = hark.subscribe("a", { from: "earliest" });
+  assert.throws(() => hark.subscribe("a"), { name: "SubscribeError", code: "already_subscribed" });
+  first.close();
+  for (let at = 0; at < 20; at++) hark.subscribe("a").close();
+  assert.deepEqual(await messages(hark.subscribe("a", { from: "earliest" }), 1), [1]);
+  assert.deepEqual(await first.next(), { done: true, value: undefined });
+});
+
+test("what Hark refuses ends that subscription or message alone", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url);
+  await assert.rejects(hark.subscribe("a..b").next(), { name: "SubscribeError", code: "bad_topic", topic: "a..b" });
+  const called = hark.subscribe("c", { from: { after: "rubbish" } });
+  called.on("message", () => {});
+  const error = await new Promise((resolve) => called.on("error", resolve));
+  assert.equal(error.code, "bad_cursor");
+  await assert.rejects(hark.publish("$sys.x", 1), { name: "PublishError", code: "bad_topic" });
+  await assert.rejects(hark.publish("a", "x".repeat(1 << 20)), { code: "too_large", maybeKept: false });
+  await assert.rejects(hark.publish("a", undefined), { code: "bad_frame" });
+  await assert.rejects(hark.publish("a", 1n), { code: "bad_frame" });
+  assert.equal((await hark.publish("a", "ü".repeat(400_000))).duplicate, false);
+});
+
+test("the window of unanswered messages is bounded", async (t) => {
+  const broker = await start(t);
+  await broker.kill();
+  const hark = client(t, broker.url, { window: { messages: 3 } });
+  const waiting = count(3).map((n) => hark.publish("a", n));
+  await assert.rejects(hark.publish("a", 4), { code: "window_full", maybeKept: false });
+  await broker.restart();
+  await Promise.all(waiting);
+  await hark.publish("a", 5);
+  assert.deepEqual(await broker.history("a"), [1, 2, 3, 5]);
+});
+
+test("a restart tells its time: nobody comes back before", async (t) => {
+  const broker = await start(t, "--drain", "300ms");
+  const hark = client(t, broker.url);
+  await hark.publish("a", 1);
+  const changes = [];
+  hark.on("state", ({ state }) => changes.push(state));
+  await broker.stop();
+  await broker.restart();
+  await hark.publish("a", 2);
+  assert.deepEqual(changes.slice(0, 1), ["waiting"]);
+  assert.equal(changes.at(-1), "open");
+});
+
+test("close ends everything: the process exits", async (t) => {
+  const broker = await start(t);
+  const script = `
+    import { connect } from ${JSON.stringify(new URL("../src/index.js", import.meta.url).href)};
+    import { WebSocket } from ${JSON.stringify(import.meta.resolve("ws"))};
+    const here = connect({ url: ${JSON.stringify(broker.url)}, WebSocket });
+    const nowhere = connect({ url: "http://127.0.0.1:1", WebSocket });
+    const overHttp = connect({ url: "http://127.0.0.1:1", transports: ["longpoll"] });
+    const lost = nowhere.publish("a", 1).catch(({ code }) => console.log(code));
+    const events = here.subscribe("a");
+    await here.publish("a", 1);
+    const loop = (async () => { for await (const event of events); })();
+    for (const hark of [here, nowhere, overHttp]) hark.close();
+    await loop;
+    await lost;
+    console.log(here.state);
+  `;
+  const child = spawn(process.execPath, ["--input-type=module", "--eval", script], { stdio: ["ignore", "pipe", "inherit"] });
+  t.after(() => child.kill("SIGKILL"));
+  let said = "";
+  child.stdout.on("data", (text) => (said += text));
+  await until("the process exits", () => child.exitCode !== null);
+  assert.equal(said, "closed\nclosed\n");
+});

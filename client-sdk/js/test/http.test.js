@@ -1,0 +1,254 @@
+// What answers mean over HTTP, where it must be provoked: refusals, restarts, proxies' pages, streams that fall silent. With a `fetch`
+// that is the test.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { connect } from "../src/index.js";
+import { take, until } from "./support/until.js";
+
+const json = (body, status = 200, headers = {}) => new Response(JSON.stringify(body), { status, headers });
+const refusal = (status, code, headers) => json({ code, message: `says ${code}` }, status, headers);
+const welcome = { type: "welcome", session: "s1", version: "1", heartbeat_ms: 25_000, max_message_bytes: 1 << 20, max_inflight: 1024 };
+
+/** An event stream that the test writes to. */
+const eventStream = () => {
+  const stream = { cancelled: false };
+  const body = new ReadableStream({
+    start: (controller) => (stream.controller = controller),
+    cancel: () => (stream.cancelled = true),
+  });
+  stream.response = new Response(body, { headers: { "content-type": "text/event-stream" } });
+  stream.write = (text) => stream.controller.enqueue(new TextEncoder().encode(text));
+  stream.say = (frame, event) => stream.write(`${event ? `event: ${event}\n` : ""}id: x\ndata: ${JSON.stringify(frame)}\n\n`);
+  stream.end = () => stream.controller.close();
+  return stream;
+};
+
+/** A client whose requests `answer` answers; of those that publish nothing it is told only if it has `ask`. */
+const start = (t, transport, answer, options) => {
+  const requests = [];
+  const fetch = (url, { method = "GET", body, headers, signal }) => {
+    const { pathname, searchParams: query } = new URL(url);
+    const request = { method, pathname, query, body, headers, signal };
+    requests.push(request);
+    const isAsk = method === "POST" && !body;
+    return new Promise((resolve, reject) => {
+      signal.addEventListener("abort", () => reject(new Error("aborted")));
+      const answered = isAsk ? (answer.ask?.(request) ?? new Response("")) : (answer[method.toLowerCase()]?.(request) ?? new Promise(() => {}));
+      Promise.resolve(answered).then(resolve, reject);
+    });
+  };
+  const hark = connect({ url: "http://hark.test/prefix", fetch, transports: [transport], ...options });
+  const changes = [];
+  hark.on("state", (change) => changes.push(change));
+  t.after(() => hark.close());
+  return { hark, requests, changes };
+};
+const waited = (changes, least = 1) => until("it waits", () => changes.filter(({ state }) => state === "waiting").length >= least);
+
+test("the token goes with every request, and none where there is none", async (t) => {
+  const { hark, requests } = start(t, "sse", {}, { token: async () => "secret" });
+  hark.subscribe("a b", { from: { last: 5 } });
+  await until("the stream is asked for", () => requests.length === 2);
+  assert.deepEqual(requests.map(({ method, pathname, headers }) => [method, pathname, headers.authorization]), [
+    ["POST", "/prefix/v1/messages", "Bearer secret"],
+    ["GET", "/prefix/v1/events", "Bearer secret"],
+  ]);
+  assert.deepEqual([...requests[1].query], [["topic", "a b"], ["from", "last:5"]]);
+  const without = start(t, "sse", {});
+  await until("it asks", () => without.requests.length);
+  assert.equal(without.requests[0].headers.authorization, undefined);
+});
+
+test("401 asks for another token once, then ends", async (t) => {
+  const asked = [];
+  const answer = { ask: () => refusal(401, "unauthenticated") };
+  const { hark, changes } = start(t, "sse", answer, { token: (reason) => (asked.push(reason), "old") });
+  await until("it ends", () => hark.state === "closed");
+  assert.deepEqual(asked, ["connect", "refused"]);
+  assert.equal(changes.at(-1).error.code, "unauthenticated");
+});
+
+test("503 waits as long as Retry-After says", async (t) => {
+  const { changes } = start(t, "longpoll", { ask: () => refusal(503, "busy", { "retry-after": "7" }) });
+  await waited(changes);
+  const { retryInMs, error } = changes.at(-1);
+  assert.ok(retryInMs >= 7000 && retryInMs <= 7250, `${retryInMs} ms`);
+  assert.equal(error.code, "busy");
+});
+
+test("a stream that ends at once with `retry:` is waited for as long as it says", async (t) => {
+  const get = () => new Response("retry: 4321\n\n", { headers: { "content-type": "text/event-stream" } });
+  const { hark, changes } = start(t, "sse", { get });
+  hark.subscribe("a");
+  await waited(changes);
+  const { retryInMs } = changes.at(-1);
+  assert.ok(retryInMs >= 4321 && retryInMs <= 4321 + 250, `${retryInMs} ms`);
+});
+
+test("goodbye on a stream, and its end, are waited for as long as it says; the `retry:` of the start is for others", async (t) => {
+  for (const [goodbye, least, most] of [[true, 1730, 1980], [false, 0, 250]]) {
+    const stream = eventStream();
+    const { hark, changes } = start(t, "sse", { get: () => stream.response });
+    hark.subscribe("a");
+    stream.write("retry: 2000\n");
+    stream.say(welcome, "welcome");
+    stream.say({ type: "subscribed", topic: "a", cursor: "e:0", head: 0, resumed: false }, "subscribed");
+    if (goodbye) stream.say({ type: "goodbye", reason: "restart", retry_after_ms: 1730 }, "goodbye");
+    stream.end();
+    await waited(changes);
+    const { retryInMs } = changes.at(-1);
+    assert.ok(retryInMs >= least && retryInMs <= most, `${retryInMs} ms`);
+    hark.close();
+  }
+});
+
+test("events in pieces, with comments and CRLF, are whole events", async (t) => {
+  const stream = eventStream();
+  const { hark } = start(t, "sse", { get: () => stream.response });
+  const events = hark.subscribe("a");
+  const text = [
+    "retry: 2000",
+    `event: welcome\r\ndata: ${JSON.stringify(welcome)}\r\n\r`,
+    'event: subscribed\nid: e:0\ndata: {"type":"subscribed","topic":"a","cursor":"e:0","head":0,"resumed":false}\n',
+    ":",
+    'id: e:1\ndata: {"type":"message","topic":"a","offset":1,"time":1,"data":"grün ✓"}\n\n',
+  ].join("\n");
+  for (const byte of new TextEncoder().encode(text)) stream.controller.enqueue(Uint8Array.of(byte));
+  assert.equal((await take(events, () => true))[0].data, "grün ✓");
+});
+
+test("an error on a stream takes out the topic that it is about, and the others go on", async (t) => {
+  const streams = [];
+  const get = ({ pathname, query }) => {
+    if (pathname.endsWith("/events")) return streams.push(eventStream()), streams.at(-1).response;
+    return query.get("topic") === "bad" ? refusal(403, "forbidden") : json({ pages: [] });
+  };
+  const { hark, requests } = start(t, "sse", { get });
+  const [good, bad] = ["good", "bad"].map((topic) => hark.subscribe(topic));
+  await until("the stream", () => streams.length);
+  streams[0].say(welcome);
+  for (const topic of ["good", "bad"]) streams[0].say({ type: "subscribed", topic, cursor: "e:4", head: 4, resumed: false });
+  await Promise.all([good.ready, bad.ready]);
+  streams[0].say({ type: "error", code: "forbidden", message: "one of them" }, "error");
+  await until("the stream is started again", () => streams.length > 1);
+  const again = requests.filter(({ pathname }) => pathname.endsWith("/events"))[1];
+  assert.deepEqual(again.query.getAll("from").slice(0, 1), ["e:4"], "after its cursor");
+  streams.at(-1).say(welcome);
+  for (const stream of streams.slice(1)) stream.say({ type: "message", topic: "good", offset: 5, time: 1, data: 5 });
+  assert.equal((await take(good, () => true))[0].offset, 5);
+  await assert.rejects(bad.next(), { code: "forbidden" });
+});
+
+test("what is no Hark is waited for, not taken for one", async (t) => {
+  for (const transport of ["sse", "longpoll"]) {
+    const { hark, changes } = start(t, transport, { ask: () => new Response("<h1>Welcome to nginx</h1>", { status: 404 }) });
+    await waited(changes);
+    assert.equal(hark.state, "waiting");
+    assert.match(changes.at(-1).error.message, /no Hark/);
+    hark.close();
+  }
+});
+
+test("messages that are not all answered are sent again with their numbers", async (t) => {
+  const bodies = [];
+  const post = ({ body }) => {
+    const frames = body.split("\n").map((line) => JSON.parse(line));
+    bodies.push(frames);
+    // The first time the connection breaks behind the first answer.
+    const answered = bodies.length === 1 ? frames.slice(0, 1) : frames;
+    return new Response(answered.map(({ id, topic, seq }) => `${JSON.stringify({ id, topic, cursor: `e:${seq}`, duplicate: false })}\n`).join(""));
+  };
+  const { hark } = start(t, "longpoll", { post });
+  const receipts = await Promise.all([1, 2, 3].map((n) => hark.publish("a", n)));
+  assert.deepEqual(receipts.map(({ cursor }) => cursor), ["e:1", "e:2", "e:3"]);
+  const numbers = (frames) => frames.map(({ seq, data }) => [seq, data]);
+  assert.deepEqual(numbers(bodies[0]), [[1, 1], [2, 2], [3, 3]], "one request for what was published in one turn");
+  assert.deepEqual(numbers(bodies[1]), [[2, 2], [3, 3]]);
+  assert.equal(bodies[0][0].producer, bodies[1][0].producer);
+});
+
+test("a batch that is refused fails its messages, and the client goes on", async (t) => {
+  let calls = 0;
+  const post = ({ body }) => {
+    if (++calls === 1) return refusal(403, "forbidden");
+    const { id, topic } = JSON.parse(body);
+    return new Response(JSON.stringify({ id, topic, cursor: "e:1", duplicate: false }));
+  };
+  const { hark } = start(t, "sse", { post });
+  await assert.rejects(hark.publish("a", 1), { name: "PublishError", code: "forbidden" });
+  assert.equal((await hark.publish("b", 2)).cursor, "e:1");
+});
+
+test("long-poll: pages in one request, gaps before messages, and what was never asked is no position", async (t) => {
+  const pages = [
+    [
+      { topic: "a", messages: [{ type: "message", topic: "a", offset: 4, time: 1, data: 4 }], cursor: "e:4", caught_up: true },
+      { topic: "b", messages: [], cursor: "f:9", caught_up: true },
+    ],
+    [
+      { topic: "a", messages: [], cursor: "e:4", caught_up: true },
+      {
+        topic: "b",
+        messages: [{ type: "message", topic: "b", offset: 3, time: 1, data: 3 }],
+        cursor: "g:3",
+        caught_up: true,
+        gap: { type: "gap", topic: "b", reason: "deleted", cursor: "g:2" },
+      },
+    ],
+  ];
+  const { hark, requests } = start(t, "longpoll", { get: () => pages.length && json({ pages: pages.shift(), cursor: "c" }) || undefined });
+  const [a, b] = [hark.subscribe("a", { from: { last: 1 } }), hark.subscribe("b")];
+  const taken = await take(b, ({ type }) => type === "message");
+  assert.deepEqual(taken.map(({ type, reason, cursor }) => [reason ?? type, cursor]), [["caught_up", "f:9"], ["deleted", "g:2"], ["message", "g:3"]]);
+  assert.equal(await a.ready, "e:3");
+  assert.deepEqual((await take(a, ({ type }) => type === "caught_up")).map(({ cursor }) => cursor), ["e:4", "e:4"]);
+  const asked = await until("the third request", () => {
+    const asked = requests.filter(({ method }) => method === "GET");
+    return asked.length === 3 && asked;
+  });
+  assert.deepEqual(asked.map(({ query }) => [query.getAll("from"), query.get("wait")]), [
+    [["last:1", "now"], null],
+    [["e:4", "f:9"], "25"],
+    [["e:4", "g:3"], "25"],
+  ]);
+});
+
+test("long-poll: an empty answer that comes at once does not make it spin", async (t) => {
+  let polls = 0;
+  const get = () => {
+    polls++;
+    return json({ pages: [{ topic: "a", messages: [], cursor: "e:0", caught_up: true }], cursor: "c" });
+  };
+  const { hark } = start(t, "longpoll", { get });
+  const began = Date.now();
+  await hark.subscribe("a").ready;
+  await until("three polls", () => polls === 3);
+  assert.ok(Date.now() - began >= 900, "the second pauses");
+});
+
+test("a stream without a sound is started again after its cursor", async (t) => {
+  let now = 1_000_000;
+  t.mock.timers.enable({ apis: ["setInterval"] });
+  t.mock.method(Date, "now", () => now);
+  const streams = [];
+  const { hark, requests } = start(t, "sse", { get: () => (streams.push(eventStream()), streams.at(-1).response) });
+  const events = hark.subscribe("a");
+  // The clock that `until` looks at stands still: only turns are counted.
+  const turns = async (condition) => {
+    for (let turn = 0; turn < 5000 && !condition(); turn++) await new Promise((resolve) => setTimeout(resolve, 1));
+    assert.ok(condition());
+  };
+  await turns(() => streams.length === 1);
+  streams[0].say({ ...welcome, heartbeat_ms: 10_000 });
+  streams[0].say({ type: "subscribed", topic: "a", cursor: "e:7", head: 7, resumed: false });
+  await events.ready;
+  for (let beat = 0; beat < 9; beat++) {
+    now += 5000;
+    t.mock.timers.tick(5000);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await turns(() => streams.length === 2);
+  assert.equal(requests.at(-1).query.get("from"), "e:7");
+  assert.equal(hark.state, "open");
+});

@@ -1,0 +1,206 @@
+// Subscriptions and publishes on the wire, where it must be provoked: holes, epochs, refusals, lost connections. With sockets whose
+// other end is the test.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { connect } from "../src/index.js";
+import { scriptedWebSocket } from "./support/socket.js";
+import { take, until } from "./support/until.js";
+
+const start = async (t, options) => {
+  const { WebSocket, sockets } = scriptedWebSocket();
+  const hark = connect({ url: "http://hark.test", WebSocket, transports: ["websocket"], ...options });
+  t.after(() => hark.close());
+  await until("the client connects", () => sockets.length);
+  sockets[0].accept();
+  return { hark, sockets, socket: sockets[0] };
+};
+/** Answers the last `subscribe` that is not answered. */
+const answer = (socket, cursor, resumed = false) => {
+  const { id, topic } = socket.said("subscribe").at(-1);
+  socket.say({ type: "subscribed", id, topic, cursor, head: 99, resumed });
+};
+const message = (offset, more) => ({ type: "message", topic: "a", offset, time: 1, data: offset, ...more });
+const words = (events) => events.map(({ type, offset, reason, cursor }) => `${reason ?? offset ?? type} ${cursor}`);
+const reconnected = async (sockets) => {
+  const before = sockets.length;
+  sockets.at(-1).end();
+  await until("it connects again", () => sockets.length > before);
+  sockets.at(-1).accept();
+  return sockets.at(-1);
+};
+
+test("what was delivered is dropped, a hole is asked about, and at last said", async (t) => {
+  const { hark, socket } = await start(t);
+  const events = hark.subscribe("a", { from: "earliest" });
+  answer(socket, "e:0");
+  for (const offset of [1, 2, 2, 1]) socket.say(message(offset));
+  for (let attempt = 1; attempt <= 3; attempt++) {
+    socket.say(message(5));
+    const { id } = socket.said("unsubscribe")[attempt - 1];
+    // What still comes is of the earlier round.
+    socket.say(message(6));
+    socket.say({ type: "unsubscribed", id, topic: "a" });
+    assert.deepEqual(socket.said("subscribe").at(-1).from, { after: "e:2" });
+    answer(socket, "e:2", true);
+  }
+  socket.say(message(5));
+  socket.say(message(8, { prev: 5 }));
+  const taken = await take(events, ({ offset }) => offset === 8);
+  assert.deepEqual(words(taken), ["1 e:1", "2 e:2", "lost e:4", "5 e:5", "8 e:8"]);
+  assert.deepEqual([taken[2].from, taken[2].to], [3, 4]);
+});
+
+test("after a reconnect it goes on after its position, also under another epoch", async (t) => {
+  const { hark, sockets, socket } = await start(t);
+  const events = hark.subscribe("a", { from: "earliest" });
+  answer(socket, "e:0");
+  socket.say(message(1));
+  const second = await reconnected(sockets);
+  assert.deepEqual(second.said("subscribe")[0].from, { after: "e:1" });
+  // The topic goes on under a new name; nothing is missing.
+  answer(second, "f:1", true);
+  second.say(message(2));
+  const third = await reconnected(sockets);
+  assert.deepEqual(third.said("subscribe")[0].from, { after: "f:2" });
+  // Another sequence, and Hark does not say so by a gap: the client does.
+  answer(third, "g:0");
+  third.say(message(1));
+  assert.deepEqual(words(await take(events, ({ cursor }) => cursor === "g:1")), ["1 e:1", "2 f:2", "other_epoch g:0", "1 g:1"]);
+});
+
+test("a subscription that Hark has ended asks again, and hears why", async (t) => {
+  const { hark, socket } = await start(t);
+  const events = hark.subscribe("a");
+  answer(socket, "e:0");
+  socket.say(message(1));
+  socket.say({ type: "unsubscribed", topic: "a" });
+  const { id, from } = socket.said("subscribe").at(-1);
+  assert.deepEqual(from, { after: "e:1" });
+  socket.say({ type: "error", id, code: "forbidden", message: "no longer" });
+  assert.equal((await events.next()).value.offset, 1, "what was there is given first");
+  await assert.rejects(events.next(), { code: "forbidden", message: "no longer" });
+  assert.deepEqual(await events.next(), { done: true, value: undefined });
+});
+
+test("a subscription that is refused for now is asked for again", async (t) => {
+  const { hark, socket } = await start(t);
+  const events = hark.subscribe("a");
+  socket.say({ type: "error", id: socket.said("subscribe")[0].id, code: "busy", message: "later", retry_after_ms: 1 });
+  await until("it asks again", () => socket.said("subscribe").length === 2);
+  answer(socket, "e:7");
+  assert.equal(await events.ready, "e:7");
+});
+
+test("an answer to an earlier subscription does not count for the next one", async (t) => {
+  const { hark, socket } = await start(t);
+  const first = hark.subscribe("a");
+  const asked = socket.said("subscribe")[0].id;
+  first.close();
+  const second = hark.subscribe("a", { from: "earliest" });
+  socket.say({ type: "subscribed", id: asked, topic: "a", cursor: "e:50", head: 50, resumed: false });
+  socket.say(message(51));
+  socket.say({ type: "unsubscribed", id: socket.said("unsubscribe")[0].id, topic: "a" });
+  assert.equal(socket.said("subscribe")[1].from, "earliest");
+  answer(socket, "e:0");
+  socket.say(message(1));
+  assert.deepEqual(words(await take(second, () => true)), ["1 e:1"]);
+});
+
+test("a full queue parks the subscription, half of it taken brings it back", async (t) => {
+  const { hark, socket } = await start(t, { queue: { messages: 4 } });
+  const events = hark.subscribe("a", { from: "earliest" });
+  answer(socket, "e:0");
+  for (const offset of [1, 2, 3, 4, 5, 6]) socket.say(message(offset));
+  const { id } = socket.said("unsubscribe")[0];
+  socket.say({ type: "unsubscribed", id, topic: "a" });
+  await events.next();
+  assert.equal(socket.said("subscribe").length, 1, "not yet");
+  await events.next();
+  assert.deepEqual(socket.said("subscribe")[1].from, { after: "e:4" });
+  answer(socket, "e:4", true);
+  socket.say(message(5));
+  assert.deepEqual(words(await take(events, ({ offset }) => offset === 5)), ["3 e:3", "4 e:4", "5 e:5"]);
+});
+
+test("a callback that fails is reported, and the next message comes", async (t) => {
+  const { hark, socket } = await start(t);
+  const subscription = hark.subscribe("a");
+  const failures = [];
+  const listeners = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", (error) => failures.push(error.message));
+  t.after(() => {
+    process.removeAllListeners("uncaughtException");
+    for (const listener of listeners) process.on("uncaughtException", listener);
+  });
+  const seen = [];
+  subscription.on("message", ({ offset }) => {
+    seen.push(offset);
+    if (offset === 1) throw new Error("one");
+    if (offset === 2) return Promise.reject(new Error("two"));
+  });
+  answer(socket, "e:0");
+  for (const offset of [1, 2, 3]) socket.say(message(offset));
+  await until("both are reported", () => failures.length === 2);
+  assert.deepEqual([failures, seen], [["one", "two"], [1, 2, 3]]);
+  assert.equal(subscription.cursor, "e:3");
+});
+
+test("a forgotten producer: the rest is counted anew under a fresh name, behind what went before", async (t) => {
+  const { hark, socket } = await start(t);
+  const receipts = [1, 2, 3].map((n) => hark.publish("a", n));
+  await until("they are sent", () => socket.said("publish").length === 3);
+  const [one, two] = socket.said("publish");
+  socket.say({ type: "published", id: one.id, topic: "a", cursor: "e:1", duplicate: false });
+  // The topic was deleted, say: it expects the first number, which has been answered.
+  socket.say({ type: "error", id: two.id, code: "out_of_sequence", message: "expected 1", expected_seq: 1 });
+  await until("they are sent again", () => socket.said("publish").length === 5);
+  const again = socket.said("publish").slice(3);
+  assert.notEqual(again[0].producer, one.producer);
+  assert.equal(again[0].producer, again[1].producer);
+  assert.deepEqual(again.map(({ seq, data }) => [seq, data]), [[1, 2], [2, 3]]);
+  for (const { id } of again) socket.say({ type: "published", id, topic: "a", cursor: "f:1", duplicate: false });
+  await Promise.all(receipts);
+});
+
+test("what is in flight is bounded by what Hark allows", async (t) => {
+  const { WebSocket, sockets } = scriptedWebSocket();
+  const hark = connect({ url: "http://hark.test", WebSocket, transports: ["websocket"] });
+  t.after(() => hark.close());
+  await until("the client connects", () => sockets.length);
+  const [socket] = sockets;
+  socket.accept({ max_inflight: 2 });
+  for (let n = 0; n < 5; n++) hark.publish("a", n).catch(() => {});
+  await until("two are sent", () => socket.said("publish").length === 2);
+  const [first] = socket.said("publish");
+  socket.say({ type: "published", id: first.id, topic: "a", cursor: "e:1", duplicate: false });
+  assert.equal(socket.said("publish").length, 3);
+});
+
+test("a busy topic goes back; others do not wait for it", async (t) => {
+  const { hark, socket } = await start(t);
+  const receipts = [hark.publish("a", 1), hark.publish("a", 2), hark.publish("b", 3)];
+  await until("they are sent", () => socket.said("publish").length === 3);
+  const [one, two, other] = socket.said("publish");
+  socket.say({ type: "error", id: one.id, code: "log_unavailable", message: "later", retry_after_ms: 5 });
+  socket.say({ type: "error", id: two.id, code: "out_of_sequence", message: "expected 1", expected_seq: 1 });
+  socket.say({ type: "published", id: other.id, topic: "b", cursor: "e:1", duplicate: false });
+  await receipts[2];
+  await until("both are sent again", () => socket.said("publish").length === 5);
+  const again = socket.said("publish").slice(3);
+  assert.deepEqual(again.map(({ producer, seq }) => [producer, seq]), [[one.producer, 1], [one.producer, 2]]);
+  for (const { id } of again) socket.say({ type: "published", id, topic: "a", cursor: `e:1`, duplicate: true });
+  assert.deepEqual((await Promise.all(receipts)).map(({ duplicate }) => duplicate), [true, true, false]);
+});
+
+test("what was sent over a lost connection and then refused may have been kept", async (t) => {
+  const { hark, sockets, socket } = await start(t);
+  const receipt = hark.publish("a", 1);
+  await until("it is sent", () => socket.said("publish").length);
+  const second = await reconnected(sockets);
+  await until("it is sent again", () => second.said("publish").length);
+  assert.deepEqual(second.said("publish")[0].seq, 1);
+  second.say({ type: "error", id: second.said("publish")[0].id, code: "forbidden", message: "no longer" });
+  await assert.rejects(receipt, { code: "forbidden", maybeKept: true });
+});
