@@ -365,37 +365,55 @@ async fn a_foreign_page_can_publish_only_if_it_is_allowed() {
 /// What a newcomer sees first: the page that the broker serves, under the policy it is served with.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_page_chats_and_remembers() {
-    const SHOWN: &str = "[...document.querySelectorAll('#messages .said')].map(said => said.textContent)";
+    const SHOWN: &str =
+        "[...document.querySelectorAll('#messages .said')].map(said => said.textContent)";
     let mut broker = Setup::new().restarts().start();
     let chromium = Chromium::start();
-    // TMP
     let policy = broker.http().get("/demo").ok().headers["content-security-policy"].clone();
-    assert!(policy.contains("default-src 'self'") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.contains("default-src 'self'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     let open = || {
         let tab = chromium.open(&broker.url("/demo?room=kitchen"));
-        tab.until("document.querySelector('#pill').dataset.state === 'open'", "document.body.innerText");
+        tab.until(
+            "document.querySelector('#pill').dataset.state === 'open'",
+            "document.body.innerText",
+        );
         tab
     };
     let mut said: Vec<String> = Vec::new();
     let shows = |tab: &Tab<'_>, said: &[String]| {
         let said = json!(said).to_string();
-        tab.until(&format!("JSON.stringify({SHOWN}) === {}", json!(said)), SHOWN);
+        tab.until(
+            &format!("JSON.stringify({SHOWN}) === {}", json!(said)),
+            SHOWN,
+        );
     };
     let quiet = |tab: &Tab<'_>| assert_eq!(tab.troubles(), Vec::<String>::new());
 
     // Two tabs talk, in words that a page had better not take for its own.
     let (ana, ben) = (open(), open());
-    for (tab, words) in [(&ana, "hello 🎺"), (&ben, "<img src=x onerror=alert(1)> & <b>\"you\"</b>")] {
+    for (tab, words) in [
+        (&ana, "hello 🎺"),
+        (&ben, "<img src=x onerror=alert(1)> & <b>\"you\"</b>"),
+    ] {
         tab.write("#text", words);
         said.push(words.to_owned());
         shows(&ana, &said);
         shows(&ben, &said);
     }
-    ana.until("/^Kept at \\w+:1/.test(document.querySelector('#receipt').textContent)", "document.body.innerText");
+    ana.until(
+        "/^Kept at \\w+:1/.test(document.querySelector('#receipt').textContent)",
+        "document.body.innerText",
+    );
 
     // The line for a terminal does what it says.
     let line = ana.eval("document.querySelector('#curl').textContent");
-    let curl = std::process::Command::new("sh").args(["-c", line.as_str().unwrap()]).output().unwrap();
+    let curl = std::process::Command::new("sh")
+        .args(["-c", line.as_str().unwrap()])
+        .output()
+        .unwrap();
     let receipt: Value = serde_json::from_slice(&curl.stdout).unwrap();
     assert_eq!(receipt["duplicate"], false, "{line}: {receipt}");
     said.push("Hello from curl".to_owned());
@@ -413,9 +431,15 @@ async fn the_demo_page_chats_and_remembers() {
 
     // What is written while Hark is away is sent when it is back; and a tab opened then shows everything.
     broker.kill9();
-    ana.until("document.querySelector('#pill').dataset.state !== 'open'", "document.body.innerText");
+    ana.until(
+        "document.querySelector('#pill').dataset.state !== 'open'",
+        "document.body.innerText",
+    );
     ana.write("#text", "is anybody there?");
-    ana.until("document.querySelector('#receipt').textContent.includes('waits')", "document.body.innerText");
+    ana.until(
+        "document.querySelector('#receipt').textContent.includes('waits')",
+        "document.body.innerText",
+    );
     broker.start_again();
     said.push("is anybody there?".to_owned());
     shows(&ana, &said);

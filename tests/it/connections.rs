@@ -90,7 +90,7 @@ fn a_request_that_dawdles_is_ended_the_second_as_well_as_the_first() {
             busy.write(PUBLISH);
             busy.write("7");
             busy.receipt();
-            std::thread::sleep(Duration::from_millis(100));
+            hark_tests::pause(Duration::from_millis(100));
         }
         assert!(begun.elapsed() < DEADLINE);
     });

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use hark_tests::{Broker, DEADLINE, EventStream, Http, Seen, Setup, Ws, until};
+use hark_tests::{Broker, DEADLINE, EventStream, Http, Seen, Setup, Ws, until, wait_until};
 use serde_json::{Value, json};
 
 const EVENTS: &str = "/v1/topics/a/events";
@@ -115,7 +115,7 @@ fn payloads_with_line_breaks_are_one_event_each() {
 fn follow(events: &mut EventStream, seen: &mut [Seen; 2], heads: [u64; 2]) -> String {
     let mut last_id = None;
     while seen[0].position < heads[0] || seen[1].position < heads[1] {
-        let event = events.next();
+        let event = events.event();
         match event.name.as_str() {
             "message" | "gap" | "caught_up" => {
                 let at = usize::from(event.data["topic"] == "b");
@@ -193,7 +193,7 @@ fn each_topic_can_have_its_own_start() {
     let mut began: Vec<(String, u64)> = Vec::new();
     let mut messages = Vec::new();
     while messages.len() < 3 {
-        let event = events.next();
+        let event = events.event();
         let topic = event.data["topic"].as_str().unwrap().to_owned();
         match event.name.as_str() {
             "subscribed" => {
@@ -223,13 +223,9 @@ fn a_gap_is_an_event_and_moves_the_id() {
     let lines = long.repeat(500);
     broker.http().post("/v1/messages", &[], lines).ok();
     let described = || broker.http().get("/v1/topics/a").ok().json();
-    let end = std::time::Instant::now() + DEADLINE;
-    while described()["first"].as_u64().unwrap() < 100 {
-        assert!(
-            std::time::Instant::now() < end,
-            "retention takes what is too much"
-        );
-    }
+    wait_until("retention has taken what is too much", || {
+        (described()["first"].as_u64() >= Some(100)).then_some(())
+    });
 
     let mut events = EventStream::open_after(&broker, EVENTS, Some(&first));
     events.expect("welcome");
@@ -238,7 +234,7 @@ fn a_gap_is_an_event_and_moves_the_id() {
     take(&mut seen, &gap);
     assert_eq!(gap.data["reason"], "expired");
     while seen.position < 501 {
-        take(&mut seen, &events.next());
+        take(&mut seen, &events.event());
     }
 
     let elsewhere = format!("zz:{}", seen.position);
@@ -341,7 +337,7 @@ fn a_quiet_stream_says_that_it_is_there() {
     let http = broker.http();
     let message = std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_millis(450));
+            hark_tests::pause(std::time::Duration::from_millis(450));
             publish_over(&http, "a", 1..=1);
         });
         events.expect("message")

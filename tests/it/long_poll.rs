@@ -14,7 +14,7 @@ fn ask_then<T>(broker: &Broker, path: &str, then: impl FnOnce(&Http) -> T) -> (V
         let begun = Instant::now();
         let asking = scope.spawn(|| http.get(path).ok().json());
         // Whether it waits by then or not, it must be answered the same.
-        std::thread::sleep(Duration::from_millis(100));
+        hark_tests::pause(Duration::from_millis(100));
         let then = then(&http);
         let answer = asking.join().unwrap();
         (answer, begun.elapsed(), then)

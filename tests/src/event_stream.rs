@@ -93,14 +93,14 @@ impl EventStream {
     }
 
     /// The next event.
-    pub fn next(&mut self) -> Event {
+    pub fn event(&mut self) -> Event {
         self.try_next().expect("the stream goes on")
     }
 
     /// The next event, which must have this name.
     #[track_caller]
     pub fn expect(&mut self, name: &str) -> Event {
-        let event = self.next();
+        let event = self.event();
         assert_eq!(event.name, name, "{event:?}");
         if name != "message" && name != "welcome" {
             assert_eq!(event.data["type"], name, "{event:?}");

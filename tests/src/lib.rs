@@ -98,3 +98,27 @@ pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>)
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Like [`until`], for tests without a runtime.
+pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(
+            Instant::now() < end,
+            "waited {DEADLINE:?} in vain until {what}"
+        );
+        pause(Duration::from_millis(10));
+    }
+}
+
+/// Waits a little, where no more depends on it than which of several right ways things go.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a step of a loop with a deadline, or a chance for others to come first"
+)]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}

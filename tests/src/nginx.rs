@@ -5,12 +5,11 @@ use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::broker::quiet_port;
@@ -102,7 +101,7 @@ impl Nginx {
     /// Kills it with all its workers, as a power cut would.
     pub fn kill9(&mut self) {
         let master = self.master.take().expect("nginx runs");
-        kill_process_group(Pid::from_child(&master), Signal::KILL).unwrap(); // with its workers
+        kill_with_workers(&master);
         self.reap(master);
     }
 
@@ -118,7 +117,6 @@ impl Nginx {
         // Where it writes to before it has read its configuration.
         command.arg("-e").arg(self.log_path());
         let master = command
-            .process_group(0) // so that its workers can be killed with it
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -216,18 +214,31 @@ impl Nginx {
     }
 }
 
+/// Kills the master first, who would replace its workers, and then those: they would go on serving.
+fn kill_with_workers(master: &Child) {
+    let master = Pid::from_child(master);
+    let workers = workers(master);
+    for process in std::iter::once(master).chain(workers) {
+        if let Err(error) = kill_process(process, Signal::KILL) {
+            eprintln!("nginx's {process:?} could not be killed: {error}");
+        }
+    }
+}
+
 /// The processes whose parent is `master`.
-fn workers(master: Pid) -> Vec<u32> {
+fn workers(master: Pid) -> Vec<Pid> {
+    let master = master.as_raw_pid();
     let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children"));
     let children = children.unwrap_or_default();
     children
         .split_whitespace()
-        .map(|pid| pid.parse().unwrap())
+        .map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap())
         .collect()
 }
 
 /// Whether a worker still takes new connections: one that does not calls itself so.
-fn listens(worker: u32) -> bool {
+fn listens(worker: Pid) -> bool {
+    let worker = worker.as_raw_pid();
     let title = std::fs::read(format!("/proc/{worker}/cmdline")).unwrap_or_default();
     let title = String::from_utf8_lossy(&title).into_owned();
     !title.is_empty() && !title.contains("is shutting down")
@@ -236,9 +247,9 @@ fn listens(worker: u32) -> bool {
 impl Drop for Nginx {
     fn drop(&mut self) {
         if let Some(mut master) = self.master.take() {
-            let killed = kill_process_group(Pid::from_child(&master), Signal::KILL);
-            if let Err(error) = killed.map_err(Into::into).and_then(|()| master.wait()) {
-                eprintln!("nginx could not be killed: {error}");
+            kill_with_workers(&master);
+            if let Err(error) = master.wait() {
+                eprintln!("nginx could not be waited for: {error}");
             }
         }
         if std::thread::panicking() {

@@ -19,7 +19,7 @@ use crate::topic::{
 };
 
 /// What both sides of the socket share with the session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Flow {
     credit: Arc<Credit>,
     /// Bytes put into the body since it was last asked for more.
@@ -45,20 +45,6 @@ enum PageProgress {
     Unwritten,
     /// It is written, and the session is owed a turn to ask for the next.
     TurnOwed,
-}
-
-impl Default for Flow {
-    fn default() -> Self {
-        Self {
-            credit: Arc::default(),
-            owed_bytes: Cell::default(),
-            given_since_heard: Cell::default(),
-            page: Cell::default(),
-            inbound_paused: Cell::default(),
-            inbound_waker: RefCell::default(),
-            violation: Cell::default(),
-        }
-    }
 }
 
 impl Flow {

@@ -195,12 +195,12 @@ fn frame(encoded: &Encoded) -> ServerFrame {
     }
 }
 
-fn offsets_of(frames: &[Encoded]) -> Vec<u64> {
+fn offsets_of<'a>(frames: impl IntoIterator<Item = &'a Encoded>) -> Vec<u64> {
     let offset = |encoded: &Encoded| match frame(encoded) {
         ServerFrame::Message { record, .. } => record.offset,
         other => panic!("not a message: {other:?}"),
     };
-    frames.iter().map(offset).collect()
+    frames.into_iter().map(offset).collect()
 }
 
 impl Subscriber for Recorder {
@@ -220,7 +220,7 @@ impl Subscriber for Recorder {
                     live: seating.live,
                 },
                 RoomNews::Page { frames, live, .. } => Heard::Page {
-                    offsets: offsets_of(&frames),
+                    offsets: offsets_of(frames.iter().map(|page| &page.frame)),
                     live,
                 },
                 RoomNews::PageFailed { .. } => Heard::PageFailed,
