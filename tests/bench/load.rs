@@ -10,7 +10,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use crate::machine::{Server, Timings};
-use crate::wire::{BINARY, Reader, TEXT, connect, frame};
+use crate::wire::{BINARY, Reader, TEXT, connect, connect_events, frame};
 
 /// One in so many deliveries is timed: reading the clock for each would cost more than the delivery.
 const TIMED_ONE_IN: u64 = 8;
@@ -23,6 +23,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 pub(crate) enum Peer {
     /// JSON frames, one message each.
     Hark,
+    /// The same, read as Server-Sent Events.
+    HarkEvents,
     /// The NATS protocol in binary frames, as many messages in one as the server likes.
     Nats,
 }
@@ -31,13 +33,14 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Self::Hark => "hark",
+            Self::HarkEvents => "hark, event streams",
             Self::Nats => "nats-server",
         }
     }
 
     async fn connect(self, address: &str) -> (Reader, OwnedWriteHalf) {
         match self {
-            Self::Hark => connect(address, "/ws").await,
+            Self::Hark | Self::HarkEvents => connect(address, "/ws").await,
             Self::Nats => {
                 let (reader, mut writer) = connect(address, "/").await;
                 let hello = b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
@@ -54,11 +57,25 @@ impl Peer {
     }
 
     fn frame(self, frames: &mut Vec<u8>, text: &[u8]) {
-        frame(frames, if self == Self::Hark { TEXT } else { BINARY }, text);
+        frame(frames, if self == Self::Nats { BINARY } else { TEXT }, text);
+    }
+
+    /// A connection that reads what is published from now on.
+    async fn subscriber(self, address: &str) -> (Reader, OwnedWriteHalf) {
+        let (mut reader, mut writer) = match self {
+            Self::HarkEvents => connect_events(address, "/v1/topics/fan-out/events").await,
+            _ => self.connect(address).await,
+        };
+        self.subscribe(&mut reader, &mut writer).await;
+        (reader, writer)
     }
 
     async fn subscribe(self, reader: &mut Reader, writer: &mut OwnedWriteHalf) {
         let (command, done): (&[u8], &[u8]) = match self {
+            Self::HarkEvents => {
+                reader.frame_containing(b"caught_up").await;
+                return;
+            }
             Self::Hark => (
                 br#"{"type":"subscribe","id":1,"topic":"fan-out"}"#,
                 b"caught_up",
@@ -71,7 +88,7 @@ impl Peer {
 
     fn publish(self, frames: &mut Vec<u8>, id: u64, payload: &str) {
         let command = match self {
-            Self::Hark => {
+            Self::Hark | Self::HarkEvents => {
                 format!(r#"{{"type":"publish","id":{id},"topic":"fan-out","data":{payload}}}"#)
             }
             Self::Nats => format!("PUB fan-out {}\r\n{payload}\r\n", payload.len()),
@@ -115,8 +132,7 @@ impl FanOut {
         let message_bytes = self.peer.message_bytes(self.payload_bytes);
         let subscribers = self.subscribers;
         for _ in 0..self.subscribers {
-            let (mut reader, mut writer) = self.peer.connect(&server.address).await;
-            self.peer.subscribe(&mut reader, &mut writer).await;
+            let (mut reader, writer) = self.peer.subscriber(&server.address).await;
             let counted = counted.clone();
             tokio::task::spawn_local(async move {
                 let _kept_open = writer;

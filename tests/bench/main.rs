@@ -67,9 +67,10 @@ fn costs(runtime: &tokio::runtime::Runtime, dir: &Path, repeats: u32) {
                 payload_bytes: 128,
                 window: 64,
             };
-            let server = Server::start(dir, ONE_CORE);
-            load(Peer::Hark).run(&server, RUN).await;
-            drop(server);
+            for peer in [Peer::Hark, Peer::HarkEvents] {
+                let server = Server::start(dir, ONE_CORE);
+                load(peer).run(&server, RUN).await;
+            }
             if let Some(nats) = &nats {
                 let server = Server::start_nats(nats, dir, ONE_CORE).await;
                 load(Peer::Nats).run(&server, RUN).await;

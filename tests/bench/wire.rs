@@ -1,23 +1,41 @@
-//! Connections that speak raw WebSocket frames: on one core the load must be able to outrun the broker it measures.
+//! Connections that speak raw WebSocket frames, or read events: on one core the load must be able to outrun the broker it measures.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 pub(crate) async fn connect(address: &str, path: &str) -> (Reader, OwnedWriteHalf) {
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    open(address, path, upgrade, 101).await
+}
+
+/// An event stream, whose events are read as frames are.
+pub(crate) async fn connect_events(address: &str, path: &str) -> (Reader, OwnedWriteHalf) {
+    let (reader, writer) = open(address, path, "", 200).await;
+    let reader = Reader {
+        events: true,
+        ..reader
+    };
+    (reader, writer)
+}
+
+async fn open(
+    address: &str,
+    path: &str,
+    headers: &str,
+    status: u16,
+) -> (Reader, OwnedWriteHalf) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    );
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
     }
     assert!(
-        head.starts_with(b"HTTP/1.1 101"),
+        head.starts_with(format!("HTTP/1.1 {status}").as_bytes()),
         "{}",
         String::from_utf8_lossy(&head)
     );
@@ -27,6 +45,7 @@ pub(crate) async fn connect(address: &str, path: &str) -> (Reader, OwnedWriteHal
             read,
             buffer: Vec::with_capacity(256 * 1024),
             done: 0,
+            events: false,
         },
         write,
     )
@@ -60,15 +79,29 @@ pub(crate) struct Reader {
     buffer: Vec<u8>,
     /// Bytes of the buffer that have been looked at.
     done: usize,
+    /// It reads events, not frames.
+    events: bool,
 }
 
 impl Reader {
     /// Reads once, and calls `see` with each data frame that is whole. Returns how often it said yes.
-    pub(crate) async fn some_frames(&mut self, mut see: impl FnMut(&[u8]) -> bool) -> u64 {
-        let read = self.read.read_buf(&mut self.buffer).await.unwrap();
-        assert!(read > 0, "the broker closed the connection");
+    pub(crate) async fn some_frames(&mut self, see: impl FnMut(&[u8]) -> bool) -> u64 {
+        let counted = self.try_some_frames(see).await;
+        counted.expect("the broker closed the connection")
+    }
+
+    /// `None` when the broker has closed the connection.
+    async fn try_some_frames(&mut self, mut see: impl FnMut(&[u8]) -> bool) -> Option<u64> {
+        let read = self.read.read_buf(&mut self.buffer).await;
+        if !read.is_ok_and(|bytes| bytes > 0) {
+            return None;
+        }
+        let next = match self.events {
+            true => event_at,
+            false => frame_at,
+        };
         let mut counted = 0;
-        while let Some((opcode, start, end)) = frame_at(&self.buffer[self.done..]) {
+        while let Some((opcode, start, end)) = next(&self.buffer[self.done..]) {
             let frame = &self.buffer[self.done + start..self.done + end];
             if matches!(opcode, 1 | 2) && see(frame) {
                 counted += 1;
@@ -79,17 +112,16 @@ impl Reader {
             self.buffer.drain(..self.done);
             self.done = 0;
         }
-        counted
+        Some(counted)
     }
 
+    /// Until the broker ends.
     pub(crate) async fn each_frame(&mut self, mut see: impl FnMut(&[u8])) {
-        loop {
-            self.some_frames(|frame| {
-                see(frame);
-                true
-            })
-            .await;
-        }
+        let mut see = |frame: &[u8]| {
+            see(frame);
+            true
+        };
+        while self.try_some_frames(&mut see).await.is_some() {}
     }
 
     pub(crate) async fn frame_containing(&mut self, wanted: &[u8]) {
@@ -112,4 +144,10 @@ fn frame_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
         length => (length as usize, 2),
     };
     (bytes.len() >= start + length).then_some((first & 0x0f, start, start + length))
+}
+
+/// The first event, if it is whole, as `frame_at` gives a text frame. (The lines of the transfer coding before it are counted in.)
+fn event_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+    let end = bytes.windows(2).position(|two| two == b"\n\n")? + 2;
+    Some((1, 0, end))
 }
