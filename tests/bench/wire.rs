@@ -20,12 +20,7 @@ pub(crate) async fn connect_events(address: &str, path: &str) -> (Reader, OwnedW
     (reader, writer)
 }
 
-async fn open(
-    address: &str,
-    path: &str,
-    headers: &str,
-    status: u16,
-) -> (Reader, OwnedWriteHalf) {
+async fn open(address: &str, path: &str, headers: &str, status: u16) -> (Reader, OwnedWriteHalf) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");

@@ -216,6 +216,22 @@ fn a_message_that_nobody_answered_and_that_is_there_twice_is_noticed() {
 }
 
 #[test]
+fn a_message_that_damage_took_may_be_kept_again() {
+    let mut judge = sent(Kind::Keyed, 10);
+    for n in 1..=10 {
+        judge
+            .receipt(id(n), &place(&format!("e:{n}")), false)
+            .unwrap();
+    }
+    judge.damaged();
+    let mut reader = subscribe(&mut judge, &after("e:5"), "e:5", 11, true).unwrap();
+    reader.take(&mut judge, &gap("lost", 6, 9, "f:9")).unwrap();
+    reader.take(&mut judge, &message(10, 10)).unwrap();
+    reader.take(&mut judge, &message(11, 7)).unwrap();
+    judge.look_over(TOPIC, false).unwrap();
+}
+
+#[test]
 fn a_message_that_is_kept_again_after_damage_is_noticed() {
     let mut judge = kept(10);
     judge.damaged();
