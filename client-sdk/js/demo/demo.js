@@ -18,7 +18,8 @@ const input = (/** @type {string} */ id) => /** @type {HTMLInputElement} */ ($(i
  * @param {string} className
  * @param {string} [text]
  */
-const element = (tag, className, text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
+const element = (tag, className, text = "") =>
+  Object.assign(document.createElement(tag), { className, textContent: text });
 
 // Where this page is served from, also behind a proxy that puts it under a path.
 const base = new URL("..", import.meta.url).href.replace(/\/$/, "");
@@ -102,7 +103,8 @@ const wordsOf = (data) => {
   return { name: "curl", text: typeof data === "string" ? data : JSON.stringify(data) };
 };
 
-const hueOf = (/** @type {string} */ name) => [...name].reduce((sum, char) => (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973, 7) % 8;
+const hueOf = (/** @type {string} */ name) =>
+  [...name].reduce((sum, char) => (sum * 31 + (char.codePointAt(0) ?? 0)) % 9973, 7) % 8;
 
 /** The message above, to see whether the next one goes on with it. */
 let above = { name: "", time: 0, item: /** @type {HTMLElement | undefined} */ (undefined) };
@@ -267,7 +269,9 @@ $("write").addEventListener("submit", async (event) => {
   showReceipt();
   try {
     const { cursor } = await hark.publish(topic, { name: nameNow(), text });
-    receipt = { text: `Kept at ${cursor}, ${Math.max(1, Math.round(performance.now() - began))} ms after you pressed Send.` };
+    receipt = {
+      text: `Kept at ${cursor}, ${Math.max(1, Math.round(performance.now() - began))} ms after you pressed Send.`,
+    };
   } catch (error) {
     receipt = { text: `Not sent: ${/** @type {Error} */ (error).message}`, bad: true };
     input("text").value ||= text;

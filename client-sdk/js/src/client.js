@@ -92,6 +92,7 @@ export class Client {
    * @returns {Promise<import("../hark").Receipt>}
    */
   async publish(topic, data, { headers, contentType, messageId } = {}) {
+    topic = String(topic);
     if (this.#ended) throw new PublishError(this.#ended.code, this.#ended.message, topic, false);
     // Written now, so that what the application does with its object later changes nothing.
     let body;
@@ -108,14 +109,14 @@ export class Client {
   }
 
   /**
-   * @param {string} topic
+   * @param {string} name
    * @param {import("../hark").SubscribeOptions} [options]
    * @returns {import("../hark").Subscription}
    */
-  subscribe(topic, { from = "now", cursor: store } = {}) {
+  subscribe(name, { from = "now", cursor: store } = {}) {
     if (this.#ended) throw this.#ended;
     /** @type {Subscription} */
-    const subscription = new Subscription(topic, store, this.#options.queue, {
+    const subscription = new Subscription(String(name), store, this.#options.queue, {
       drained: () => this.#inbox.drained(subscription),
       left: () => this.#inbox.unsubscribe(subscription),
     });
@@ -124,7 +125,11 @@ export class Client {
     const start = onWire(from);
     if (loaded && typeof loaded !== "string") {
       // Where it cannot be read it is as if there were none.
-      this.#inbox.subscribe(subscription, start, loaded.then(checked, (error) => void report(error)));
+      this.#inbox.subscribe(
+        subscription,
+        start,
+        loaded.then(checked, (error) => void report(error)),
+      );
     } else {
       const cursor = checked(loaded);
       this.#inbox.subscribe(subscription, cursor ? { after: cursor } : start, undefined);
@@ -188,6 +193,8 @@ export const writeBody = (data, { headers, contentType, messageId }) => {
       ? { data_base64: toBase64(bytes), content_type: contentType, headers, message_id: messageId }
       : { data: bytes, headers, message_id: messageId };
   const text = JSON.stringify(fields);
+  // Ten frames in a row that Hark cannot read end the connection for good.
+  if (Object.values(headers ?? {}).some((value) => typeof value !== "string")) throw new TypeError("headers are texts");
   // A function, `undefined`: JSON leaves it out.
   if (!text.startsWith('{"data')) throw new TypeError("the data is nothing that JSON can say");
   return text.slice(1, -1);
@@ -195,4 +202,6 @@ export const writeBody = (data, { headers, contentType, messageId }) => {
 
 /** @param {import("../hark").From} from */
 const onWire = (from) =>
-  typeof from === "object" && "since" in from && from.since instanceof Date ? { since: from.since.toISOString() } : from;
+  typeof from === "object" && "since" in from && from.since instanceof Date
+    ? { since: from.since.toISOString() }
+    : from;

@@ -110,7 +110,7 @@ export class Connection {
   }
 
   reconnect() {
-    this.#next = 0;
+    this.#next = this.#notBefore = 0;
     this.#hurry();
     this.#over({ error: new ConnectionError("lost", "reconnecting, as asked"), again: true });
   }
@@ -129,6 +129,8 @@ export class Connection {
   async #keepConnected() {
     while (!this.#isClosed()) {
       this.#set("connecting");
+      // Told of a state, the application may close the client.
+      if (this.#isClosed()) return;
       const { error, refused, final, again, retryAfterMs = 0 } = await this.#connect();
       if (this.#isClosed()) return;
       // A token that has run out while the machine slept, say: the callback may have a better one.
@@ -137,8 +139,9 @@ export class Connection {
       if (again) continue;
       const wait = retryAfterMs + draw(this.#failures++, FIRST_WAIT_MS, LONGEST_WAIT_MS);
       this.#notBefore = Date.now() + retryAfterMs;
+      const waited = this.#wait(wait);
       this.#set("waiting", { retryInMs: Math.ceil(wait), error });
-      await this.#wait(wait);
+      await waited;
     }
   }
 
@@ -231,10 +234,10 @@ export class Connection {
     this.#next = at;
     this.#failed[at] = false;
     this.transport = this.#options.transports[at];
-    this.#set("open");
     this.#events.open();
     this.#probe.wait = this.#options.probeMs;
     this.#probeLater();
+    this.#set("open");
   }
 
   #drop() {
@@ -254,16 +257,19 @@ export class Connection {
     if (at < 0 || at >= this.#next) return;
     const probe = this.#probe;
     clearTimeout(probe.timer);
-    probe.timer = setTimeout(() => {
-      const served = this.#line;
-      const isOver = () => served !== this.#line;
-      this.#dial(
-        at,
-        isOver,
-        (line) => (probe.line = line),
-        () => isOver() || this.#probeLater(),
-      );
-    }, probe.wait * (0.5 + Math.random() / 2));
+    probe.timer = setTimeout(
+      () => {
+        const served = this.#line;
+        const isOver = () => served !== this.#line;
+        this.#dial(
+          at,
+          isOver,
+          (line) => (probe.line = line),
+          () => isOver() || this.#probeLater(),
+        );
+      },
+      probe.wait * (0.5 + Math.random() / 2),
+    );
     probe.wait = Math.min(probe.wait * 2, LONGEST_PROBE_MS);
   }
 

@@ -74,7 +74,7 @@ class Lost extends Error {
 export const lost = (code, message, more) => new Lost({ error: new ConnectionError(code, message), ...more });
 
 /**
- * The lines of a body as they come. Hark ends them with LF alone.
+ * The lines of a body as they come.
  *
  * @param {Response} response
  */
@@ -86,7 +86,7 @@ export async function* linesOf({ body }) {
   for (;;) {
     const { done, value } = await reader.read();
     rest += decoder.decode(value, { stream: !done });
-    const lines = rest.split("\n");
+    const lines = rest.split(/\r?\n/);
     rest = lines.pop() ?? "";
     if (rest.length > LINE_CHARS) throw lost("lost", "a line without an end");
     yield* lines;
@@ -134,7 +134,10 @@ export class HttpLine {
     this.#token = dial.token;
     this.#guard(async () => {
       await this.#ask(dial.patienceMs);
-      this.#pulse = startBeat((jumped) => (jumped ? this.check(false) : this.#restartSilent(SILENT_HEARTBEATS)), CHECK_MS);
+      this.#pulse = startBeat(
+        (jumped) => (jumped ? this.check(false) : this.#restartSilent(SILENT_HEARTBEATS)),
+        CHECK_MS,
+      );
       listener.open();
     });
   }
@@ -170,7 +173,8 @@ export class HttpLine {
       // What is published in the same turn goes in the same request.
       await undefined;
       while (this.#outgoing.length) await this.#publishBatch();
-    }).then(() => (this.#publishing = false));
+      this.#publishing = false;
+    });
   }
 
   /** @param {boolean} online the network was away, and with it the streams */
@@ -319,7 +323,11 @@ export class HttpLine {
     try {
       await work();
     } catch (error) {
-      this.lose(error instanceof Lost ? error.loss : { error: new ConnectionError("unreachable", `${this.#dial.base}: ${error}`) });
+      this.lose(
+        error instanceof Lost
+          ? error.loss
+          : { error: new ConnectionError("unreachable", `${this.#dial.base}: ${error}`) },
+      );
     }
   }
 
@@ -352,7 +360,11 @@ export class HttpLine {
    * @param {number} patienceMs
    */
   #post(body, patienceMs) {
-    return this.#request("/v1/messages", { method: "POST", body, headers: { "content-type": "application/x-ndjson" } }, patienceMs);
+    return this.#request(
+      "/v1/messages",
+      { method: "POST", body, headers: { "content-type": "application/x-ndjson" } },
+      patienceMs,
+    );
   }
 
   async #publishBatch() {

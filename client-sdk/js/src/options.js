@@ -35,7 +35,8 @@ export const settle = ({
   queue = {},
 }) => {
   const usable = transports.filter((name) => name !== "websocket" || WebSocket);
-  if (!usable.length) throw new HarkError("no_transport", "there is no WebSocket here: give one, or allow sse or longpoll");
+  if (!usable.length)
+    throw new HarkError("no_transport", "there is no WebSocket here: give one, or allow sse or longpoll");
   return {
     base: baseOf(url),
     token,
@@ -63,5 +64,8 @@ const baseOf = (url) => {
   } catch {
     // Said below.
   }
-  throw new HarkError("bad_url", `${url} is no Hark URL; it looks like ws://127.0.0.1:4275/ws or http://127.0.0.1:4275`);
+  throw new HarkError(
+    "bad_url",
+    `${url} is no Hark URL; it looks like ws://127.0.0.1:4275/ws or http://127.0.0.1:4275`,
+  );
 };

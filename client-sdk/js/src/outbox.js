@@ -70,7 +70,10 @@ const IN_FLIGHT_BYTES = 1 << 20;
 
 // 128 random bits: two clients never draw the same name.
 const randomProducer = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))].reduce((name, byte) => name + byte.toString(16).padStart(2, "0"), "p");
+  [...crypto.getRandomValues(new Uint8Array(16))].reduce(
+    (name, byte) => name + byte.toString(16).padStart(2, "0"),
+    "p",
+  );
 
 export class Outbox {
   /** @type {Map<string, Lane>} */

@@ -90,8 +90,13 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
     socket.onerror = () => {};
     socket.onclose = ({ code, reason }) => {
       if (code === 4401) lose("unauthenticated", reason || "the token was refused", { refused: true });
-      else if (isFinalClose(code)) lose("closed_by_hark", `Hark closed the connection (${code}): ${reason}`, { final: isOpen || code >= 4400, unusable: !isOpen });
-      else if (isOpen || code === 1012 || code === 1013 || code >= 4500) lose("lost", `the connection ended (${code}) ${reason}`);
+      else if (isFinalClose(code))
+        lose("closed_by_hark", `Hark closed the connection (${code}): ${reason}`, {
+          final: isOpen || code >= 4400,
+          unusable: !isOpen,
+        });
+      else if (isOpen || code === 1012 || code === 1013 || code >= 4500)
+        lose("lost", `the connection ended (${code}) ${reason}`);
       else lose("unreachable", `${url} cannot be reached by WebSocket`, { unusable: true });
     };
   }

@@ -92,7 +92,11 @@ test("keeps once and in order what is published across cut connections", async (
     proxy.cut();
   }
   await Promise.all(receipts);
-  for (const k of [0, 1, 2]) assert.deepEqual(await broker.history(`t${k}`), count(600).filter((n) => n % 3 === k));
+  for (const k of [0, 1, 2])
+    assert.deepEqual(
+      await broker.history(`t${k}`),
+      count(600).filter((n) => n % 3 === k),
+    );
 });
 
 test("goes on from the stored cursor after a reload", async (t) => {
@@ -173,7 +177,9 @@ test("says that a topic was deleted, and goes on with the new one", async (t) =>
   await hark.publish("a", "new");
   await hark.publish("a", "newer");
   const taken = await take(events, ({ data }) => data === "newer");
-  const kinds = taken.filter(({ type }) => type !== "caught_up").map(({ type, reason, data }) => reason ?? data ?? type);
+  const kinds = taken
+    .filter(({ type }) => type !== "caught_up")
+    .map(({ type, reason, data }) => reason ?? data ?? type);
   assert.deepEqual(kinds, ["deleted", "new", "newer"]);
 });
 
@@ -215,6 +221,10 @@ test("what Hark refuses ends that subscription or message alone", async (t) => {
   await assert.rejects(hark.publish("a", "x".repeat(1 << 20)), { code: "too_large", maybeKept: false });
   await assert.rejects(hark.publish("a", undefined), { code: "bad_frame" });
   await assert.rejects(hark.publish("a", 1n), { code: "bad_frame" });
+  for (let times = 0; times < 20; times++) {
+    await assert.rejects(hark.publish("a", 1, { headers: { n: 1 } }), { code: "bad_frame" });
+    await hark.publish(undefined, "a topic by that name");
+  }
   assert.equal((await hark.publish("a", "ü".repeat(400_000))).duplicate, false);
 });
 
@@ -260,7 +270,9 @@ test("close ends everything: the process exits", async (t) => {
     await lost;
     console.log(here.state);
   `;
-  const child = spawn(process.execPath, ["--input-type=module", "--eval", script], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--input-type=module", "--eval", script], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   t.after(() => child.kill("SIGKILL"));
   let said = "";
   child.stdout.on("data", (text) => (said += text));

@@ -41,7 +41,14 @@ test("the URL of the WebSocket, and its subprotocol", async (t) => {
 
 test("the bound of the wait doubles up to the longest", () => {
   const largest = (failures) => Math.max(...Array.from({ length: 2000 }, () => draw(failures, 250, 20_000)));
-  for (const [failures, bound] of [[0, 250], [1, 500], [3, 2000], [6, 16_000], [7, 20_000], [4000, 20_000]]) {
+  for (const [failures, bound] of [
+    [0, 250],
+    [1, 500],
+    [3, 2000],
+    [6, 16_000],
+    [7, 20_000],
+    [4000, 20_000],
+  ]) {
     const seen = largest(failures);
     assert.ok(seen <= bound && seen > bound * 0.9, `${failures} failures: ${seen} ms`);
   }
@@ -59,7 +66,14 @@ test("the wait grows until something is answered, not when the connection stands
   await pass(500);
   assert.deepEqual(waits(), [250, 500]);
   sockets[2].accept();
-  sockets[2].say({ type: "subscribed", id: sockets[2].said("subscribe")[0].id, topic: "a", cursor: "e:0", head: 0, resumed: false });
+  sockets[2].say({
+    type: "subscribed",
+    id: sockets[2].said("subscribe")[0].id,
+    topic: "a",
+    cursor: "e:0",
+    head: 0,
+    resumed: false,
+  });
   sockets[2].end();
   await settled();
   assert.deepEqual(waits(), [250, 500, 250]);
@@ -79,7 +93,11 @@ test("close codes tell whether to connect again", async (t) => {
   for (const never of [1000, 1002, 1003, 1007, 1008, 1009, 1010, 4400, 4401, 4499]) {
     await t.test(String(never), async (t) => {
       const { hark, sockets, changes, pass } = await start(t);
-      const lost = assert.rejects(hark.publish("a", 1), { name: "PublishError", code: never === 4401 ? "unauthenticated" : "closed_by_hark", maybeKept: true });
+      const lost = assert.rejects(hark.publish("a", 1), {
+        name: "PublishError",
+        code: never === 4401 ? "unauthenticated" : "closed_by_hark",
+        maybeKept: true,
+      });
       const events = hark.subscribe("a");
       sockets[0].accept();
       await settled();
@@ -112,7 +130,12 @@ test("the token callback is never called twice at a time", async (t) => {
   answer("two");
   await settled();
   // Three that waited for it, and each says it.
-  assert.ok(sockets[0].said("auth").slice(1).every(({ token }) => token === "two"));
+  assert.ok(
+    sockets[0]
+      .said("auth")
+      .slice(1)
+      .every(({ token }) => token === "two"),
+  );
   sockets[0].say({ type: "error", code: "expiring", message: "soon" });
   await settled();
   assert.deepEqual(asked, ["connect", "expiring", "expiring"]);
@@ -236,6 +259,22 @@ test("what Hark asked for is waited for, whoever wakes", async (t) => {
   assert.equal(hark.state, "closed");
 });
 
+for (const when of ["connecting", "open", "waiting"]) {
+  test(`a client may be closed when it says ${when}, and is then at rest`, async (t) => {
+    const { hark, sockets, changes, pass } = await start(t, {
+      transports: ["websocket", "sse"],
+      fetch: async () => new Response(""),
+    });
+    hark.on("state", ({ state }) => state === when && hark.close());
+    sockets[0].accept();
+    if (when === "connecting" || when === "waiting") sockets[0].end();
+    await pass(30_000);
+    assert.equal(changes.at(-1).state, "closed");
+    assert.equal(sockets.length, 1);
+    assert.equal(sockets[0].said("publish").length, 0);
+  });
+}
+
 test("a closed client listens to nothing and says nothing", async (t) => {
   const page = browser(t);
   const { hark, sockets, changes } = await start(t);
@@ -248,5 +287,8 @@ test("a closed client listens to nothing and says nothing", async (t) => {
   hark.reconnect();
   await settled();
   assert.deepEqual([sockets.length, sockets[0].sent.length, sockets[0].closedWith], [1, said, 1000]);
-  assert.deepEqual(changes.map(({ state }) => state), ["connecting", "open", "closed"]);
+  assert.deepEqual(
+    changes.map(({ state }) => state),
+    ["connecting", "open", "closed"],
+  );
 });

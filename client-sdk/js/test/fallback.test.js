@@ -37,11 +37,17 @@ for (const transport of ["sse", "longpoll"]) {
     ];
     assert.match(receipts[1].cursor, /:2$/);
     const taken = (await take(events, ({ offset }) => offset === 2)).filter(({ type }) => type === "message");
-    assert.deepEqual(taken.map(({ data, headers, contentType, cursor }) => [data, headers, contentType, cursor]), [
-      [{ any: "json" }, { trace: "1" }, undefined, receipts[0].cursor],
-      [Uint8Array.of(0, 255), {}, "image/png", receipts[1].cursor],
-    ]);
-    assert.deepEqual(proxy.requests.filter((line) => line.startsWith("UPGRADE")), []);
+    assert.deepEqual(
+      taken.map(({ data, headers, contentType, cursor }) => [data, headers, contentType, cursor]),
+      [
+        [{ any: "json" }, { trace: "1" }, undefined, receipts[0].cursor],
+        [Uint8Array.of(0, 255), {}, "image/png", receipts[1].cursor],
+      ],
+    );
+    assert.deepEqual(
+      proxy.requests.filter((line) => line.startsWith("UPGRADE")),
+      [],
+    );
   });
 
   over("starts where it is told to", async (t, options) => {
@@ -73,7 +79,10 @@ for (const transport of ["sse", "longpoll"]) {
     const hark = client(t, broker.url, options);
     const events = hark.subscribe("a", { from: "earliest" });
     const kept = await take(events, ({ type }) => type === "caught_up");
-    assert.deepEqual(kept.map(({ type, data }) => data ?? type), [1, 2, 3, "caught_up"]);
+    assert.deepEqual(
+      kept.map(({ type, data }) => data ?? type),
+      [1, 2, 3, "caught_up"],
+    );
     await broker.publish("a", 4);
     assert.equal((await take(events, () => true))[0].data, 4);
   });
@@ -103,7 +112,11 @@ for (const transport of ["sse", "longpoll"]) {
       proxy.cut();
     }
     await Promise.all(receipts);
-    for (const k of [0, 1, 2]) assert.deepEqual(await broker.history(`t${k}`), count(300).filter((n) => n % 3 === k));
+    for (const k of [0, 1, 2])
+      assert.deepEqual(
+        await broker.history(`t${k}`),
+        count(300).filter((n) => n % 3 === k),
+      );
   });
 
   over("more than 32 topics take several streams, none of more than 32", async (t, options) => {
@@ -142,7 +155,10 @@ for (const transport of ["sse", "longpoll"]) {
     const { broker } = await start(t, "--retention-messages", "5");
     const { cursor } = await broker.publish("a", 1);
     for (const n of count(2000)) await broker.publish("a", n + 1);
-    await until("retention has taken something", async () => (await (await fetch(`${broker.url}/v1/topics/a`)).json()).first > 2);
+    await until(
+      "retention has taken something",
+      async () => (await (await fetch(`${broker.url}/v1/topics/a`)).json()).first > 2,
+    );
     const hark = client(t, broker.url, options);
     const events = hark.subscribe("a", { from: { after: cursor } });
     const [gap, message] = await take(events, ({ type }) => type === "message");
@@ -151,7 +167,10 @@ for (const transport of ["sse", "longpoll"]) {
     await fetch(`${broker.url}/v1/topics/a`, { method: "DELETE" });
     await hark.publish("a", "new");
     const taken = await take(events, ({ data }) => data === "new");
-    assert.deepEqual(taken.map(({ type, reason }) => reason ?? type).filter((word) => word !== "caught_up"), ["deleted", "message"]);
+    assert.deepEqual(
+      taken.map(({ type, reason }) => reason ?? type).filter((word) => word !== "caught_up"),
+      ["deleted", "message"],
+    );
   });
 
   over("a consumer that lags is parked, and misses nothing", async (t, options) => {
@@ -211,7 +230,9 @@ test("does without a WebSocket where there is none", async (t) => {
   const hark = client(t, broker.url, { WebSocket: null });
   await hark.publish("a", 1);
   assert.equal(hark.transport, "sse");
-  assert.throws(() => connect({ url: broker.url, WebSocket: null, transports: ["websocket"] }), { code: "no_transport" });
+  assert.throws(() => connect({ url: broker.url, WebSocket: null, transports: ["websocket"] }), {
+    code: "no_transport",
+  });
 });
 
 test("a WebSocket that has worked is tried again before it is passed over", async (t) => {

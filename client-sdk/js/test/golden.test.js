@@ -17,7 +17,8 @@ const golden = Object.fromEntries(
 const names = (says) => Object.keys(golden).filter((name) => golden[name].says === says);
 
 /** What is the client's own choice. */
-const without = (frame, ...fields) => Object.fromEntries(Object.entries(frame).filter(([name]) => !fields.includes(name)));
+const without = (frame, ...fields) =>
+  Object.fromEntries(Object.entries(frame).filter(([name]) => !fields.includes(name)));
 
 const open = async (t, options) => {
   const { WebSocket, sockets } = scriptedWebSocket();
@@ -99,7 +100,10 @@ const subscribed = async (t, cursor) => {
 };
 
 const heard = {
-  message_json: { at: "k3f9a1:1042", expect: { offset: 1043, data: { any: "json" }, headers: {}, cursor: "k3f9a1:1043" } },
+  message_json: {
+    at: "k3f9a1:1042",
+    expect: { offset: 1043, data: { any: "json" }, headers: {}, cursor: "k3f9a1:1043" },
+  },
   message_prev: { at: "k3f9a1:1040", expect: { offset: 1043, data: true, headers: {}, cursor: "k3f9a1:1043" } },
   message_bytes: {
     at: "k3f9a1:1042",
@@ -111,7 +115,10 @@ const heard = {
       cursor: "k3f9a1:1043",
     },
   },
-  message_bytes_untyped: { at: "k3f9a1:1042", expect: { offset: 1043, data: new Uint8Array(), headers: {}, cursor: "k3f9a1:1043" } },
+  message_bytes_untyped: {
+    at: "k3f9a1:1042",
+    expect: { offset: 1043, data: new Uint8Array(), headers: {}, cursor: "k3f9a1:1043" },
+  },
 };
 for (const [name, { at, expect }] of Object.entries(heard)) {
   test(`understands ${name}`, async (t) => {
@@ -198,7 +205,15 @@ test("understands goodbye: waits as long as it is told", async (t) => {
 });
 
 // What needs no more than not to disturb.
-const passed = ["welcome", "authenticated", "authenticated_for_good", "pong", "pong_without_id", "error_without_id", "unsubscribed"];
+const passed = [
+  "welcome",
+  "authenticated",
+  "authenticated_for_good",
+  "pong",
+  "pong_without_id",
+  "error_without_id",
+  "unsubscribed",
+];
 test("passes over what is about nothing that was asked", async (t) => {
   const { hark, socket, events } = await subscribed(t, "k3f9a1:1042");
   for (const name of passed.filter((name) => name !== "unsubscribed")) socket.say(golden[name].text);
@@ -231,12 +246,20 @@ test("understands error_out_of_sequence: goes back to the number expected", asyn
   socket.say({ ...golden.error_out_of_sequence.frame, id: second.id, expected_seq: 1 });
   await until("both are sent again", () => socket.said("publish").length === 4);
   const again = socket.said("publish").slice(2);
-  assert.deepEqual(again.map(({ producer, seq, data }) => [producer, seq, data]), [
-    [first.producer, 1, 1],
-    [first.producer, 2, 2],
-  ]);
+  assert.deepEqual(
+    again.map(({ producer, seq, data }) => [producer, seq, data]),
+    [
+      [first.producer, 1, 1],
+      [first.producer, 2, 2],
+    ],
+  );
   // The answer to the sending before comes late, and counts no more.
   socket.say({ type: "published", id: first.id, topic: "orders.eu", cursor: "e:9", duplicate: false });
-  again.forEach(({ id }, at) => socket.say({ type: "published", id, topic: "orders.eu", cursor: `e:${at + 1}`, duplicate: false }));
-  assert.deepEqual((await Promise.all(receipts)).map(({ cursor }) => cursor), ["e:1", "e:2"]);
+  again.forEach(({ id }, at) =>
+    socket.say({ type: "published", id, topic: "orders.eu", cursor: `e:${at + 1}`, duplicate: false }),
+  );
+  assert.deepEqual(
+    (await Promise.all(receipts)).map(({ cursor }) => cursor),
+    ["e:1", "e:2"],
+  );
 });

@@ -8,7 +8,14 @@ import { take, until } from "./support/until.js";
 
 const json = (body, status = 200, headers = {}) => new Response(JSON.stringify(body), { status, headers });
 const refusal = (status, code, headers) => json({ code, message: `says ${code}` }, status, headers);
-const welcome = { type: "welcome", session: "s1", version: "1", heartbeat_ms: 25_000, max_message_bytes: 1 << 20, max_inflight: 1024 };
+const welcome = {
+  type: "welcome",
+  session: "s1",
+  version: "1",
+  heartbeat_ms: 25_000,
+  max_message_bytes: 1 << 20,
+  max_inflight: 1024,
+};
 
 /** An event stream that the test writes to. */
 const eventStream = () => {
@@ -19,7 +26,8 @@ const eventStream = () => {
   });
   stream.response = new Response(body, { headers: { "content-type": "text/event-stream" } });
   stream.write = (text) => stream.controller.enqueue(new TextEncoder().encode(text));
-  stream.say = (frame, event) => stream.write(`${event ? `event: ${event}\n` : ""}id: x\ndata: ${JSON.stringify(frame)}\n\n`);
+  stream.say = (frame, event) =>
+    stream.write(`${event ? `event: ${event}\n` : ""}id: x\ndata: ${JSON.stringify(frame)}\n\n`);
   stream.end = () => stream.controller.close();
   return stream;
 };
@@ -34,7 +42,9 @@ const start = (t, transport, answer, options) => {
     const isAsk = method === "POST" && !body;
     return new Promise((resolve, reject) => {
       signal.addEventListener("abort", () => reject(new Error("aborted")));
-      const answered = isAsk ? (answer.ask?.(request) ?? new Response("")) : (answer[method.toLowerCase()]?.(request) ?? new Promise(() => {}));
+      const answered = isAsk
+        ? (answer.ask?.(request) ?? new Response(""))
+        : (answer[method.toLowerCase()]?.(request) ?? new Promise(() => {}));
       Promise.resolve(answered).then(resolve, reject);
     });
   };
@@ -44,17 +54,27 @@ const start = (t, transport, answer, options) => {
   t.after(() => hark.close());
   return { hark, requests, changes };
 };
-const waited = (changes, least = 1) => until("it waits", () => changes.filter(({ state }) => state === "waiting").length >= least);
+const waited = (changes, least = 1) =>
+  until("it waits", () => changes.filter(({ state }) => state === "waiting").length >= least);
 
 test("the token goes with every request, and none where there is none", async (t) => {
   const { hark, requests } = start(t, "sse", {}, { token: async () => "secret" });
   hark.subscribe("a b", { from: { last: 5 } });
   await until("the stream is asked for", () => requests.length === 2);
-  assert.deepEqual(requests.map(({ method, pathname, headers }) => [method, pathname, headers.authorization]), [
-    ["POST", "/prefix/v1/messages", "Bearer secret"],
-    ["GET", "/prefix/v1/events", "Bearer secret"],
-  ]);
-  assert.deepEqual([...requests[1].query], [["topic", "a b"], ["from", "last:5"]]);
+  assert.deepEqual(
+    requests.map(({ method, pathname, headers }) => [method, pathname, headers.authorization]),
+    [
+      ["POST", "/prefix/v1/messages", "Bearer secret"],
+      ["GET", "/prefix/v1/events", "Bearer secret"],
+    ],
+  );
+  assert.deepEqual(
+    [...requests[1].query],
+    [
+      ["topic", "a b"],
+      ["from", "last:5"],
+    ],
+  );
   const without = start(t, "sse", {});
   await until("it asks", () => without.requests.length);
   assert.equal(without.requests[0].headers.authorization, undefined);
@@ -87,7 +107,10 @@ test("a stream that ends at once with `retry:` is waited for as long as it says"
 });
 
 test("goodbye on a stream, and its end, are waited for as long as it says; the `retry:` of the start is for others", async (t) => {
-  for (const [goodbye, least, most] of [[true, 1730, 1980], [false, 0, 250]]) {
+  for (const [goodbye, least, most] of [
+    [true, 1730, 1980],
+    [false, 0, 250],
+  ]) {
     const stream = eventStream();
     const { hark, changes } = start(t, "sse", { get: () => stream.response });
     hark.subscribe("a");
@@ -120,16 +143,20 @@ test("events in pieces, with comments and CRLF, are whole events", async (t) => 
 
 test("an error on a stream takes out the topic that it is about, and the others go on", async (t) => {
   const streams = [];
+  let isForbidden = false;
   const get = ({ pathname, query }) => {
-    if (pathname.endsWith("/events")) return streams.push(eventStream()), streams.at(-1).response;
-    return query.get("topic") === "bad" ? refusal(403, "forbidden") : json({ pages: [] });
+    if (isForbidden && query.getAll("topic").includes("bad")) return refusal(403, "forbidden");
+    if (pathname.endsWith("/events")) return (streams.push(eventStream()), streams.at(-1).response);
+    return json({ pages: [] });
   };
   const { hark, requests } = start(t, "sse", { get });
   const [good, bad] = ["good", "bad"].map((topic) => hark.subscribe(topic));
   await until("the stream", () => streams.length);
   streams[0].say(welcome);
-  for (const topic of ["good", "bad"]) streams[0].say({ type: "subscribed", topic, cursor: "e:4", head: 4, resumed: false });
+  for (const topic of ["good", "bad"])
+    streams[0].say({ type: "subscribed", topic, cursor: "e:4", head: 4, resumed: false });
   await Promise.all([good.ready, bad.ready]);
+  isForbidden = true;
   streams[0].say({ type: "error", code: "forbidden", message: "one of them" }, "error");
   await until("the stream is started again", () => streams.length > 1);
   const again = requests.filter(({ pathname }) => pathname.endsWith("/events"))[1];
@@ -142,7 +169,9 @@ test("an error on a stream takes out the topic that it is about, and the others 
 
 test("what is no Hark is waited for, not taken for one", async (t) => {
   for (const transport of ["sse", "longpoll"]) {
-    const { hark, changes } = start(t, transport, { ask: () => new Response("<h1>Welcome to nginx</h1>", { status: 404 }) });
+    const { hark, changes } = start(t, transport, {
+      ask: () => new Response("<h1>Welcome to nginx</h1>", { status: 404 }),
+    });
     await waited(changes);
     assert.equal(hark.state, "waiting");
     assert.match(changes.at(-1).error.message, /no Hark/);
@@ -157,14 +186,32 @@ test("messages that are not all answered are sent again with their numbers", asy
     bodies.push(frames);
     // The first time the connection breaks behind the first answer.
     const answered = bodies.length === 1 ? frames.slice(0, 1) : frames;
-    return new Response(answered.map(({ id, topic, seq }) => `${JSON.stringify({ id, topic, cursor: `e:${seq}`, duplicate: false })}\n`).join(""));
+    return new Response(
+      answered
+        .map(({ id, topic, seq }) => `${JSON.stringify({ id, topic, cursor: `e:${seq}`, duplicate: false })}\n`)
+        .join(""),
+    );
   };
   const { hark } = start(t, "longpoll", { post });
   const receipts = await Promise.all([1, 2, 3].map((n) => hark.publish("a", n)));
-  assert.deepEqual(receipts.map(({ cursor }) => cursor), ["e:1", "e:2", "e:3"]);
+  assert.deepEqual(
+    receipts.map(({ cursor }) => cursor),
+    ["e:1", "e:2", "e:3"],
+  );
   const numbers = (frames) => frames.map(({ seq, data }) => [seq, data]);
-  assert.deepEqual(numbers(bodies[0]), [[1, 1], [2, 2], [3, 3]], "one request for what was published in one turn");
-  assert.deepEqual(numbers(bodies[1]), [[2, 2], [3, 3]]);
+  assert.deepEqual(
+    numbers(bodies[0]),
+    [
+      [1, 1],
+      [2, 2],
+      [3, 3],
+    ],
+    "one request for what was published in one turn",
+  );
+  assert.deepEqual(numbers(bodies[1]), [
+    [2, 2],
+    [3, 3],
+  ]);
   assert.equal(bodies[0][0].producer, bodies[1][0].producer);
 });
 
@@ -183,7 +230,12 @@ test("a batch that is refused fails its messages, and the client goes on", async
 test("long-poll: pages in one request, gaps before messages, and what was never asked is no position", async (t) => {
   const pages = [
     [
-      { topic: "a", messages: [{ type: "message", topic: "a", offset: 4, time: 1, data: 4 }], cursor: "e:4", caught_up: true },
+      {
+        topic: "a",
+        messages: [{ type: "message", topic: "a", offset: 4, time: 1, data: 4 }],
+        cursor: "e:4",
+        caught_up: true,
+      },
       { topic: "b", messages: [], cursor: "f:9", caught_up: true },
     ],
     [
@@ -197,21 +249,36 @@ test("long-poll: pages in one request, gaps before messages, and what was never 
       },
     ],
   ];
-  const { hark, requests } = start(t, "longpoll", { get: () => pages.length && json({ pages: pages.shift(), cursor: "c" }) || undefined });
+  const { hark, requests } = start(t, "longpoll", {
+    get: () => (pages.length && json({ pages: pages.shift(), cursor: "c" })) || undefined,
+  });
   const [a, b] = [hark.subscribe("a", { from: { last: 1 } }), hark.subscribe("b")];
   const taken = await take(b, ({ type }) => type === "message");
-  assert.deepEqual(taken.map(({ type, reason, cursor }) => [reason ?? type, cursor]), [["caught_up", "f:9"], ["deleted", "g:2"], ["message", "g:3"]]);
+  assert.deepEqual(
+    taken.map(({ type, reason, cursor }) => [reason ?? type, cursor]),
+    [
+      ["caught_up", "f:9"],
+      ["deleted", "g:2"],
+      ["message", "g:3"],
+    ],
+  );
   assert.equal(await a.ready, "e:3");
-  assert.deepEqual((await take(a, ({ type }) => type === "caught_up")).map(({ cursor }) => cursor), ["e:4", "e:4"]);
+  assert.deepEqual(
+    (await take(a, ({ type }) => type === "caught_up")).map(({ cursor }) => cursor),
+    ["e:4", "e:4"],
+  );
   const asked = await until("the third request", () => {
     const asked = requests.filter(({ method }) => method === "GET");
     return asked.length === 3 && asked;
   });
-  assert.deepEqual(asked.map(({ query }) => [query.getAll("from"), query.get("wait")]), [
-    [["last:1", "now"], null],
-    [["e:4", "f:9"], "25"],
-    [["e:4", "g:3"], "25"],
-  ]);
+  assert.deepEqual(
+    asked.map(({ query }) => [query.getAll("from"), query.get("wait")]),
+    [
+      [["last:1", "now"], null],
+      [["e:4", "f:9"], "25"],
+      [["e:4", "g:3"], "25"],
+    ],
+  );
 });
 
 test("long-poll: an empty answer that comes at once does not make it spin", async (t) => {
@@ -251,4 +318,29 @@ test("a stream without a sound is started again after its cursor", async (t) => 
   await turns(() => streams.length === 2);
   assert.equal(requests.at(-1).query.get("from"), "e:7");
   assert.equal(hark.state, "open");
+});
+
+test("what a stream still says after it was started again does not count", async (t) => {
+  const streams = [];
+  const { hark } = start(t, "sse", { get: () => (streams.push(eventStream()), streams.at(-1).response) });
+  const a = hark.subscribe("a");
+  await until("the stream", () => streams.length === 1);
+  streams[0].say(welcome);
+  streams[0].say({ type: "subscribed", topic: "a", cursor: "e:1", head: 1, resumed: false });
+  await a.ready;
+  const other = hark.subscribe("b");
+  await until("the stream is started again", () => streams.length === 2);
+  streams[0].say({ type: "gap", topic: "a", reason: "deleted", cursor: "f:0" });
+  streams[0].say({ type: "message", topic: "a", offset: 1, time: 1, data: "of the first stream" });
+  streams[1].say(welcome);
+  streams[1].say({ type: "subscribed", topic: "a", cursor: "e:1", head: 1, resumed: true });
+  streams[1].say({ type: "subscribed", topic: "b", cursor: "g:0", head: 0, resumed: false });
+  await other.ready;
+  streams[1].say({ type: "gap", topic: "a", reason: "deleted", cursor: "f:0" });
+  streams[1].say({ type: "message", topic: "a", offset: 1, time: 1, data: "of the second" });
+  const taken = await take(a, ({ type }) => type === "message");
+  assert.deepEqual(
+    taken.map(({ reason, data }) => reason ?? data),
+    ["deleted", "of the second"],
+  );
 });

@@ -66,7 +66,12 @@ test("after a reconnect it goes on after its position, also under another epoch"
   // Another sequence, and Hark does not say so by a gap: the client does.
   answer(third, "g:0");
   third.say(message(1));
-  assert.deepEqual(words(await take(events, ({ cursor }) => cursor === "g:1")), ["1 e:1", "2 f:2", "other_epoch g:0", "1 g:1"]);
+  assert.deepEqual(words(await take(events, ({ cursor }) => cursor === "g:1")), [
+    "1 e:1",
+    "2 f:2",
+    "other_epoch g:0",
+    "1 g:1",
+  ]);
 });
 
 test("a subscription that Hark has ended asks again, and hears why", async (t) => {
@@ -143,7 +148,13 @@ test("a callback that fails is reported, and the next message comes", async (t) 
   answer(socket, "e:0");
   for (const offset of [1, 2, 3]) socket.say(message(offset));
   await until("both are reported", () => failures.length === 2);
-  assert.deepEqual([failures, seen], [["one", "two"], [1, 2, 3]]);
+  assert.deepEqual(
+    [failures, seen],
+    [
+      ["one", "two"],
+      [1, 2, 3],
+    ],
+  );
   assert.equal(subscription.cursor, "e:3");
 });
 
@@ -159,7 +170,13 @@ test("a forgotten producer: the rest is counted anew under a fresh name, behind 
   const again = socket.said("publish").slice(3);
   assert.notEqual(again[0].producer, one.producer);
   assert.equal(again[0].producer, again[1].producer);
-  assert.deepEqual(again.map(({ seq, data }) => [seq, data]), [[1, 2], [2, 3]]);
+  assert.deepEqual(
+    again.map(({ seq, data }) => [seq, data]),
+    [
+      [1, 2],
+      [2, 3],
+    ],
+  );
   for (const { id } of again) socket.say({ type: "published", id, topic: "a", cursor: "f:1", duplicate: false });
   await Promise.all(receipts);
 });
@@ -189,9 +206,18 @@ test("a busy topic goes back; others do not wait for it", async (t) => {
   await receipts[2];
   await until("both are sent again", () => socket.said("publish").length === 5);
   const again = socket.said("publish").slice(3);
-  assert.deepEqual(again.map(({ producer, seq }) => [producer, seq]), [[one.producer, 1], [one.producer, 2]]);
+  assert.deepEqual(
+    again.map(({ producer, seq }) => [producer, seq]),
+    [
+      [one.producer, 1],
+      [one.producer, 2],
+    ],
+  );
   for (const { id } of again) socket.say({ type: "published", id, topic: "a", cursor: `e:1`, duplicate: true });
-  assert.deepEqual((await Promise.all(receipts)).map(({ duplicate }) => duplicate), [true, true, false]);
+  assert.deepEqual(
+    (await Promise.all(receipts)).map(({ duplicate }) => duplicate),
+    [true, true, false],
+  );
 });
 
 test("what was sent over a lost connection and then refused may have been kept", async (t) => {
@@ -203,4 +229,28 @@ test("what was sent over a lost connection and then refused may have been kept",
   assert.deepEqual(second.said("publish")[0].seq, 1);
   second.say({ type: "error", id: second.said("publish")[0].id, code: "forbidden", message: "no longer" });
   await assert.rejects(receipt, { code: "forbidden", maybeKept: true });
+});
+
+test("nothing goes out under a fresh name before what has the old one is answered", async (t) => {
+  const { hark, socket } = await start(t);
+  const receipts = [1, 2, 3].map((n) => hark.publish("a", n));
+  await until("they are sent", () => socket.said("publish").length === 3);
+  const [one, two, three] = socket.said("publish");
+  // The second fails for good, so its number never comes, and the third must have another name: it could overtake the first.
+  socket.say({ type: "error", id: two.id, code: "forbidden", message: "no" });
+  socket.say({ type: "error", id: three.id, code: "out_of_sequence", message: "expected 2", expected_seq: 2 });
+  await assert.rejects(receipts[1], { code: "forbidden" });
+  const other = hark.publish("b", 4);
+  await until("another topic does not wait", () => socket.said("publish").length === 4);
+  // A timer of the lane, if there were one, has had its turn.
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.equal(socket.said("publish").filter(({ topic }) => topic === "a").length, 3);
+  socket.say({ type: "published", id: one.id, topic: "a", cursor: "e:1", duplicate: false });
+  const again = await until("the third is sent again", () => socket.said("publish")[4]);
+  assert.deepEqual([again.data, again.seq], [3, 1]);
+  assert.notEqual(again.producer, one.producer);
+  for (const { id, topic } of [again, socket.said("publish")[3]]) {
+    socket.say({ type: "published", id, topic, cursor: "e:2", duplicate: false });
+  }
+  await Promise.all([receipts[0], receipts[2], other]);
 });

@@ -23,7 +23,9 @@ export class Broker {
   async #spawn(listen) {
     const program = process.env.HARK_BIN;
     if (!program || !existsSync(program)) {
-      throw new Error(`HARK_BIN must name the broker to test with (cargo build --release makes target/release/hark), not ${program}`);
+      throw new Error(
+        `HARK_BIN must name the broker to test with (cargo build --release makes target/release/hark), not ${program}`,
+      );
     }
     const child = spawn(program, ["serve", "--listen", listen, "--data-dir", this.#folder, ...this.#arguments], {
       stdio: ["ignore", "pipe", "pipe"],
@@ -83,7 +85,7 @@ export class Broker {
   /** All that is kept of a topic, in its order. */
   async history(topic) {
     const kept = [];
-    for (let query = "from=earliest"; ; ) {
+    for (let query = "from=earliest"; ;) {
       const response = await fetch(`${this.url}/v1/topics/${topic}/messages?limit=1000&${query}`);
       const page = await response.json();
       kept.push(...page.messages.map(({ data }) => data));

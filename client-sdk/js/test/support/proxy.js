@@ -37,7 +37,8 @@ export class Proxy {
       if (proxy.websockets === "swallow") return;
       const onward = net.connect(target.port, target.hostname, () => {
         const lines = [`GET ${request.url} HTTP/1.1`];
-        for (let at = 0; at < request.rawHeaders.length; at += 2) lines.push(`${request.rawHeaders[at]}: ${request.rawHeaders[at + 1]}`);
+        for (let at = 0; at < request.rawHeaders.length; at += 2)
+          lines.push(`${request.rawHeaders[at]}: ${request.rawHeaders[at + 1]}`);
         onward.write(`${lines.join("\r\n")}\r\n\r\n`);
         onward.write(head);
         onward.pipe(socket).pipe(onward);

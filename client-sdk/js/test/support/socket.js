@@ -18,7 +18,15 @@ export const scriptedWebSocket = () => {
     /** The connection stands. */
     accept(welcome = {}) {
       this.onopen?.();
-      this.say({ type: "welcome", session: "s1", version: "1", heartbeat_ms: 25000, max_message_bytes: 1 << 20, max_inflight: 1024, ...welcome });
+      this.say({
+        type: "welcome",
+        session: "s1",
+        version: "1",
+        heartbeat_ms: 25000,
+        max_message_bytes: 1 << 20,
+        max_inflight: 1024,
+        ...welcome,
+      });
     }
     say(frame) {
       this.onmessage?.({ data: typeof frame === "string" ? frame : JSON.stringify(frame) });
