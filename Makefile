@@ -10,6 +10,7 @@ test: check peers
 	python3 protocol/tests/independent_reader.py
 	cargo build $(CARGO_FLAGS) --all-targets
 	cargo test $(CARGO_FLAGS) --features hark-tests/peers
+	cd client-sdk/js && npm ci --silent && npm run --silent check && HARK_BIN=$(CURDIR)/target/release/hark npm test --silent
 
 # What needs no running: formatting, lints and docs, warnings as errors.
 check:
@@ -17,7 +18,7 @@ check:
 	cargo clippy $(CARGO_FLAGS) --all-targets --features hark-tests/peers -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
-# The outside peers the tests speak to, installed under target/.
+# The outside peers the tests speak to, installed under target/; Chromium and curl, where they are missing, on the machine.
 peers:
 	$(HOST_TOOLS)
 

@@ -750,6 +750,8 @@ impl Topic {
     /// Lays the sequences over each other. Where they share offsets, they must share messages.
     fn log(&self) -> Judged<Log> {
         let mut log = Log::default();
+        // In which sequence each message was seen last.
+        let mut seen_in: HashMap<u64, usize> = HashMap::new();
         for (at, sequence) in self.sequences.iter().enumerate() {
             if let Some(before) = at.checked_sub(1).map(|before| &self.sequences[before]) {
                 let kept = before
@@ -764,10 +766,20 @@ impl Topic {
                     *up_to = kept_up_to.min(*up_to);
                 }
             }
+            // Of an earlier one, too, it may have been told what is left: where the one between was seen by nobody who was so far.
+            for (earlier, before) in self.sequences[..at].iter().enumerate() {
+                let kept = before.heirs.get(&sequence.epoch);
+                if let Some(kept_up_to) = kept.and_then(|kept| kept.exactly) {
+                    log.messages.retain(|offset, _| {
+                        *offset <= kept_up_to || seen_in.get(offset) != Some(&earlier)
+                    });
+                }
+            }
             log.epochs.insert(sequence.epoch.clone(), u64::MAX);
             log.expired = log.expired.max(sequence.ever_expired);
             log.lost.extend(&sequence.lost);
             for (&offset, entry) in &sequence.messages {
+                seen_in.insert(offset, at);
                 let merged = log.messages.entry(offset).or_insert(*entry);
                 merged.read |= entry.read;
                 if merged.id != entry.id {

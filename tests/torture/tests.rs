@@ -232,6 +232,19 @@ fn a_message_that_damage_took_may_be_kept_again() {
 }
 
 #[test]
+fn a_tail_that_is_lost_over_two_damages_is_lost() {
+    let mut judge = kept(10);
+    judge.damaged();
+    // Nobody who was so far sees the first that comes after it.
+    subscribe(&mut judge, &after("e:5"), "f:5", 10, true).unwrap();
+    judge.damaged();
+    let mut reader = subscribe(&mut judge, &after("e:10"), "e:10", 7, false).unwrap();
+    reader.take(&mut judge, &gap("lost", 8, 10, "g:7")).unwrap();
+    reader.take(&mut judge, &message(8, 9)).unwrap();
+    judge.look_over(TOPIC, false).unwrap();
+}
+
+#[test]
 fn a_message_that_is_kept_again_after_damage_is_noticed() {
     let mut judge = kept(10);
     judge.damaged();

@@ -105,6 +105,8 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .service(read_only("/healthz", web::get().to(alive)))
         .service(read_only("/readyz", web::get().to(ready)))
         .default_service(web::to(error::no_such_route));
+    // What the page names is beside it, whatever stands before.
+    app.service(web::redirect("/demo/", "../demo"));
     for asset in &assets::ASSETS {
         let serve = web::get().to(|known| async { asset.serve(known) });
         app.service(read_only(asset.path, serve));
