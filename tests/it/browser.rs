@@ -154,7 +154,7 @@ async fn the_sdk_in_a_page_survives_broker_and_proxy_and_finds_its_way() {
     on_transport(&tab, "websocket");
 
     // WebSockets are refused from now on: it goes on with server-sent events and POST.
-    nginx.refuse_websockets();
+    nginx.refuse(&["= /ws"]);
     nginx.stop();
     nginx.start_again();
     on_transport(&tab, "sse");
@@ -167,7 +167,7 @@ async fn the_sdk_in_a_page_survives_broker_and_proxy_and_finds_its_way() {
     has_seen(&tab, so_far + 50);
 
     // They are allowed again: it comes back to them, while its stream goes on.
-    nginx.allow_websockets();
+    nginx.refuse(&[]);
     on_transport(&tab, "websocket");
     publishing.await.unwrap();
     tab.eval("published");
@@ -198,7 +198,7 @@ fn on_transport(tab: &Tab<'_>, transport: &str) {
     );
 }
 
-/// A browser without WebSocket, and one behind something that lets nothing but short answers through.
+/// A browser without WebSocket, and one behind a proxy that lets neither WebSockets nor streams through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sdk_does_without_websocket_and_without_streams() {
     const STEADY: u64 = 1_500;
@@ -206,8 +206,10 @@ async fn the_sdk_does_without_websocket_and_without_streams() {
     let chromium = Chromium::start();
     let without_websocket = chromium.open_with(&broker.url("/"), "delete window.WebSocket");
     without_websocket.eval(&sdk("a", "{}", false));
-    let by_long_poll = chromium.open(&broker.url("/"));
-    by_long_poll.eval(&sdk("a", "{ transports: ['longpoll'] }", false));
+    let mut nginx = Nginx::in_front_of(&broker);
+    nginx.refuse(&["= /ws", "~ /events$"]);
+    let by_long_poll = chromium.open(&nginx.url("/"));
+    by_long_poll.eval(&sdk("a", "{}", false));
     let tabs = [(&without_websocket, "sse"), (&by_long_poll, "longpoll")];
     for (tab, transport) in tabs {
         tab.eval("ready");
@@ -371,9 +373,10 @@ async fn the_demo_page_chats_and_remembers() {
     let chromium = Chromium::start();
     let policy = broker.http().get("/demo").ok().headers["content-security-policy"].clone();
     assert!(
-        policy.contains("default-src 'self'") && !policy.contains("unsafe"),
+        policy.contains("default-src 'none'") && policy.contains("script-src 'self'"),
         "{policy}"
     );
+    assert!(!policy.contains("unsafe"), "{policy}");
     let open = || {
         let tab = chromium.open(&broker.url("/demo?room=kitchen"));
         tab.until(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hark_protocol::Subprotocol;
 use hark_tests::peers::program;
 use hark_tests::{
-    Broker, Curl, NGINX_CONF, Nginx, Setup, Sse, Ws, publish_paced, subscribe_surely, until,
+    Broker, Curl, NGINX_CONF, Nginx, Setup, Sse, Ws, pause, publish_paced, subscribe_surely, until,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
@@ -116,7 +116,7 @@ async fn idle_connections_outlive_nginxs_patience() {
 
     // … when nothing is said for more than twice as long as nginx waits, but for the heartbeat's comments …
     for comment in 1..=10 {
-        assert_eq!(stream.next(), Some(Sse::Comment), "comment {comment}");
+        assert_eq!(stream.read(), Some(Sse::Comment), "comment {comment}");
     }
 
     // … then both connections are still there.
@@ -135,7 +135,7 @@ async fn idle_connections_outlive_nginxs_patience() {
     );
     let mut stream = Curl::open(&nginx.url("/v1/topics/a/events"), "");
     assert_eq!(stream.expect("caught_up").expect("a stream")["topic"], "a");
-    assert_eq!(stream.next(), None);
+    assert_eq!(stream.read(), None);
     assert_eq!(ws.next().await.unwrap_err().code, None);
 }
 
@@ -258,9 +258,9 @@ fn poll_surely(url: &str, count: usize) -> Vec<Value> {
             let mut page: Value = serde_json::from_slice(&output.stdout).unwrap();
             assert!(page["gap"].is_null(), "{page}");
             cursor = page["cursor"].as_str().map(str::to_owned);
-            messages.extend(page["messages"].as_array_mut().unwrap().drain(..));
+            messages.append(page["messages"].as_array_mut().unwrap());
         } else {
-            std::thread::sleep(Duration::from_millis(50));
+            pause(Duration::from_millis(50));
         }
     }
     messages
@@ -286,7 +286,7 @@ fn post_surely(url: &str, p: u64, count: u64) {
             if output.status.success() {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(50));
+            pause(Duration::from_millis(50));
         }
     }
 }
@@ -330,7 +330,7 @@ async fn a_restarted_nginx_loses_nothing_and_repeats_nothing() {
             let head = broker.http().get("/v1/topics/a").ok().json()["head"]
                 .as_u64()
                 .unwrap();
-            (head >= trouble * BY_WEBSOCKET / 5).then_some(())
+            (head >= trouble * BY_WEBSOCKET / 8).then_some(())
         })
         .await;
         assert!(

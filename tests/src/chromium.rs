@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::peers::node;
-use crate::{Cli, DEADLINE};
+use crate::{Cli, DEADLINE, pause};
 
 /// A browser with a profile of its own. Ends when it is dropped.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Tab<'_> {
                 self.eval(shown),
                 self.troubles()
             );
-            std::thread::sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
         }
     }
 
@@ -122,7 +122,7 @@ impl Drop for Chromium {
         driver.end_input();
         let end = Instant::now() + DEADLINE;
         while driver.is_running() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
+            pause(Duration::from_millis(10));
         }
     }
 }

@@ -1,12 +1,12 @@
 //! `curl -N` as a reader of server-sent events: the plainest client there is. Owns the grammar of `text/event-stream` as the standard has it (HTML,
-//! section 9.2.6), so that a stream is judged by the book; when to come back is the test's to say.
+//! section 9.2.6), read as clients read it: what is not complete when the stream is cut is no event. `EventStream` is stricter, and does not come back.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::peers::program;
-use crate::{Cli, Exit};
+use crate::{Cli, Exit, pause};
 
 /// What comes on a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Curl {
     }
 
     /// What comes next; `None` at the stream's end, however it came. Panics if nothing comes for too long.
-    pub fn next(&mut self) -> Option<Sse> {
+    pub fn read(&mut self) -> Option<Sse> {
         let (mut kind, mut data) = (String::new(), Vec::new());
         loop {
             // What is not complete at the end is no event.
@@ -94,7 +94,7 @@ impl Curl {
     /// The next event's frame; `None` at the stream's end.
     pub fn frame(&mut self) -> Option<Value> {
         loop {
-            if let Sse::Event { kind, data, .. } = self.next()? {
+            if let Sse::Event { kind, data, .. } = self.read()? {
                 let frame: Value =
                     serde_json::from_str(&data).unwrap_or_else(|e| panic!("{e} in {data:?}"));
                 assert_eq!(
@@ -112,7 +112,7 @@ impl Curl {
             if let Some(frame) = self.frame() {
                 return frame;
             }
-            std::thread::sleep(PAUSE);
+            pause(PAUSE);
             *self = Self::open(&self.url, &self.last_event_id);
         }
     }

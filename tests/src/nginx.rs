@@ -7,14 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::broker::quiet_port;
 use crate::peers::program;
-use crate::{Broker, DEADLINE, Http};
+use crate::{Broker, Http, wait_until};
 
 /// The configuration as the README shows it.
 pub const NGINX_CONF: &str = include_str!("../peers/nginx.conf");
@@ -22,8 +21,11 @@ pub const NGINX_CONF: &str = include_str!("../peers/nginx.conf");
 /// What the tests replace in it.
 const UPSTREAM: &str = "server 127.0.0.1:4275;";
 const LISTEN: &str = "listen 8080;";
-/// Where the tests put a location of their own.
+/// Where the tests put locations of their own.
 const LOCATION: &str = "    location / {";
+
+/// Processes that serve connections.
+const WORKERS: usize = 2;
 
 /// A running (or stopped, and not yet restarted) nginx. Killed on drop, with its workers.
 #[derive(Debug)]
@@ -79,15 +81,12 @@ impl Nginx {
         Http::new(self.url(""))
     }
 
-    /// From now on, new WebSockets are refused with 403, as some companies' proxies do.
-    pub fn refuse_websockets(&mut self) {
-        self.write_conf("    location = /ws { return 403; }\n");
-        self.reload();
-    }
-
-    /// From now on, WebSockets are let through again.
-    pub fn allow_websockets(&mut self) {
-        self.write_conf("");
+    /// From now on, new requests for these locations (`= /ws`) are refused with 403, as some companies' proxies do; all others are passed on.
+    pub fn refuse(&mut self, locations: &[&str]) {
+        let refusals = locations
+            .iter()
+            .map(|location| format!("    location {location} {{ return 403; }}\n"));
+        self.write_conf(&refusals.collect::<String>());
         self.reload();
     }
 
@@ -123,17 +122,15 @@ impl Nginx {
             .spawn()
             .unwrap();
         self.master = Some(master);
-        let end = Instant::now() + DEADLINE;
-        while TcpStream::connect(self.addr()).is_err() {
-            let exit = self.master.as_mut().unwrap().try_wait().unwrap();
+        wait_until("nginx serves", || {
+            let master = self.master.as_mut().unwrap();
+            let exit = master.try_wait().unwrap();
+            let pid = Pid::from_child(master);
             assert!(exit.is_none(), "nginx ended with {exit:?}: {}", self.log());
-            assert!(
-                Instant::now() < end,
-                "nginx does not listen: {}",
-                self.log()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+            // It listens before it has workers, who alone know which configuration is in force.
+            let serves = TcpStream::connect(self.addr()).is_ok() && workers(pid).len() == WORKERS;
+            serves.then_some(())
+        });
     }
 
     /// What it has logged.
@@ -150,12 +147,12 @@ impl Nginx {
     }
 
     /// Writes the configuration: the README's for the site, and around it what Debian's nginx.conf has.
-    fn write_conf(&self, location: &str) {
+    fn write_conf(&self, locations: &str) {
         let mut site = NGINX_CONF.to_owned();
         for (shown, ours) in [
             (UPSTREAM, format!("server {};", self.upstream)),
             (LISTEN, format!("listen {};", self.addr())),
-            (LOCATION, format!("{location}{LOCATION}")),
+            (LOCATION, format!("{locations}{LOCATION}")),
         ] {
             assert_eq!(
                 site.matches(shown).count(),
@@ -185,32 +182,19 @@ impl Nginx {
         let master = Pid::from_child(self.master.as_ref().expect("nginx runs"));
         let before = workers(master);
         kill_process(master, Signal::HUP).unwrap();
-        let end = Instant::now() + DEADLINE;
         // The old ones stop listening when the new ones run; those with connections stay, and say so.
-        while workers(master)
-            .iter()
-            .filter(|worker| !before.contains(worker))
-            .count()
-            < 2
-            || before.iter().any(|&worker| listens(worker))
-        {
-            assert!(
-                Instant::now() < end,
-                "nginx does not reload: {}",
-                self.log()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_until("nginx has its new configuration", || {
+            let now = workers(master);
+            let new = now.iter().filter(|worker| !before.contains(worker));
+            let done = new.count() == WORKERS && !before.iter().any(|&worker| listens(worker));
+            done.then_some(())
+        });
     }
 
     fn reap(&self, mut master: Child) {
         master.wait().unwrap();
-        let end = Instant::now() + DEADLINE;
         // Workers that outlive their master for a moment still hold the port.
-        while TcpStream::connect(self.addr()).is_ok() {
-            assert!(Instant::now() < end, "nginx still listens: {}", self.log());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_until("nginx is gone", || TcpStream::connect(self.addr()).err());
     }
 }
 
