@@ -10,7 +10,8 @@ test: check peers
 	python3 protocol/tests/independent_reader.py
 	cargo build $(CARGO_FLAGS) --all-targets
 	cargo test $(CARGO_FLAGS) --features hark-tests/peers
-	cd client-sdk/js && npm ci --silent && npm run --silent check && HARK_BIN=$(CURDIR)/target/release/hark npm test --silent
+	cd client-sdk/js && export PATH="$(CURDIR)/target/peers/bin:$$PATH" HARK_BIN="$(CURDIR)/target/release/hark" && \
+		npm ci --silent && npm run --silent check && npm test --silent
 
 # What needs no running: formatting, lints and docs, warnings as errors.
 check:

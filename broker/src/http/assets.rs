@@ -31,13 +31,15 @@ pub(super) struct Asset {
 }
 
 /// All that are served, by path.
-pub(super) const ASSETS: [Asset; 6] = [
+pub(super) const ASSETS: [Asset; 7] = [
     asset("/hark.js", JAVASCRIPT, js_folder!("dist/hark.js")),
     asset("/demo", HTML, js_folder!("demo/index.html")),
     asset("/demo/demo.css", CSS, js_folder!("demo/demo.css")),
     asset("/demo/demo.js", JAVASCRIPT, js_folder!("demo/demo.js")),
     asset("/demo/chart.js", JAVASCRIPT, js_folder!("demo/chart.js")),
     asset("/demo/icon.svg", SVG, js_folder!("demo/icon.svg")),
+    // What browsers ask for of their own accord.
+    asset("/favicon.ico", SVG, js_folder!("demo/icon.svg")),
 ];
 
 const fn asset(path: &'static str, content_type: &'static str, body: &'static str) -> Asset {
