@@ -6,6 +6,8 @@
 //!   the listener), but one that takes a byte now and then starts that clock anew each time.
 //! - A client that begins a request on a connection kept alive and does not finish its head: actix-http has a timer for the first
 //!   head of a connection, and one for the time between requests, which it stops at the first byte.
+//! - A client that sends more requests behind one that is not answered yet than actix-http holds: it would ask for the answer without end,
+//!   as fast as the processor can.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
@@ -29,6 +32,10 @@ const PAGE_BYTES: usize = 64 * 1024;
 pub fn pages(bytes: usize) -> u32 {
     u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX)
 }
+
+/// An answer that has nothing to give is not asked for so often within [`SPIN_TIME`], but in a circle.
+const MAX_VAIN_POLLS: u32 = 20_000;
+const SPIN_TIME: Duration = Duration::from_secs(1);
 
 /// Who is connected, however.
 #[derive(Debug)]
@@ -184,7 +191,12 @@ impl Connection {
 }
 
 /// A request that is being answered: from its head to the end of the answer's body.
-struct Answering(Option<Arc<Connection>>);
+struct Answering {
+    connection: Option<Arc<Connection>>,
+    /// How often it was asked in vain, and since when.
+    vain_polls: u32,
+    since: Instant,
+}
 
 impl Answering {
     fn begin(request: &ServiceRequest) -> Self {
@@ -193,13 +205,32 @@ impl Answering {
         if let Some(connection) = &connection {
             connection.requests.fetch_add(1, Ordering::AcqRel);
         }
-        Self(connection)
+        Self {
+            connection,
+            vain_polls: 0,
+            since: Instant::now(),
+        }
+    }
+
+    /// Asked in vain. Says whether it is asked in a circle; then the connection is cut.
+    fn spins(&mut self) -> bool {
+        self.vain_polls += 1;
+        if self.vain_polls < MAX_VAIN_POLLS {
+            return false;
+        }
+        let spins = self.since.elapsed() < SPIN_TIME;
+        (self.vain_polls, self.since) = (0, Instant::now());
+        if let Some(connection) = self.connection.as_ref().filter(|_| spins) {
+            tracing::info!("ended: it sent more requests than can wait behind one");
+            connection.cut();
+        }
+        spins
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(connection) = &self.0 {
+        if let Some(connection) = &self.connection {
             connection.asked();
             // In this order, or it could be taken for idle since its first request.
             connection
@@ -215,9 +246,19 @@ pub async fn watch(
     request: ServiceRequest,
     next: Next<impl MessageBody + Unpin + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let answering = Answering::begin(&request);
-    let response = next.call(request).await?;
-    Ok(response.map_body(|_, body| Watched { body, answering }))
+    let mut answering = Answering::begin(&request);
+    let mut call = std::pin::pin!(next.call(request));
+    let response = std::future::poll_fn(|cx| match call.as_mut().poll(cx) {
+        Poll::Pending if answering.spins() => Poll::Ready(Err(gone())),
+        polled => polled,
+    })
+    .await?;
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    Ok(response.map_body(|_, body| Watched {
+        body,
+        answering,
+        is_upgrade,
+    }))
 }
 
 /// An answer's body, which says each time the socket asks for more: then what was given before is taken. While the socket is blocked it
@@ -225,10 +266,12 @@ pub async fn watch(
 struct Watched<B> {
     body: B,
     answering: Answering,
+    /// Nothing waits behind it, and it is asked whenever something comes.
+    is_upgrade: bool,
 }
 
 impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
-    type Error = B::Error;
+    type Error = actix_web::Error;
 
     fn size(&self) -> BodySize {
         self.body.size()
@@ -238,13 +281,28 @@ impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if let Some(connection) = &self.answering.0 {
+        if let Some(connection) = &self.answering.connection {
             connection.asked();
         }
         let given = Pin::new(&mut self.body).poll_next(cx);
-        if let (Some(connection), Poll::Ready(Some(Ok(bytes)))) = (&self.answering.0, &given) {
-            connection.gave(bytes.len());
+        match &given {
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.answering.vain_polls = 0;
+                if let Some(connection) = &self.answering.connection {
+                    connection.gave(bytes.len());
+                }
+            }
+            // The end of it: the answer stays half, and the connection is gone.
+            Poll::Pending if !self.is_upgrade && self.answering.spins() => {
+                return Poll::Ready(Some(Err(gone())));
+            }
+            _ => {}
         }
-        given
+        given.map_err(|error| actix_web::Error::from(error.into()))
     }
+}
+
+/// What the server is told of a connection that was cut; nobody reads it.
+fn gone() -> actix_web::Error {
+    actix_web::error::ErrorBadRequest("the connection was ended")
 }

@@ -30,6 +30,8 @@ pub use topic_name::{TopicName, TopicNameError, TopicPattern};
 
 /// The most bytes a frame from a client may have, and so the most a message can have. One MiB.
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
+/// The most messages a list of them may have, by HTTP. As lines there may be any number.
+pub const MAX_LIST_MESSAGES: usize = 1024;
 /// The most header pairs a message may have.
 pub const MAX_HEADER_PAIRS: usize = 32;
 /// The most bytes all names and values of a message's headers may have together.

@@ -210,3 +210,63 @@ fn a_proxy_that_is_no_network_is_refused_at_the_start() {
         .expect_err("it is no address");
     assert!(exit.stderr.contains("10.0.0.0/8"), "{}", exit.stderr);
 }
+
+/// What cannot wait behind a request that is not answered yet would be looked for without end, as fast as the processor can.
+#[test]
+fn a_crowd_of_requests_behind_a_wait_costs_no_processor() {
+    let broker = Broker::start();
+    let mut line = Line::open(&broker);
+    line.write("GET /v1/topics/a/messages?wait=55&from=now HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let more = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20_000);
+    // It may be cut while it still sends.
+    drop(line.0.write_all(more.as_bytes()));
+
+    let mut rest = Vec::new();
+    drop(line.0.read_to_end(&mut rest));
+
+    let before = broker.cpu_time();
+    hark_tests::pause(Duration::from_secs(1));
+    let spent = broker.cpu_time() - before;
+    assert!(spent < Duration::from_millis(500), "{spent:?} in a second");
+    assert!(broker.log().contains("more requests than can wait"));
+}
+
+/// One that sends its body byte by byte is given up, though it never pauses.
+#[test]
+fn a_body_that_trickles_is_given_up() {
+    let broker = Setup::new().flag("stall-timeout", "1s").start();
+    let mut line = Line::open(&broker);
+    line.write(
+        "POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
+    );
+    let begun = Instant::now();
+    while line.0.write_all(b"1").is_ok() {
+        assert!(begun.elapsed() < DEADLINE, "it is taken on and on");
+        hark_tests::pause(Duration::from_millis(200));
+    }
+    assert_eq!(broker.http().get("/v1/topics/a").ok().json()["head"], 0);
+}
+
+/// Lines that stop in their midst: those before are answered and kept, and the last answer says why there is no other.
+#[test]
+fn lines_that_stop_are_answered_to_the_end() {
+    let broker = Setup::new().flag("stall-timeout", "500ms").start();
+    for path in ["/v1/messages", "/v1/topics/a/messages"] {
+        let mut line = Line::open(&broker);
+        line.write(&format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+             Content-Type: application/x-ndjson\r\n\r\n"
+        ));
+        line.write("17\r\n{\"topic\":\"a\",\"data\":1}\n\r\n5\r\n{\"top\r\n");
+        let mut answer = String::new();
+        while !answer.ends_with("0\r\n\r\n") {
+            let mut bytes = [0; 1024];
+            let n = line.0.read(&mut bytes).unwrap();
+            assert!(n > 0, "the answer has no end: {answer:?}");
+            answer.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+        }
+        assert!(answer.contains("\"cursor\""), "{answer}");
+        assert!(answer.contains("send it without a pause"), "{answer}");
+    }
+    assert!(!broker.log().contains("panicked"), "{}", broker.log());
+}

@@ -476,3 +476,29 @@ async fn a_reader_that_goes_leaves_its_rooms() {
     let value: Value = broker.http().get("/v1/topics/a").ok().json();
     assert_eq!(value["head"], 0);
 }
+
+/// Topics that are deleted while streams of them and of others still begin.
+#[test]
+fn a_topic_that_is_deleted_while_streams_begin_harms_none() {
+    let broker = Setup::new().flag("room-idle", "50ms").start();
+    let http = broker.http();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let others: String = (0..31).map(|n| format!("&topic=cold{n}")).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                publish_over(&http, "a", 1..=1);
+                http.request("DELETE", "/v1/topics/a", &[], b"").ok();
+            }
+        });
+        for _ in 0..300 {
+            let mut events = EventStream::open(&broker, &format!("/v1/events?topic=a{others}"));
+            events.expect("welcome");
+            for _ in 0..32 {
+                while events.event().name != "subscribed" {}
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(!broker.log().contains("panicked"), "{}", broker.log());
+}

@@ -193,3 +193,43 @@ fn bad_questions_are_refused() {
     let empty = http.history("nobody", "").ok().json();
     assert_eq!(empty["messages"], json!([]));
 }
+
+/// However many topics one read is of, it has about a mebibyte; what there was no room for comes with the next.
+#[test]
+fn a_read_of_many_topics_has_a_bound() {
+    let broker = Broker::start();
+    let http = broker.http();
+    let topics: Vec<String> = (0..32).map(|n| format!("t{n}")).collect();
+    let large = vec![7_u8; 900_000];
+    for topic in &topics {
+        let path = format!("/v1/topics/{topic}/messages");
+        http.post(&path, &[("content-type", "image/png")], &large)
+            .ok();
+    }
+    let asked: String = topics
+        .iter()
+        .map(|topic| format!("topic={topic}&"))
+        .collect();
+    let mut seen = Vec::new();
+    let mut query = "from=earliest".to_owned();
+    while seen.len() < 32 {
+        let answer = http.get(&format!("/v1/messages?{asked}{query}")).ok();
+        assert!(answer.body.len() < 4 << 20, "{} bytes", answer.body.len());
+        let answer = answer.json();
+        let before = seen.len();
+        for page in answer["pages"].as_array().unwrap() {
+            let messages = page["messages"].as_array().unwrap();
+            seen.extend(messages.iter().map(|message| message["topic"].clone()));
+            assert_eq!(
+                page["caught_up"],
+                seen.contains(&page["topic"]),
+                "{}",
+                page["topic"]
+            );
+        }
+        assert!(seen.len() > before, "each answer has something");
+        query = format!("after={}", answer["cursor"].as_str().unwrap());
+    }
+    let once: std::collections::BTreeSet<String> = seen.iter().map(Value::to_string).collect();
+    assert_eq!((seen.len(), once.len()), (32, 32));
+}

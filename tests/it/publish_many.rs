@@ -166,3 +166,32 @@ fn bodies_that_are_no_messages_are_refused() {
         .expect_error(403, "forbidden");
     assert_eq!(data(&broker, "a"), Vec::<Value>::new());
 }
+
+#[test]
+fn what_is_meant_for_one_message_is_not_passed_over() {
+    let broker = Broker::start();
+    let http = broker.http();
+    for header in [
+        "hark-message-id",
+        "hark-producer",
+        "hark-seq",
+        "hark-header-trace",
+    ] {
+        http.post(MANY, &[(header, "1")], "{\"topic\":\"a\",\"data\":1}")
+            .expect_error(400, "bad_frame");
+    }
+    let long = format!("[{}1]", "1,".repeat(1024));
+    http.post(MANY, &JSON, long).expect_error(413, "too_large");
+    let answers = http
+        .post(MANY, &[], "[{\"topic\":\"a\",\"data\":1}]")
+        .ok()
+        .json_lines();
+    assert!(
+        answers[0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("application/json"),
+        "{answers:?}"
+    );
+    assert_eq!(data(&broker, "a"), Vec::<Value>::new());
+}

@@ -779,9 +779,17 @@ impl Topic {
             log.expired = log.expired.max(sequence.ever_expired);
             log.lost.extend(&sequence.lost);
             for (&offset, entry) in &sequence.messages {
-                seen_in.insert(offset, at);
+                let earlier = seen_in.insert(offset, at);
                 let merged = log.messages.entry(offset).or_insert(*entry);
                 merged.read |= entry.read;
+                let kept =
+                    earlier.and_then(|earlier| self.sequences[earlier].heirs.get(&sequence.epoch));
+                let may_be_lost =
+                    kept.is_none_or(|kept| kept.exactly.is_none() && offset > kept.at_least);
+                if merged.id != entry.id && may_be_lost {
+                    // Nobody has asked for what came after the one it was last seen in: its receipt arrived when all had been asked for.
+                    *merged = *entry;
+                }
                 if merged.id != entry.id {
                     violated!(
                         "offset {offset} has {} in epoch {}, and {} in an earlier one that it goes on from",

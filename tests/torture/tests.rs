@@ -245,6 +245,23 @@ fn a_tail_that_is_lost_over_two_damages_is_lost() {
 }
 
 #[test]
+fn a_lost_message_whose_receipt_came_late_is_lost() {
+    let mut judge = sent(Kind::Numbered, 11);
+    for n in 1..=9 {
+        judge
+            .receipt(id(n), &place(&format!("e:{n}")), false)
+            .unwrap();
+    }
+    judge.damaged();
+    subscribe(&mut judge, &after("e:9"), "f:9", 9, true).unwrap();
+    judge.settled();
+    judge.receipt(id(10), &place("e:10"), false).unwrap();
+    let mut reader = subscribe(&mut judge, &after("f:9"), "f:9", 10, true).unwrap();
+    reader.take(&mut judge, &message(10, 11)).unwrap();
+    judge.look_over(TOPIC, false).unwrap();
+}
+
+#[test]
 fn a_message_that_is_kept_again_after_damage_is_noticed() {
     let mut judge = kept(10);
     judge.damaged();

@@ -8,8 +8,10 @@ use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use hark_protocol::{ErrorCode, MAX_FRAME_BYTES};
+use tokio::time::Instant;
 
 use super::{ApiError, Gate};
+use crate::connections::pages;
 
 /// Lines that are given out together, at most; the next ones are read when these are done with.
 const MAX_LINES_A_TURN: usize = 512;
@@ -20,6 +22,21 @@ const MAX_LINE_BYTES_A_TURN: usize = 256 * 1024;
 pub(super) struct Body {
     payload: Pin<Box<web::Payload>>,
     patience: Duration,
+}
+
+/// When what is waited for must be there: each page of it within the patience.
+struct Deadline {
+    began: Instant,
+    received: usize,
+}
+
+impl Deadline {
+    fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            received: 0,
+        }
+    }
 }
 
 impl Body {
@@ -33,7 +50,8 @@ impl Body {
     /// All of it; `what` it is called where it is too large.
     pub(super) async fn whole(mut self, what: &str) -> Result<Bytes, ApiError> {
         let mut body = BytesMut::new();
-        while let Some(chunk) = self.next().await? {
+        let mut deadline = Deadline::begin();
+        while let Some(chunk) = self.next(&mut deadline).await? {
             if body.len() + chunk.len() > MAX_FRAME_BYTES {
                 return Err(too_large(what));
             }
@@ -43,10 +61,15 @@ impl Body {
     }
 
     /// The next piece; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        match tokio::time::timeout(self.patience, self.payload.next()).await {
+    async fn next(&mut self, deadline: &mut Deadline) -> Result<Option<Bytes>, ApiError> {
+        let pages = pages(deadline.received).saturating_add(1);
+        let end = deadline.began + self.patience.saturating_mul(pages);
+        match tokio::time::timeout_at(end, self.payload.next()).await {
             Ok(None) => Ok(None),
-            Ok(Some(Ok(piece))) => Ok(Some(piece)),
+            Ok(Some(Ok(piece))) => {
+                deadline.received += piece.len();
+                Ok(Some(piece))
+            }
             Ok(Some(Err(error))) => Err(ApiError::new(
                 ErrorCode::BadFrame,
                 format!("the body ended early: {error}"),
@@ -54,7 +77,7 @@ impl Body {
             Err(_) => Err(ApiError::with_status(
                 StatusCode::REQUEST_TIMEOUT,
                 ErrorCode::BadFrame,
-                "the body did not come; send it without a pause",
+                "the body did not come, or too slowly; send it without a pause",
             )),
         }
     }
@@ -93,6 +116,7 @@ impl Lines {
     pub(super) async fn next_lines(&mut self) -> Option<Vec<Result<Bytes, ApiError>>> {
         let mut lines = Vec::new();
         let mut bytes = 0;
+        let mut deadline = Deadline::begin();
         loop {
             while lines.len() < MAX_LINES_A_TURN && bytes < MAX_LINE_BYTES_A_TURN {
                 let Some(line) = self.cut() else { break };
@@ -105,13 +129,15 @@ impl Lines {
             if self.ended {
                 return None;
             }
-            match self.body.next().await {
+            match self.body.next(&mut deadline).await {
                 Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
                 Ok(None) => self.ended = true,
-                // What is left is a part of a line, and must not be taken for a whole one.
-                Err(_) => {
+                // What is left is a part of a line, and must not be taken for a whole one. The last answer says why there is no other.
+                Err(error) => {
                     self.buffer.clear();
+                    self.searched = 0;
                     self.ended = true;
+                    lines.push(Err(error));
                 }
             }
         }

@@ -16,14 +16,14 @@ use tokio::time::Instant;
 use super::event_writer::EventWriter;
 use crate::session::{Goodbye, Leave};
 use crate::topic::{
-    Credit, Delivery, PULL_RETRY, Pull, Refused, Registry, RoomHandle, RoomNews, Seat, Seating,
-    Subscribe, Subscriber, Unsubscribe, join_again_after, pull_again_after,
+    Credit, Delivery, PULL_RETRY, PageFrame, Pull, Refused, Registry, RoomHandle, RoomNews, Seat,
+    Seating, Subscribe, Subscriber, Unsubscribe, join_again_after, pull_again_after,
 };
 
 /// So much is written before the socket has its turn.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// When a client whose stream has ended for something that passes is to come back.
-const COME_BACK_AFTER: Duration = Duration::from_secs(1);
+/// When a client whose topic cannot be had just now is to come back.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Subscriptions to some topics, written as events.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub(super) struct Follower {
     outstanding: Option<u32>,
     /// What live messages have taken of the credit, and the socket has not yet taken.
     owed_bytes: i64,
+    /// A delivery or a page that is not all written yet.
+    rest: Option<Rest>,
     /// All have joined, and the client has been told.
     begun: bool,
     ended: bool,
@@ -69,6 +71,19 @@ struct Followed {
 enum Later {
     Join,
     Pull,
+}
+
+/// What is written frame by frame, as much at a time as the socket is given.
+#[derive(Debug)]
+enum Rest {
+    /// The next frame of it.
+    Live(Delivery, usize),
+    Page {
+        at: usize,
+        frames: std::vec::IntoIter<PageFrame>,
+        position: u64,
+        live: bool,
+    },
 }
 
 /// What rooms, and the end of Hark, reach a follower by.
@@ -152,6 +167,7 @@ impl Follower {
             pulls: VecDeque::new(),
             outstanding: None,
             owed_bytes: 0,
+            rest: None,
             begun: false,
             ended: false,
         };
@@ -175,6 +191,7 @@ impl Follower {
     pub(super) async fn turn(&mut self, out: &mut EventWriter, end: Instant) {
         let owed = std::mem::take(&mut self.owed_bytes);
         self.inbox.credit.give_back(owed);
+        self.write_rest(out);
         while out.is_empty() && !self.ended {
             self.do_what_is_due();
             self.pull_next();
@@ -187,7 +204,8 @@ impl Follower {
                 Err(_) if wake == end => return,
                 Err(_) => {}
             }
-            while out.len() < CHUNK_BYTES
+            while self.rest.is_none()
+                && out.len() < CHUNK_BYTES
                 && !self.ended
                 && let Ok(heard) = self.heard.try_recv()
             {
@@ -211,6 +229,15 @@ impl Follower {
             one.from,
             Subprotocol::Json,
         ));
+    }
+
+    fn leave(&mut self, at: usize) {
+        let one = &mut self.topics[at];
+        one.seating = None;
+        if let Some(seat) = one.seat.take() {
+            // Where it cannot be told, the room finds out by itself that nobody is there.
+            one.room.order(Unsubscribe { seat });
+        }
     }
 
     fn do_what_is_due(&mut self) {
@@ -256,7 +283,10 @@ impl Follower {
 
     fn take(&mut self, heard: Heard, out: &mut EventWriter) {
         match heard {
-            Heard::Live(delivery) => self.live(&delivery, out),
+            Heard::Live(delivery) => {
+                self.rest = Some(Rest::Live(delivery, 0));
+                self.write_rest(out);
+            }
             Heard::News(news) => self.news(news, out),
             Heard::Goodbye(Goodbye { retry_after_ms }) => {
                 out.goodbye(retry_after_ms);
@@ -265,17 +295,64 @@ impl Follower {
         }
     }
 
-    fn live(&mut self, delivery: &Delivery, out: &mut EventWriter) {
-        self.owed_bytes += delivery.bytes as i64;
-        let Some(at) = self.at(delivery.key) else {
-            return;
-        };
-        let one = &mut self.topics[at];
-        let records = &delivery.batch.records()[delivery.start..];
-        for (frame, record) in delivery.frames().iter().zip(records) {
-            one.position.offset = record.offset;
-            out.frame(at, false, one.position, frame);
+    /// Goes on with what is not all written, until there is enough for the socket.
+    fn write_rest(&mut self, out: &mut EventWriter) {
+        match self.rest.take() {
+            Some(Rest::Live(delivery, next)) => self.live(delivery, next, out),
+            Some(Rest::Page {
+                at,
+                frames,
+                position,
+                live,
+            }) => self.page(at, frames, position, live, out),
+            None => {}
         }
+    }
+
+    fn live(&mut self, delivery: Delivery, mut next: usize, out: &mut EventWriter) {
+        if let Some(at) = self.at(delivery.key) {
+            let one = &mut self.topics[at];
+            let records = &delivery.batch.records()[delivery.start..];
+            let frames = delivery.frames().iter().zip(records);
+            for (frame, record) in frames.skip(next) {
+                if out.len() >= CHUNK_BYTES {
+                    self.rest = Some(Rest::Live(delivery, next));
+                    return;
+                }
+                one.position.offset = record.offset;
+                out.frame(at, false, one.position, frame);
+                next += 1;
+            }
+        }
+        self.owed_bytes += delivery.bytes as i64;
+    }
+
+    fn page(
+        &mut self,
+        at: usize,
+        mut frames: std::vec::IntoIter<PageFrame>,
+        position: u64,
+        live: bool,
+        out: &mut EventWriter,
+    ) {
+        let one = &mut self.topics[at];
+        while out.len() < CHUNK_BYTES
+            && let Some(page) = frames.next()
+        {
+            one.position.offset = page.position;
+            out.frame(at, page.is_gap, one.position, &page.frame);
+        }
+        if frames.len() > 0 {
+            self.rest = Some(Rest::Page {
+                at,
+                frames,
+                position,
+                live,
+            });
+            return;
+        }
+        one.position.offset = position;
+        self.pull_unless(live, at, out);
     }
 
     fn news(&mut self, news: RoomNews, out: &mut EventWriter) {
@@ -289,6 +366,9 @@ impl Follower {
             RoomNews::Lagging { key } => {
                 if let Some(at) = self.at(key) {
                     self.want_page(at);
+                    if let Some(seating) = &mut self.topics[at].seating {
+                        seating.live = false;
+                    }
                 }
             }
             RoomNews::Page {
@@ -300,19 +380,25 @@ impl Follower {
                 let Some(at) = self.page_answered(key) else {
                     return;
                 };
-                let one = &mut self.topics[at];
-                for page in &frames {
-                    one.position.offset = page.position;
-                    out.frame(at, page.is_gap, one.position, &page.frame);
-                }
-                one.position.offset = position;
-                one.page_failures = 0;
-                self.pull_unless(live, at, out);
+                self.topics[at].page_failures = 0;
+                self.rest = Some(Rest::Page {
+                    at,
+                    frames: frames.into_iter(),
+                    position,
+                    live,
+                });
+                self.write_rest(out);
             }
             RoomNews::Deleted { key, gap, position } => {
                 let Some(at) = self.page_answered(key) else {
                     return;
                 };
+                if !self.begun {
+                    // The client has heard nothing yet: it begins with what is there now.
+                    self.leave(at);
+                    self.join(at);
+                    return;
+                }
                 let one = &mut self.topics[at];
                 one.position = position;
                 one.page_failures = 0;
@@ -398,10 +484,9 @@ impl Follower {
         one.seat = None;
         // What an earlier joining is still told does not count.
         one.key = 0;
+        // A client that has heard nothing yet begins anew, with all that it has to be told.
+        one.seating = None;
         if self.begun {
-            one.from = SubscribeFrom::After(one.position);
-        } else if one.seating.take().is_some() {
-            // It had been seated, but the client has not heard of it: where it stood counts, or "now" would be later.
             one.from = SubscribeFrom::After(one.position);
         }
         match join_again_after(one.attempts) {
@@ -417,7 +502,7 @@ impl Follower {
     /// Ends the stream; where trying again makes sense, the client is told when.
     fn fail(&mut self, code: ErrorCode, message: String, out: &mut EventWriter) {
         if code.try_again() {
-            out.retry(COME_BACK_AFTER);
+            out.retry(TRY_AGAIN_AFTER);
         }
         out.error(code, message);
         self.ended = true;
@@ -438,11 +523,8 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        for one in &self.topics {
-            if let Some(seat) = one.seat {
-                // Where it cannot be told, the room finds out by itself that nobody is there.
-                one.room.order(Unsubscribe { seat });
-            }
+        for at in 0..self.topics.len() {
+            self.leave(at);
         }
     }
 }

@@ -2,7 +2,6 @@
 //! they are long-polls: where there is nothing yet, the answer waits for the first message.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use futures_util::future::try_join_all;
 use hark_protocol::{Cursor, CursorSet, ErrorCode, SubscribeFrom, TopicName};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -11,10 +10,13 @@ use super::page::Page;
 use super::reading::{self, Form, Reading};
 use super::waiting::Waiting;
 use super::{ApiError, Gate};
-use crate::topic::History;
+use crate::topic::{History, join_again_after};
 
-/// The most bytes of payload that the pages of one answer have (but at least one message of each topic).
+/// The most bytes that the pages of one answer have (but at least one message).
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// How often a room that dies is asked for again: for about a third of a second.
+const MAX_ATTEMPTS: u32 = 5;
 
 pub(super) async fn of_topic(
     request: HttpRequest,
@@ -63,9 +65,7 @@ async fn read(gate: &Gate, reading: &Reading) -> Result<Vec<Page>, ApiError> {
     let end = Instant::now() + reading.wait;
     let mut from = reading.from.clone();
     loop {
-        let each = reading.topics.iter().zip(&from);
-        let pages = each.map(|(topic, &from)| read_page(gate, reading, topic, from));
-        let pages = try_join_all(pages).await?;
+        let pages = read_pages(gate, reading, &from).await?;
         let nothing = pages.iter().all(|page| page.is_empty() && page.caught_up);
         if !nothing || Instant::now() >= end {
             return Ok(pages);
@@ -83,30 +83,53 @@ async fn read(gate: &Gate, reading: &Reading) -> Result<Vec<Page>, ApiError> {
     }
 }
 
-async fn read_page(
+/// Reads a page of each topic. They share the bytes of an answer, so they are read one after the other.
+async fn read_pages(
     gate: &Gate,
     reading: &Reading,
+    from: &[SubscribeFrom],
+) -> Result<Vec<Page>, ApiError> {
+    let mut pages = Vec::with_capacity(from.len());
+    let mut left_bytes = MAX_ANSWER_BYTES;
+    for (at, (topic, &from)) in reading.topics.iter().zip(from).enumerate() {
+        let share = left_bytes / (reading.topics.len() - at);
+        let limit = if left_bytes > 0 { reading.limit } else { 0 };
+        let page = read_page(gate, topic, from, limit, share).await?;
+        left_bytes = left_bytes.saturating_sub(page.bytes());
+        pages.push(page);
+    }
+    Ok(pages)
+}
+
+/// Reads a page. A room that dies meanwhile is asked for again, for a while.
+async fn read_page(
+    gate: &Gate,
     topic: &TopicName,
     from: SubscribeFrom,
+    max_records: usize,
+    max_bytes: usize,
 ) -> Result<Page, ApiError> {
-    let (reply, page) = oneshot::channel();
-    // Held until the answer, so that the room does not retire.
-    let room = gate.registry.room(topic);
-    room.order(History {
-        from,
-        max_records: reading.limit,
-        max_bytes: MAX_ANSWER_BYTES / reading.topics.len(),
-        reply,
-    });
-    let gone = || {
-        ApiError::new(
-            ErrorCode::Busy,
-            "the topic's room could not answer; ask again",
-        )
-    };
-    let page = page
-        .await
-        .map_err(|_| gone())?
-        .map_err(|error| ApiError::from(&error))?;
-    Ok(Page::cut(page, topic))
+    for attempt in 1..=MAX_ATTEMPTS {
+        let (reply, page) = oneshot::channel();
+        // Held until the answer, so that the room does not retire.
+        let room = gate.registry.room(topic);
+        room.order(History {
+            from,
+            max_records,
+            max_bytes,
+            reply,
+        });
+        match (page.await, join_again_after(attempt)) {
+            (Ok(page), _) => {
+                let page = page.map_err(|error| ApiError::from(&error))?;
+                return Ok(Page::cut(page, topic));
+            }
+            (Err(_), Some(wait)) => tokio::time::sleep(wait).await,
+            (Err(_), None) => break,
+        }
+    }
+    Err(ApiError::new(
+        ErrorCode::Busy,
+        "the topic's room could not answer; ask again",
+    ))
 }

@@ -73,6 +73,11 @@ impl Page {
         self.messages.is_empty() && self.gap.is_none()
     }
 
+    /// What it takes in an answer, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.messages.iter().map(String::len).sum()
+    }
+
     /// The page as JSON; with its topic where there are several.
     pub(super) fn json(&self, with_topic: bool) -> String {
         // A topic's name holds nothing that JSON would escape.

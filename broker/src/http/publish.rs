@@ -15,7 +15,7 @@ use super::publishing::{self, Line};
 use super::{ApiError, Gate, topics};
 
 /// Request headers that become the message's, without the prefix.
-const MESSAGE_HEADER_PREFIX: &str = "hark-header-";
+pub(super) const MESSAGE_HEADER_PREFIX: &str = "hark-header-";
 
 pub(super) async fn publish(
     request: HttpRequest,

@@ -1,13 +1,14 @@
 //! `POST /v1/messages`: messages for many topics, each with its own name and number, answered one by one.
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use hark_protocol::{ErrorCode, codec};
+use hark_protocol::{ErrorCode, MAX_LIST_MESSAGES, codec};
 use serde_json::value::RawValue;
 
 use super::body::Body;
-use super::publish::{content_type, essence};
+use super::publish::{MESSAGE_HEADER_PREFIX, content_type, essence};
 use super::publishing::{self, Line};
 use super::{ApiError, Gate};
 
@@ -18,6 +19,7 @@ pub(super) async fn publish(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check(&request)?;
     gate.check_open()?;
+    refuse_headers(request.headers())?;
     let body = Body::new(payload, &gate);
     let content_type = content_type(request.headers()).unwrap_or_default();
     match essence(&content_type).as_str() {
@@ -27,9 +29,9 @@ pub(super) async fn publish(
             Ok(HttpResponse::Ok().json(answers))
         }
         // `curl --data-binary` says "form", whatever it sends.
-        "" | "application/x-ndjson" | "application/x-www-form-urlencoded" => {
-            Ok(publishing::answer_lines(gate.registry.clone(), body, read))
-        }
+        "" | "application/x-ndjson" | "application/x-www-form-urlencoded" => Ok(
+            publishing::answer_lines(gate.registry.clone(), body, read_line),
+        ),
         other => {
             let message = format!(
                 "messages come as lines (application/x-ndjson) or as a list (application/json), not as {other}"
@@ -41,6 +43,32 @@ pub(super) async fn publish(
                 message,
             ))
         }
+    }
+}
+
+/// What is said in headers where there is one topic, is said in each message here.
+fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+    let names = ["hark-producer", "hark-seq", "hark-message-id"];
+    let meant_for_one =
+        |name: &str| names.contains(&name) || name.starts_with(MESSAGE_HEADER_PREFIX);
+    match headers.keys().find(|name| meant_for_one(name.as_str())) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!(
+                "{name} does not go with many messages: each has its own producer and seq, message_id and headers"
+            );
+            Err(ApiError::new(ErrorCode::BadFrame, message))
+        }
+    }
+}
+
+fn read_line(line: Bytes) -> Line {
+    match line.first() {
+        Some(b'[') => {
+            let message = "a list is sent as application/json; here each line is one message";
+            Line::refused(ApiError::new(ErrorCode::BadFrame, message))
+        }
+        _ => read(line),
     }
 }
 
@@ -66,6 +94,12 @@ fn read_list(body: &Bytes) -> Result<Vec<Line>, ApiError> {
         Some(b'[') => serde_json::from_slice(body).map_err(bad)?,
         _ => vec![serde_json::from_slice(body).map_err(bad)?],
     };
+    if list.len() > MAX_LIST_MESSAGES {
+        let message = format!(
+            "a list has at most {MAX_LIST_MESSAGES} messages; send more as lines (application/x-ndjson)"
+        );
+        return Err(ApiError::new(ErrorCode::TooLarge, message));
+    }
     let line = |message: &RawValue| read(Bytes::copy_from_slice(message.get().as_bytes()));
     Ok(list.into_iter().map(line).collect())
 }

@@ -34,6 +34,11 @@ impl Line {
             names_topic: false,
         }
     }
+
+    /// A line that cannot even be looked into.
+    pub(super) fn refused(error: ApiError) -> Self {
+        Self::of_one_topic(Err(error))
+    }
 }
 
 /// Publishes one message, and gives its receipt.
@@ -174,7 +179,7 @@ pub(super) fn answer_lines(
         let lines_of_turn = lines.next_lines().await?;
         let read_lines = lines_of_turn
             .into_iter()
-            .map(|line| line.map_or_else(|error| Line::of_one_topic(Err(error)), &mut read));
+            .map(|line| line.map_or_else(Line::refused, &mut read));
         let mut answer = BytesMut::new();
         for line in publish_all(&registry, read_lines.collect()).await {
             answer.put_slice(line.to_string().as_bytes());

@@ -17,7 +17,7 @@ use hark_protocol::{ServerFrame, TopicName};
 pub struct History {
     /// Where to start.
     pub from: SubscribeFrom,
-    /// The most messages.
+    /// The most messages; 0: only where the reader would start.
     pub max_records: usize,
     /// The most bytes of payload (but at least one message).
     pub max_bytes: usize,
@@ -108,6 +108,10 @@ struct Reading {
 
 impl Reading {
     fn read(self, start: Start) {
+        if self.order.max_records == 0 {
+            let (items, reached) = (Vec::new(), start.position);
+            return self.answer(start, Ok(Page { items, reached }));
+        }
         let read = Read {
             topic: self.topic.clone(),
             epoch: self.place.epoch,
