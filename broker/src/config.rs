@@ -112,6 +112,15 @@ pub struct Config {
     #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub room_idle: Duration,
 
+    /// The most rooms that stay in memory though nobody needs them; beyond it the longest idle leave before --room-idle is over.
+    #[arg(
+        long,
+        env = "HARK_MAX_IDLE_ROOMS",
+        default_value_t = 10_000,
+        value_name = "COUNT"
+    )]
+    pub max_idle_rooms: usize,
+
     /// When told to end: how long clients may take to hear it and come back spread over.
     #[arg(long, env = "HARK_DRAIN", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub drain: Duration,

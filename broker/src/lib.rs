@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 pub mod http;
+mod idle;
 pub mod message_log;
 pub mod server;
 pub mod session;

@@ -151,6 +151,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
     let room_settings = RoomSettings {
         clock,
         idle: config.room_idle,
+        max_idle_rooms: config.max_idle_rooms,
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
         faults: Faults {

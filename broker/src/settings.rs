@@ -17,6 +17,8 @@ pub struct RoomSettings {
     pub clock: Clock,
     /// A room that nobody has needed for so long retires.
     pub idle: Duration,
+    /// The most rooms that stay though nobody holds them; beyond it the longest idle retire before their time.
+    pub max_idle_rooms: usize,
     /// Bytes of newest batches that all rooms may hold together.
     pub tail_budget: Budget,
     /// Bytes of messages that may be staged in all rooms together. Full: publishes are answered `busy`.

@@ -9,11 +9,15 @@ use slab::Slab;
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
-use crate::topic::{Outcome, Publish, PublishItem, Receipt, RoomHandle};
+use crate::idle::{Idle, Since};
+use crate::topic::{Outcome, Publish, PublishItem, Receipt, Registry, RoomHandle};
 
 /// Envelopes a session may have on their way to one room: one that is being committed, and the next. What comes meanwhile is
 /// collected, and goes together.
 const ENVELOPES_A_ROOM: usize = 2;
+/// Rooms that a session holds though nothing of it is on its way to them: enough that whoever publishes to a few topics in turn finds
+/// them open whatever crowd comes by, few enough that a crowd of topics is not held open by those who publish to it.
+const MAX_UNUSED_ROOMS: usize = 64;
 /// Beside its content and headers, what an unanswered publish costs in memory, roughly.
 const PUBLISH_OVERHEAD_BYTES: usize = 256;
 
@@ -21,6 +25,8 @@ const PUBLISH_OVERHEAD_BYTES: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Publishing {
     rooms: ByTopic<ToRoom>,
+    /// Those of the rooms that nothing is on its way to.
+    unused: Idle<TopicName>,
     /// Topics with messages collected that no flush has looked at since.
     ready: Vec<TopicName>,
     in_flight: Slab<InFlight>,
@@ -31,10 +37,12 @@ pub(super) struct Publishing {
 /// What is on its way to one room.
 #[derive(Debug)]
 struct ToRoom {
-    /// Held while anything is unanswered, and a while longer: a room whose handle is held does not retire.
+    /// Held while anything is unanswered, and mostly a while longer: a room whose handle is held does not retire.
     room: Arc<RoomHandle>,
     collected: Vec<PublishItem>,
     envelopes_out: usize,
+    unused_since: Option<Since>,
+    /// Something was published to it since `let_go_of_unused_rooms` was last called.
     used: bool,
 }
 
@@ -59,10 +67,45 @@ pub(super) struct Flush;
 impl Publishing {
     /// Lets go of rooms that nothing was published to since the last call.
     pub(super) fn let_go_of_unused_rooms(&mut self) {
+        let unused = &mut self.unused;
         self.rooms.retain(|_, to_room| {
-            let busy = to_room.envelopes_out > 0 || !to_room.collected.is_empty();
-            std::mem::take(&mut to_room.used) || busy
+            if std::mem::take(&mut to_room.used) {
+                return true;
+            }
+            match to_room.unused_since {
+                None => true,
+                Some(since) => {
+                    unused.leave(since);
+                    false
+                }
+            }
         });
+    }
+
+    /// The room of `topic`, for something that is to be sent there.
+    fn use_room(&mut self, topic: &TopicName, registry: &Arc<Registry>) -> &mut ToRoom {
+        let to_room = self.rooms.entry(topic.clone()).or_insert_with(|| ToRoom {
+            room: registry.room(topic),
+            collected: Vec::new(),
+            envelopes_out: 0,
+            unused_since: None,
+            used: true,
+        });
+        to_room.used = true;
+        if let Some(since) = to_room.unused_since.take() {
+            self.unused.leave(since);
+        }
+        to_room
+    }
+
+    /// Everything sent to a room is answered: it is held a while longer, as one of a few.
+    fn is_unused(&mut self, topic: &TopicName) {
+        if let Some(to_room) = self.rooms.get_mut(topic) {
+            to_room.unused_since = Some(self.unused.enter(topic.clone()));
+        }
+        if let Some(longest_unused) = self.unused.take_beyond(MAX_UNUSED_ROOMS) {
+            self.rooms.remove(&longest_unused);
+        }
     }
 }
 
@@ -93,28 +136,16 @@ impl Session {
             bytes,
         });
         self.publishing.in_flight_bytes += bytes;
-        let registry = &self.registry;
-        let ready = &mut self.publishing.ready;
-        let to_room = self
-            .publishing
-            .rooms
-            .entry(topic.clone())
-            .or_insert_with_key(|topic| ToRoom {
-                room: registry.room(topic),
-                collected: Vec::new(),
-                envelopes_out: 0,
-                used: true,
-            });
-        to_room.used = true;
-        if to_room.collected.is_empty() {
-            ready.push(topic);
-        }
+        let to_room = self.publishing.use_room(&topic, &self.registry);
         to_room.collected.push(PublishItem {
             tag,
             message,
             idempotency,
             taken,
         });
+        if to_room.collected.len() == 1 {
+            self.publishing.ready.push(topic);
+        }
         self.pace_inbound();
         self.note_flush(ctx);
     }
@@ -166,6 +197,8 @@ impl Session {
             if !to_room.collected.is_empty() {
                 self.publishing.ready.push(topic);
                 self.note_flush(ctx);
+            } else if to_room.envelopes_out == 0 {
+                self.publishing.is_unused(&topic);
             }
         }
         self.pace_inbound();
@@ -197,5 +230,46 @@ fn answer(id: u64, topic: &TopicName, outcome: Outcome) -> ServerFrame {
             expected_seq: refusal.expected_seq,
             retry_after_ms: None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topic::tests::registry_of_few;
+
+    fn topic(n: usize) -> TopicName {
+        TopicName::parse(&format!("t.{n}")).unwrap()
+    }
+
+    #[actix_web::test]
+    async fn of_rooms_it_does_not_use_a_session_holds_a_few_for_a_while() {
+        let registry = registry_of_few(0);
+        let mut publishing = Publishing::default();
+        publishing.use_room(&topic(0), &registry).envelopes_out = 1;
+        for n in 1..1000 {
+            publishing.use_room(&topic(n), &registry);
+            publishing.is_unused(&topic(n));
+            publishing.use_room(&topic(1), &registry);
+            publishing.is_unused(&topic(1));
+        }
+        assert_eq!(publishing.rooms.len(), 1 + MAX_UNUSED_ROOMS);
+        let newest = 1000 - (MAX_UNUSED_ROOMS - 1)..1000;
+        for n in newest.chain([0, 1]) {
+            assert!(publishing.rooms.contains_key(&topic(n)), "{n} is let go");
+        }
+
+        publishing.let_go_of_unused_rooms();
+        publishing.use_room(&topic(1), &registry);
+        publishing.is_unused(&topic(1));
+        publishing.let_go_of_unused_rooms();
+        assert_eq!(
+            publishing.rooms.len(),
+            2,
+            "what is not answered, and what was used since"
+        );
+        publishing.let_go_of_unused_rooms();
+        assert!(publishing.rooms.contains_key(&topic(0)) && publishing.rooms.len() == 1);
+        assert!(publishing.unused.take_beyond(0).is_none());
     }
 }

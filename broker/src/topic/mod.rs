@@ -3,7 +3,8 @@
 //!
 //! Mailbox, all of it answered, even if the room dies with it unread (`subscriber`, `publish`: answers are sent by drop guards):
 //! - [`Publish`], [`Subscribe`], [`Unsubscribe`], [`Pull`], [`History`], [`Delete`]: orders, each in the file of its name;
-//! - `AppendAnswered`, `DeleteAnswered`, `TimeFound`, `News`: what the log tells; `Flush`, `IdleCheck`: notes to itself.
+//! - `AppendAnswered`, `DeleteAnswered`, `TimeFound`, `News`: what the log tells; `Flush`, `IdleCheck`: notes to itself;
+//! - `Retire`: what the registry says where too many rooms are idle.
 //!
 //! ```text
 //! opening ──opened──▶ serving ──idle, alone, nothing staged──▶ retired
@@ -23,7 +24,7 @@ mod subscribe;
 mod subscriber;
 mod tail;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unopened;
 
 use std::collections::VecDeque;
@@ -187,6 +188,8 @@ impl Room {
             Err(error @ (LogError::Unreadable(_) | LogError::Closed(_))) => {
                 self.stay_unopened(error, ctx);
             }
+            // Said to whoever waits for the room; in the log, a crowd that is told to come back would drown all else.
+            Err(LogError::Busy) => ctx.stop(),
             Err(error) => {
                 tracing::warn!(topic = %self.topic, %error, "the log did not open a topic; its room ends");
                 ctx.stop();

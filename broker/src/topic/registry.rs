@@ -1,5 +1,13 @@
-//! The registry: which room serves which topic. Owns their beginning, and the one place where a room may end by itself;
-//! knows nothing of what rooms do.
+//! The registry: which room serves which topic, and who holds it. Owns the beginning of rooms, the one place where a room may end
+//! by itself, and how many may stay that nobody holds; knows nothing of what rooms do.
+//!
+//! ```text
+//! held ──let go──▶ idle ──the longest, and too many are──▶ told to retire ──▶ retired
+//!  ▲                ▲ │                                      │
+//!  └───asked for────│─┘                                      │
+//!                   └─────────needed after all───────────────┘
+//! ```
+//! Whatever a crowd of topics does, that costs a step or two for each handle let go: nothing ever looks at all rooms.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,13 +17,19 @@ use actix::prelude::*;
 use hark_protocol::TopicName;
 
 use super::Room;
+use super::retire::Retire;
+use crate::idle::{Idle, Since};
 use crate::message_log::{MessageLog, give_back};
 use crate::settings::{Engines, RoomSettings};
+
+/// How many of the longest idle rooms are told to retire when one more is idle than may be. More than one, so that those that
+/// are needed after all do not add up.
+const TOLD_AT_A_TIME: usize = 2;
 
 /// Which room serves which topic.
 #[derive(Debug)]
 pub struct Registry {
-    rooms: Mutex<HashMap<TopicName, Arc<RoomHandle>>>,
+    rooms: Mutex<Rooms>,
     next_room_id: AtomicU64,
     /// Where rooms live; may grow while connections are beginning to be served.
     arbiters: RwLock<Vec<ArbiterHandle>>,
@@ -23,12 +37,30 @@ pub struct Registry {
     settings: RoomSettings,
 }
 
+#[derive(Debug, Default)]
+struct Rooms {
+    open: HashMap<TopicName, OpenRoom>,
+    /// Rooms that nobody holds, but for those that have just been told to retire.
+    idle: Idle<TopicName>,
+}
+
+#[derive(Debug)]
+struct OpenRoom {
+    id: u64,
+    /// The one long-lived address everybody shares, so that the mailbox's bound holds for all together.
+    address: Arc<Addr<Room>>,
+    /// How many handles there are. While there is any, somebody may wait for an answer.
+    holders: usize,
+    idle_since: Option<Since>,
+}
+
 /// A way to a room. Whoever waits for an answer holds on to it: a room whose handle is held does not retire.
 #[derive(Debug)]
 pub struct RoomHandle {
+    topic: TopicName,
     id: u64,
-    /// The one long-lived address everybody shares, so that the mailbox's bound holds for all together.
-    address: Addr<Room>,
+    address: Arc<Addr<Room>>,
+    registry: Arc<Registry>,
 }
 
 impl RoomHandle {
@@ -48,6 +80,12 @@ impl RoomHandle {
     }
 }
 
+impl Drop for RoomHandle {
+    fn drop(&mut self) {
+        self.registry.let_go(&self.topic, self.id);
+    }
+}
+
 impl Registry {
     /// A registry without rooms. They will live on `arbiters`, and on those that are added before the first is needed.
     pub fn new(
@@ -55,10 +93,9 @@ impl Registry {
         engines: Engines,
         settings: RoomSettings,
     ) -> Arc<Self> {
-        let rooms = Mutex::new(HashMap::new());
         let arbiters = RwLock::new(arbiters);
         Arc::new(Self {
-            rooms,
+            rooms: Mutex::default(),
             next_room_id: AtomicU64::new(1),
             arbiters,
             engines,
@@ -77,16 +114,42 @@ impl Registry {
     /// The room of `topic`, started if there is none. There has to be a thread for rooms by now.
     pub fn room(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
         let mut rooms = self.lock();
-        if let Some(handle) = rooms.get(topic).filter(|handle| handle.address.connected()) {
-            return handle.clone();
-        }
+        let Rooms { open, idle } = &mut *rooms;
+        let (id, address) = match open.get_mut(topic) {
+            Some(room) if room.address.connected() => {
+                room.holders += 1;
+                if let Some(since) = room.idle_since.take() {
+                    idle.leave(since);
+                }
+                (room.id, room.address.clone())
+            }
+            _ => {
+                rooms.take_out(topic);
+                let (id, address) = self.start(topic);
+                let room = OpenRoom {
+                    id,
+                    address: address.clone(),
+                    holders: 1,
+                    idle_since: None,
+                };
+                rooms.open.insert(topic.clone(), room);
+                (id, address)
+            }
+        };
+        Arc::new(RoomHandle {
+            topic: topic.clone(),
+            id,
+            address,
+            registry: self.clone(),
+        })
+    }
+
+    fn start(self: &Arc<Self>, topic: &TopicName) -> (u64, Arc<Addr<Room>>) {
         let id = self.next_room_id.fetch_add(1, Ordering::Relaxed);
         let arbiters = self.arbiters.read().unwrap_or_else(PoisonError::into_inner);
         let arbiter = &arbiters[id as usize % arbiters.len()];
         let address = Room::start_on(arbiter, topic.clone(), id, self.clone());
-        let handle = Arc::new(RoomHandle { id, address });
-        rooms.insert(topic.clone(), handle.clone());
-        handle
+        (id, Arc::new(address))
     }
 
     /// What rooms share.
@@ -103,15 +166,38 @@ impl Registry {
         self.engines.log_of(topic)
     }
 
-    /// Takes a room out, but only while nobody else holds its handle: then nobody can have sent it anything it has not seen.
+    /// A handle is gone. Where it was the room's last, the room is idle; where too many are, the longest idle are told to retire.
+    fn let_go(&self, topic: &TopicName, id: u64) {
+        let mut rooms = self.lock();
+        let Some(room) = rooms.open.get_mut(topic).filter(|room| room.id == id) else {
+            return;
+        };
+        room.holders -= 1;
+        rooms.is_idle(topic, id);
+        let told: Vec<_> = (0..TOLD_AT_A_TIME)
+            .map_while(|_| rooms.longest_idle(self.settings.max_idle_rooms))
+            .collect();
+        drop(rooms);
+        for room in told {
+            // One that cannot be told has gone, or is held again: a full mailbox is no idle room's.
+            drop(room.try_send(Retire));
+        }
+    }
+
+    /// A room that was told to retire is needed though nobody holds it: it is told again when it is the longest idle once more.
+    pub(super) fn stay(&self, topic: &TopicName, id: u64) {
+        self.lock().is_idle(topic, id);
+    }
+
+    /// Takes a room out, but only while nobody holds its handle: then nobody can have sent it anything it has not seen.
     pub(super) fn try_retire(&self, topic: &TopicName, id: u64) -> bool {
         let mut rooms = self.lock();
         let alone = rooms
+            .open
             .get(topic)
-            .is_some_and(|handle| handle.id == id && Arc::strong_count(handle) == 1);
+            .is_some_and(|room| room.id == id && room.holders == 0);
         if alone {
-            rooms.remove(topic);
-            give_back(&mut rooms);
+            rooms.take_out(topic);
         }
         alone
     }
@@ -119,13 +205,51 @@ impl Registry {
     /// Takes a room out that has ended.
     pub(super) fn forget(&self, topic: &TopicName, id: u64) {
         let mut rooms = self.lock();
-        if rooms.get(topic).is_some_and(|handle| handle.id == id) {
-            rooms.remove(topic);
+        if rooms.open.get(topic).is_some_and(|room| room.id == id) {
+            rooms.take_out(topic);
         }
     }
 
-    /// Nothing that could panic happens under the lock, and a map is whole after each step: poison does not matter.
-    fn lock(&self) -> MutexGuard<'_, HashMap<TopicName, Arc<RoomHandle>>> {
+    /// The topics that have a room, sorted.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> Vec<TopicName> {
+        let mut open: Vec<TopicName> = self.lock().open.keys().cloned().collect();
+        open.sort_unstable();
+        open
+    }
+
+    /// Nothing that could panic happens under the lock, and what it guards is whole after each step: poison does not matter.
+    fn lock(&self) -> MutexGuard<'_, Rooms> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rooms {
+    /// Notes that a room is idle, if nobody holds it.
+    fn is_idle(&mut self, topic: &TopicName, id: u64) {
+        let Self { open, idle } = self;
+        if let Some(room) = open.get_mut(topic)
+            && room.id == id
+            && room.holders == 0
+        {
+            room.idle_since
+                .get_or_insert_with(|| idle.enter(topic.clone()));
+        }
+    }
+
+    /// The room that has been idle the longest, if more than `most` are. It is no longer counted among them.
+    fn longest_idle(&mut self, most: usize) -> Option<Arc<Addr<Room>>> {
+        let topic = self.idle.take_beyond(most)?;
+        let room = self.open.get_mut(&topic)?;
+        room.idle_since = None;
+        Some(room.address.clone())
+    }
+
+    fn take_out(&mut self, topic: &TopicName) {
+        let room = self.open.remove(topic);
+        give_back(&mut self.open);
+        if let Some(since) = room.and_then(|room| room.idle_since) {
+            self.idle.leave(since);
+        }
     }
 }

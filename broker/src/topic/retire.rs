@@ -1,4 +1,5 @@
-//! Retiring: a room that nobody needs ends, and is opened again when somebody does. Rooms are many, think of one a user.
+//! Retiring: a room that nobody needs ends, and is opened again when somebody does. Rooms are many, think of one a user. It does
+//! so after a while, and at once where too many are idle: which, the registry says.
 
 use actix::prelude::*;
 
@@ -9,9 +10,36 @@ use super::Room;
 #[rtype(result = "()")]
 pub(super) struct IdleCheck;
 
+/// Order of the registry: end now, if nobody needs you. Nobody held the room when it was sent.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Retire;
+
 impl Room {
     pub(super) fn note_idle_check(&self, ctx: &mut Context<Self>) {
         ctx.notify_later(IdleCheck, self.settings.idle);
+    }
+
+    /// Whether there is anything here that would be lost.
+    fn is_needed(&mut self) -> bool {
+        // One that went away while it was joining never said so.
+        self.seats
+            .retain(|_, seated| seated.subscriber.is_connected());
+        let now_ms = self.settings.clock.settled_ms();
+        !self.seats.is_empty()
+            || !self.staged.is_empty()
+            || self.appending.is_some()
+            || self.deletes.are_owed()
+            || self.producers.remembers_keys(now_ms)
+    }
+
+    /// Ends the room, unless somebody holds it. Says whether it does.
+    fn retire(&mut self, ctx: &mut Context<Self>) -> bool {
+        self.retired = self.registry.try_retire(&self.topic, self.id);
+        if self.retired {
+            ctx.stop();
+        }
+        self.retired
     }
 }
 
@@ -19,21 +47,19 @@ impl Handler<IdleCheck> for Room {
     type Result = ();
 
     fn handle(&mut self, _: IdleCheck, ctx: &mut Self::Context) {
-        // One that went away while it was joining never said so.
-        self.seats
-            .retain(|_, seated| seated.subscriber.is_connected());
-        let now_ms = self.settings.clock.settled_ms();
-        let needed = !self.seats.is_empty()
-            || !self.staged.is_empty()
-            || self.appending.is_some()
-            || self.deletes.are_owed()
-            || self.last_used.elapsed() < self.settings.idle
-            || self.producers.remembers_keys(now_ms);
-        if !needed && self.registry.try_retire(&self.topic, self.id) {
-            self.retired = true;
-            ctx.stop();
-        } else {
+        let needed = self.is_needed() || self.last_used.elapsed() < self.settings.idle;
+        if needed || !self.retire(ctx) {
             self.note_idle_check(ctx);
+        }
+    }
+}
+
+impl Handler<Retire> for Room {
+    type Result = ();
+
+    fn handle(&mut self, _: Retire, ctx: &mut Self::Context) {
+        if self.is_needed() || !self.retire(ctx) {
+            self.registry.stay(&self.topic, self.id);
         }
     }
 }

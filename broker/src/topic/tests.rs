@@ -1,6 +1,8 @@
 //! Rooms without sessions: what cannot be seen, or not be brought about, through a socket.
 
 mod delete;
+mod gated;
+mod retire;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,9 +28,18 @@ use crate::settings::{Engines, Faults, RoomSettings};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// More rooms than a test opens.
+const MANY: usize = usize::MAX;
+
 fn registry(faults: bool) -> Arc<Registry> {
     let clock = Clock::system();
-    registry_over(memory_log(&clock), clock, faults)
+    registry_over(memory_log(&clock), clock, faults, MANY)
+}
+
+/// Rooms that stay open until there are more idle ones than `max_idle_rooms`.
+pub(crate) fn registry_of_few(max_idle_rooms: usize) -> Arc<Registry> {
+    let clock = Clock::system();
+    registry_over(memory_log(&clock), clock, false, max_idle_rooms)
 }
 
 fn memory_log(clock: &Clock) -> Arc<dyn MessageLog> {
@@ -39,7 +50,12 @@ fn memory_log(clock: &Clock) -> Arc<dyn MessageLog> {
     ))
 }
 
-fn registry_over(log: Arc<dyn MessageLog>, clock: Clock, faults: bool) -> Arc<Registry> {
+fn registry_over(
+    log: Arc<dyn MessageLog>,
+    clock: Clock,
+    faults: bool,
+    max_idle_rooms: usize,
+) -> Arc<Registry> {
     let engines = Engines {
         synced: log.clone(),
         memory: log,
@@ -48,6 +64,7 @@ fn registry_over(log: Arc<dyn MessageLog>, clock: Clock, faults: bool) -> Arc<Re
     let settings = RoomSettings {
         clock,
         idle: Duration::from_secs(60),
+        max_idle_rooms,
         tail_budget: Budget::new("tail", 1 << 26),
         staged_budget: Budget::new("staged", 1 << 26),
         faults: Faults { enabled: faults },
@@ -64,6 +81,12 @@ fn topic(name: &str) -> TopicName {
 struct Counting {
     delivered: AtomicU64,
     gone: AtomicU64,
+}
+
+impl Counting {
+    fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
 }
 
 impl Subscriber for Counting {
