@@ -69,6 +69,89 @@ async fn a_subscribe_that_races_a_publish_a_thousand_times() {
     }
 }
 
+/// With room for none, a room ends as soon as nobody holds it, and whoever comes next opens the topic again: here that is
+/// at every moment, with readers that come and go and publishers that send again what is kept already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_that_end_at_once_lose_and_double_nothing() {
+    const TOPICS: usize = 4;
+    const EACH: u64 = 100;
+    let broker = Setup::new().flag("max-idle-rooms", 0).start();
+    let publisher = |p: u64| {
+        let http = broker.http();
+        move || {
+            let mut told = Vec::new();
+            for n in 1..=EACH {
+                for topic in 0..TOPICS {
+                    let path = format!("/v1/topics/t.{topic}/messages");
+                    let (producer, seq) = (format!("p{p}"), n.to_string());
+                    let message_id = format!("{p}-{n}");
+                    let known_by = match p % 2 {
+                        0 => vec![("hark-producer", &*producer), ("hark-seq", &*seq)],
+                        _ => vec![("hark-message-id", &*message_id)],
+                    };
+                    let headers = [&[("content-type", "application/json")], &*known_by].concat();
+                    let data = json!({"p": p, "n": n});
+                    let post = || http.post(&path, &headers, data.to_string()).ok().json();
+                    let receipt = post();
+                    assert_eq!(receipt["duplicate"], false, "{receipt}");
+                    if (n + p) % 5 == 0 {
+                        let again = post();
+                        assert_eq!(again["duplicate"], true, "{data}: {receipt}, {again}");
+                    }
+                    told.push((topic, receipt, data));
+                }
+            }
+            told
+        }
+    };
+    let publishers: Vec<_> = (0..3)
+        .map(|p| tokio::task::spawn_blocking(publisher(p)))
+        .collect();
+
+    let mut seen: [Option<Seen>; TOPICS] = Default::default();
+    let mut reader = Ws::connect(&broker).await;
+    while !publishers.iter().all(|publisher| publisher.is_finished()) {
+        for (topic, seen) in seen.iter_mut().enumerate() {
+            let name = format!("t.{topic}");
+            let from = seen.as_ref().map_or(json!("earliest"), Seen::after);
+            let subscribed = reader.subscribe(&name, from).await;
+            let seen = seen.get_or_insert_with(|| Seen::start(&name, &subscribed));
+            seen.resume(&subscribed);
+            reader.follow(seen, |seen| seen.caught_up == 1).await;
+            let leave = reader.new_id();
+            reader
+                .send(&json!({"type": "unsubscribe", "id": leave, "topic": name}))
+                .await;
+            loop {
+                let frame = reader.recv().await;
+                if frame["id"] == leave {
+                    break;
+                }
+                seen.take(&frame);
+            }
+        }
+    }
+
+    let mut acked: [Acked; TOPICS] = Default::default();
+    for publisher in publishers {
+        for (topic, receipt, data) in publisher.await.unwrap() {
+            acked[topic].kept(&receipt["cursor"], &data);
+        }
+    }
+    for (topic, (acked, seen)) in acked.iter().zip(seen).enumerate() {
+        let all = Ws::connect(&broker)
+            .await
+            .watch_to_caught_up(&format!("t.{topic}"), json!("earliest"))
+            .await;
+        all.expect(1..=3 * EACH);
+        acked.check(&all);
+        acked.check_publishers();
+        let seen = seen.unwrap();
+        seen.expect(1..=seen.position);
+        acked.check(&seen);
+    }
+}
+
 /// Publishers at full speed until told to stop; gives what each was told.
 struct Crowd {
     stop: Arc<AtomicBool>,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use hark_protocol::{Cursor, ErrorCode, Idempotency, Message as Published, MessageId, ProducerId};
 
-use super::{Batch, Room, tell_room};
+use super::{Batch, Place, Room, tell_room};
 use crate::budget::Taken;
 use crate::message_log::{
     Append, Appended, KEY_MEMORY_MS, KeyMark, LogError, MAX_PRODUCERS, MAX_RECENT_KEYS, NewRecord,
@@ -680,10 +680,14 @@ impl Producers {
         }
     }
 
-    /// Whether a key is remembered that a room which retires would forget.
-    pub(super) fn remembers_keys(&mut self, now_ms: u64) -> bool {
+    /// Whether a key is remembered that the next room of the topic would not be told of: the log looks for keys among its newest
+    /// records alone.
+    pub(super) fn know_more_than_the_log(&mut self, place: &Place, now_ms: u64) -> bool {
         self.forget_old_keys(now_ms);
-        !self.keys.is_empty()
+        let newest = (place.head + 1).saturating_sub(MAX_RECENT_KEYS as u64);
+        let looked_at_from = place.first.max(newest);
+        let is_found = |key: &Key| key.offset.is_some_and(|offset| offset >= looked_at_from);
+        !self.keys.values().all(is_found)
     }
 }
 
@@ -748,6 +752,37 @@ mod tests {
             producers.look_at(&key("a"), KEY_MEMORY_MS + 1),
             Look::New
         ));
+    }
+
+    #[test]
+    fn a_room_stays_for_keys_that_the_log_would_not_find() {
+        let place = |first, head| Place {
+            epoch: hark_protocol::Epoch::new(1),
+            lineage: Vec::new(),
+            deleted: Vec::new(),
+            first,
+            head,
+        };
+        let newest = MAX_RECENT_KEYS as u64;
+        let mut producers = Producers::default();
+        assert!(!producers.know_more_than_the_log(&place(1, 5), 0));
+        producers.look_at(&key("a"), 0);
+        assert!(
+            producers.know_more_than_the_log(&place(1, 5), 0),
+            "it is on its way"
+        );
+        producers.kept(&key("a"), 6, 0);
+        assert!(!producers.know_more_than_the_log(&place(1, 6), 0));
+        assert!(!producers.know_more_than_the_log(&place(6, newest + 5), 0));
+        assert!(
+            producers.know_more_than_the_log(&place(1, newest + 6), 0),
+            "too many records have come since"
+        );
+        assert!(
+            producers.know_more_than_the_log(&place(7, 6), 0),
+            "its record was taken out"
+        );
+        assert!(!producers.know_more_than_the_log(&place(7, 6), KEY_MEMORY_MS + 1));
     }
 
     #[test]

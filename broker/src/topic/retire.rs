@@ -30,7 +30,7 @@ impl Room {
             || !self.staged.is_empty()
             || self.appending.is_some()
             || self.deletes.are_owed()
-            || self.producers.remembers_keys(now_ms)
+            || self.producers.know_more_than_the_log(&self.place, now_ms)
     }
 
     /// Ends the room, unless somebody holds it. Says whether it does.
