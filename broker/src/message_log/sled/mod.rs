@@ -96,13 +96,14 @@ pub struct SledOptions {
 }
 
 impl SledOptions {
-    /// The defaults: a cache of 32 MiB, a million topics, and the default retention for each.
+    /// The defaults: a cache of 16 MiB, a million topics, and the default retention for each.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
             clock: Clock::system(),
             retention: Arc::new(|_| Retention::default()),
-            cache_bytes: 32 * 1024 * 1024,
+            // sled counts bytes on the disk; in memory a page takes twice as many.
+            cache_bytes: 16 * 1024 * 1024,
             max_topics: 1_000_000,
             max_total_bytes: 10 * 1024 * 1024 * 1024,
             min_free_bytes: None,
