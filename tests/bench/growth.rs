@@ -23,16 +23,18 @@ pub(crate) async fn run(dir: &Path) {
     println!(
         "Topics with {MESSAGES_EACH} messages of {PAYLOAD_BYTES} bytes each. Opening: until it serves, after a clean stop with two thirds of the\n\
          messages written since the start before, after kill -9 under load with one third, and after a clean stop again.\n\
+         RSS, in MiB: served at last, the most while one message went to each topic, and after that, once rooms have retired.\n\
          A lone receipt: of a topic in use, and of topics whose rooms had retired; p50 and the broker's CPU."
     );
     println!(
-        "{:>9} | {:>8} | {:>9} {:>9} {:>9} | {:>9} {:>9} | {:>10} {:>9} | {:>10} {:>9}",
+        "{:>9} | {:>8} | {:>9} {:>9} {:>9} | {:>9} {:>9} {:>9} | {:>10} {:>9} | {:>10} {:>9}",
         "topics",
         "db",
         "clean",
         "kill -9",
         "again",
         "RSS open",
+        "peak",
         "retired",
         "in use",
         "CPU",
@@ -56,6 +58,7 @@ async fn line(data: &Path, topics: usize) {
 
     let (server, after_clean) = open(data);
     fill(&server, topics).await;
+    let rss_peak = server.peak_rss_mib();
     let rss_retired = settled_rss_mib(&server).await;
     let db = file_mib(&data.join("db"));
     let (in_use, in_use_cpu) = lone_receipts(&server, topics, 1).await;
@@ -69,7 +72,7 @@ async fn line(data: &Path, topics: usize) {
     let rss_open = server.rss_mib();
     server.stop();
     println!(
-        "{topics:>9} | {:>4.0} MiB | {:>9.2?} {:>9.2?} {:>9.2?} | {rss_open:>5} MiB {rss_retired:>5} MiB | {:>10.1?} {:>9.1?} | {:>10.1?} {:>9.1?}",
+        "{topics:>9} | {:>4.0} MiB | {:>9.2?} {:>9.2?} {:>9.2?} | {rss_open:>5} MiB {rss_peak:>5} MiB {rss_retired:>5} MiB | {:>10.1?} {:>9.1?} | {:>10.1?} {:>9.1?}",
         db,
         after_clean,
         after_kill,

@@ -141,6 +141,12 @@ impl Server {
         kib.trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
+    /// The most it has had in memory.
+    pub(crate) fn peak_rss_mib(&self) -> u64 {
+        let kib = self.status("VmHWM:");
+        kib.trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
     /// Ends it as people do (SIGTERM), and waits for it.
     pub(crate) fn stop(mut self) {
         let term = rustix::process::Signal::TERM;
