@@ -116,7 +116,7 @@ pub struct Config {
     #[arg(
         long,
         env = "HARK_MAX_IDLE_ROOMS",
-        default_value_t = 10_000,
+        default_value_t = 5_000,
         value_name = "COUNT"
     )]
     pub max_idle_rooms: usize,

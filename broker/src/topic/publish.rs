@@ -360,6 +360,11 @@ impl Room {
                 _taken: taken,
             });
         }
+        if self.staged.is_empty() {
+            // Rooms are many, and mostly nothing is staged: kept for the next message, its memory would be a quarter of an idle room's,
+            // and after a burst far more.
+            self.staged = VecDeque::new();
+        }
         if records.is_empty() {
             self.answer_owed(appending, &[]);
             return;
