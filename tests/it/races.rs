@@ -94,7 +94,7 @@ async fn rooms_that_end_at_once_lose_and_double_nothing() {
                     let post = || http.post(&path, &headers, data.to_string()).ok().json();
                     let receipt = post();
                     assert_eq!(receipt["duplicate"], false, "{receipt}");
-                    if (n + p) % 5 == 0 {
+                    if (n + p).is_multiple_of(5) {
                         let again = post();
                         assert_eq!(again["duplicate"], true, "{data}: {receipt}, {again}");
                     }
