@@ -241,7 +241,7 @@ async fn the_sdk_does_without_websocket_and_without_streams() {
 /// The cursor is stored once the page has taken the message: a reloaded page gets what follows, and nothing twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reloaded_tab_goes_on_with_its_stored_cursor() {
-    let mut broker = Setup::new().restarts().start();
+    let mut broker = Setup::new().flag("log", "debug").restarts().start();
     let chromium = Chromium::start();
     let script = sdk("a", "{}", true);
     let tab = chromium.open(&broker.url("/"));
@@ -252,6 +252,13 @@ async fn a_reloaded_tab_goes_on_with_its_stored_cursor() {
             broker.http().publish("a", &json!(published)).ok();
         }
     };
+    // A page that is left can still take a message for a moment; then it is not the next one's.
+    let has_left = async |broker: &Broker, times: usize| {
+        until("the broker has seen the page leave", async || {
+            (broker.log().matches("a session ended").count() == times).then_some(())
+        })
+        .await;
+    };
     let offsets = |tab: &Tab<'_>| tab.eval("seen.map(event => event.offset)");
     publish(&broker, 50);
     tab.eval(&script);
@@ -261,6 +268,7 @@ async fn a_reloaded_tab_goes_on_with_its_stored_cursor() {
     publish(&broker, 10);
     has_seen(&tab, 60);
     tab.reload();
+    has_left(&broker, 1).await;
     publish(&broker, 10);
     tab.eval(&script);
     has_seen(&tab, 10);
@@ -268,6 +276,7 @@ async fn a_reloaded_tab_goes_on_with_its_stored_cursor() {
 
     // … closed, and opened again when the broker has been killed …
     tab.close();
+    has_left(&broker, 2).await;
     publish(&broker, 10);
     broker.kill9();
     broker.start_again();

@@ -3,8 +3,10 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -147,7 +149,7 @@ impl Broker {
 
     /// What it has logged since it was started last.
     pub fn log(&self) -> String {
-        text_of(&self.process().stderr)
+        self.process().log()
     }
 
     /// Ends it as a power cut would, as far as the process is concerned.
@@ -293,14 +295,17 @@ struct Process {
     port: u16,
     greeting: String,
     stdout: Shared,
-    stderr: Shared,
+    /// A file and no pipe: so all that the process has written can be read at once, and what was said before an answer is
+    /// there when the answer is.
+    stderr: File,
     /// Says each line of stdout, and hangs up at its end: that is how the end of the process is waited for.
     lines: Receiver<String>,
-    threads: Vec<JoinHandle<()>>,
+    stdout_reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
     fn start(setup: &Setup, port: u16, data_dir: &Path) -> Result<Self, Exit> {
+        let stderr = tempfile::tempfile().unwrap();
         let mut child = hark()
             .arg("serve")
             .args(["--listen", &format!("127.0.0.1:{port}")])
@@ -310,26 +315,23 @@ impl Process {
             .envs(setup.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr.try_clone().unwrap())
             .spawn()
             .unwrap();
-        let (stdout, stderr) = (Shared::default(), Shared::default());
+        let stdout = Shared::default();
         let (say, lines) = channel();
         let kept = (child.stdout.take().unwrap(), stdout.clone());
-        let threads = vec![
-            std::thread::spawn(move || {
-                for line in BufReader::new(kept.0).lines().map_while(Result::ok) {
-                    kept.1
-                        .lock()
-                        .unwrap()
-                        .extend_from_slice(format!("{line}\n").as_bytes());
-                    if say.send(line).is_err() {
-                        return;
-                    }
+        let stdout_reader = std::thread::spawn(move || {
+            for line in BufReader::new(kept.0).lines().map_while(Result::ok) {
+                kept.1
+                    .lock()
+                    .unwrap()
+                    .extend_from_slice(format!("{line}\n").as_bytes());
+                if say.send(line).is_err() {
+                    return;
                 }
-            }),
-            collect(child.stderr.take().unwrap(), stderr.clone()),
-        ];
+            }
+        });
         let mut process = Self {
             child,
             port,
@@ -337,7 +339,7 @@ impl Process {
             stdout,
             stderr,
             lines,
-            threads,
+            stdout_reader: Some(stdout_reader),
         };
 
         let end = Instant::now() + DEADLINE;
@@ -357,7 +359,7 @@ impl Process {
                 Err(RecvTimeoutError::Timeout) => {
                     panic!(
                         "the broker neither served nor ended in {DEADLINE:?}: {}",
-                        text_of(&process.stderr)
+                        process.log()
                     )
                 }
             }
@@ -377,14 +379,22 @@ impl Process {
             }
         }
         let code = self.child.wait().unwrap().code();
-        for thread in self.threads.drain(..) {
-            thread.join().unwrap();
+        if let Some(reader) = self.stdout_reader.take() {
+            reader.join().unwrap();
         }
         Exit {
             code,
             stdout: text_of(&self.stdout),
-            stderr: text_of(&self.stderr),
+            stderr: self.log(),
         }
+    }
+
+    fn log(&self) -> String {
+        let len = usize::try_from(self.stderr.metadata().unwrap().len()).unwrap();
+        let mut bytes = vec![0; len];
+        // Reads at a place: the process writes where the file's own position is.
+        self.stderr.read_exact_at(&mut bytes, 0).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
@@ -396,7 +406,7 @@ impl Drop for Process {
             eprintln!("the broker could not be killed: {error}");
         }
         if std::thread::panicking() {
-            let log = text_of(&self.stderr);
+            let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!("--- the broker said (last 60 of {} lines):", lines.len());
             for line in &lines[lines.len().saturating_sub(60)..] {
