@@ -1,23 +1,22 @@
-//! Following topics live, as an event stream does. Owns its subscriptions: joining, pulling pages, following rooms that die and come
-//! back; writes what they say as events. The pace is the socket's: nothing is asked for before what was written is taken, and live
-//! messages come against a credit.
+//! Following topics live, as an event stream does. Owns that all topics are joined before the first word, and writes what their rooms
+//! say as events; the life of each subscription is `topic::Subscription`. The pace is the socket's: nothing is asked for before what
+//! was written is taken, and live messages come against a credit.
 //!
-//! What a session's subscriptions do too; here there is one task instead of an actor, and nobody unsubscribes.
+//! What a session is for a WebSocket; here there is one task instead of an actor, and nobody unsubscribes.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hark_protocol::{Cursor, Epoch, ErrorCode, Subprotocol, SubscribeFrom, TopicName};
+use hark_protocol::{ErrorCode, Subprotocol, SubscribeFrom, TopicName};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::event_writer::EventWriter;
 use crate::session::{Goodbye, Leave};
 use crate::topic::{
-    Credit, Delivery, PULL_RETRY, PageFrame, Pull, Refused, Registry, RoomHandle, RoomNews, Seat,
-    Seating, Subscribe, Subscriber, Unsubscribe, join_again_after, pull_again_after,
+    Asked, Credit, Delivery, PageFrame, Pulls, Refused, Registry, RoomNews, Seating, Subscriber,
+    Subscription,
 };
 
 /// So much is written before the socket has its turn.
@@ -33,10 +32,7 @@ pub(super) struct Follower {
     heard: UnboundedReceiver<Heard>,
     topics: Vec<Followed>,
     next_key: u32,
-    /// Topics that wait for a page, in turn.
-    pulls: VecDeque<usize>,
-    /// The subscription whose page is under way: one at a time.
-    outstanding: Option<u32>,
+    pulls: Pulls,
     /// What live messages have taken of the credit, and the socket has not yet taken.
     owed_bytes: i64,
     /// A delivery or a page that is not all written yet.
@@ -49,20 +45,11 @@ pub(super) struct Follower {
 /// One topic's subscription.
 #[derive(Debug)]
 struct Followed {
-    topic: TopicName,
-    room: Arc<RoomHandle>,
-    /// Stands for one joining: what is on its way to an earlier one does not count.
+    subscription: Subscription,
+    /// Stands for one joining; 0 while there is none.
     key: u32,
-    from: SubscribeFrom,
-    seat: Option<Seat>,
     /// Where the first joining was seated, until all have joined.
     seating: Option<Seating>,
-    position: Cursor,
-    said_caught_up: bool,
-    /// Joinings that failed in a row.
-    attempts: u32,
-    /// Pages that could not be read, in a row.
-    page_failures: u32,
     /// What is to be tried again, and when.
     later: Option<(Instant, Later)>,
 }
@@ -140,21 +127,10 @@ impl Follower {
             credit: Credit::default(),
             open: AtomicBool::new(false),
         };
-        let nowhere = Cursor {
-            epoch: Epoch::new(1),
-            offset: 0,
-        };
-        let followed = |(topic, from): (TopicName, SubscribeFrom)| Followed {
-            room: registry.room(&topic),
-            topic,
+        let followed = |(topic, from)| Followed {
+            subscription: Subscription::new(&registry, topic, from),
             key: 0,
-            from,
-            seat: None,
             seating: None,
-            position: nowhere,
-            said_caught_up: false,
-            attempts: 0,
-            page_failures: 0,
             later: None,
         };
         let topics: Vec<Followed> = starts.map(followed).collect();
@@ -164,8 +140,7 @@ impl Follower {
             inbox: Arc::new(inbox),
             heard,
             next_key: 0,
-            pulls: VecDeque::new(),
-            outstanding: None,
+            pulls: Pulls::default(),
             owed_bytes: 0,
             rest: None,
             begun: false,
@@ -218,26 +193,9 @@ impl Follower {
         self.next_key = self.next_key.wrapping_add(1);
         let one = &mut self.topics[at];
         one.key = self.next_key;
-        one.seat = None;
-        if !one.room.is_connected() {
-            one.room = self.registry.room(&one.topic);
-        }
-        // Where the order cannot be sent, its drop guard says that the room is gone.
-        one.room.order(Subscribe::new(
-            self.inbox.clone(),
-            one.key,
-            one.from,
-            Subprotocol::Json,
-        ));
-    }
-
-    fn leave(&mut self, at: usize) {
-        let one = &mut self.topics[at];
-        one.seating = None;
-        if let Some(seat) = one.seat.take() {
-            // Where it cannot be told, the room finds out by itself that nobody is there.
-            one.room.order(Unsubscribe { seat });
-        }
+        let inbox = self.inbox.clone();
+        one.subscription
+            .join(&self.registry, inbox, one.key, Subprotocol::Json);
     }
 
     fn do_what_is_due(&mut self) {
@@ -248,7 +206,7 @@ impl Follower {
                     self.topics[at].later = None;
                     match later {
                         Later::Join => self.join(at),
-                        Later::Pull => self.want_page(at),
+                        Later::Pull => self.pulls.add(self.topics[at].key),
                     }
                 }
                 _ => {}
@@ -256,29 +214,25 @@ impl Follower {
         }
     }
 
-    fn want_page(&mut self, at: usize) {
-        let is_under_way = self.outstanding == Some(self.topics[at].key);
-        if !is_under_way && !self.pulls.contains(&at) {
-            self.pulls.push_back(at);
-        }
-    }
-
     /// Asks for the next page, if one is wanted and none is under way.
     fn pull_next(&mut self) {
         while self.begun
-            && self.outstanding.is_none()
-            && let Some(at) = self.pulls.pop_front()
+            && let Some(key) = self.pulls.whose_turn()
         {
-            let one = &mut self.topics[at];
-            let Some(seat) = one.seat else { continue };
-            let position = one.position;
-            if one.room.order(Pull { seat, position }) {
-                self.outstanding = Some(one.key);
-            } else if one.room.is_connected() {
-                one.later = Some((Instant::now() + PULL_RETRY, Later::Pull));
+            let asked = self
+                .at(key)
+                .map(|at| (at, self.topics[at].subscription.pull()));
+            match asked {
+                Some((_, Asked::Room)) => return,
+                Some((at, Asked::Later(wait))) => self.later(at, wait, Later::Pull),
+                Some((_, Asked::Nobody)) | None => {}
             }
-            // Otherwise the room has gone, and will say so.
+            self.pulls.answered(key);
         }
+    }
+
+    fn later(&mut self, at: usize, wait: Duration, what: Later) {
+        self.topics[at].later = Some((Instant::now() + wait, what));
     }
 
     fn take(&mut self, heard: Heard, out: &mut EventWriter) {
@@ -311,7 +265,7 @@ impl Follower {
 
     fn live(&mut self, delivery: Delivery, mut next: usize, out: &mut EventWriter) {
         if let Some(at) = self.at(delivery.key) {
-            let one = &mut self.topics[at];
+            let position = &mut self.topics[at].subscription.position;
             let records = &delivery.batch.records()[delivery.start..];
             let frames = delivery.frames().iter().zip(records);
             for (frame, record) in frames.skip(next) {
@@ -319,8 +273,8 @@ impl Follower {
                     self.rest = Some(Rest::Live(delivery, next));
                     return;
                 }
-                one.position.offset = record.offset;
-                out.frame(at, false, one.position, frame);
+                position.offset = record.offset;
+                out.frame(at, false, *position, frame);
                 next += 1;
             }
         }
@@ -335,12 +289,12 @@ impl Follower {
         live: bool,
         out: &mut EventWriter,
     ) {
-        let one = &mut self.topics[at];
+        let subscription = &mut self.topics[at].subscription;
         while out.len() < CHUNK_BYTES
             && let Some(page) = frames.next()
         {
-            one.position.offset = page.position;
-            out.frame(at, page.is_gap, one.position, &page.frame);
+            subscription.position.offset = page.position;
+            out.frame(at, page.is_gap, subscription.position, &page.frame);
         }
         if frames.len() > 0 {
             self.rest = Some(Rest::Page {
@@ -351,7 +305,7 @@ impl Follower {
             });
             return;
         }
-        one.position.offset = position;
+        subscription.page_read(position);
         self.pull_unless(live, at, out);
     }
 
@@ -365,7 +319,7 @@ impl Follower {
             },
             RoomNews::Lagging { key } => {
                 if let Some(at) = self.at(key) {
-                    self.want_page(at);
+                    self.pulls.add(key);
                     if let Some(seating) = &mut self.topics[at].seating {
                         seating.live = false;
                     }
@@ -380,7 +334,6 @@ impl Follower {
                 let Some(at) = self.page_answered(key) else {
                     return;
                 };
-                self.topics[at].page_failures = 0;
                 self.rest = Some(Rest::Page {
                     at,
                     frames: frames.into_iter(),
@@ -395,24 +348,21 @@ impl Follower {
                 };
                 if !self.begun {
                     // The client has heard nothing yet: it begins with what is there now.
-                    self.leave(at);
+                    self.topics[at].subscription.leave();
+                    self.topics[at].seating = None;
                     self.join(at);
                     return;
                 }
-                let one = &mut self.topics[at];
-                one.position = position;
-                one.page_failures = 0;
+                self.topics[at].subscription.deleted(position);
                 out.frame(at, true, position, &gap);
-                self.want_page(at);
+                self.pulls.add(key);
             }
             RoomNews::PageFailed { key, reason } => {
                 let Some(at) = self.page_answered(key) else {
                     return;
                 };
-                let one = &mut self.topics[at];
-                one.page_failures += 1;
-                match pull_again_after(one.page_failures) {
-                    Some(wait) => one.later = Some((Instant::now() + wait, Later::Pull)),
+                match self.topics[at].subscription.page_failed() {
+                    Some(wait) => self.later(at, wait, Later::Pull),
                     None => self.fail(ErrorCode::LogUnavailable, reason, out),
                 }
             }
@@ -428,9 +378,7 @@ impl Follower {
     fn subscribed(&mut self, key: u32, seating: Seating, out: &mut EventWriter) {
         let Some(at) = self.at(key) else { return };
         let one = &mut self.topics[at];
-        one.seat = Some(seating.seat);
-        one.position = seating.position;
-        one.attempts = 0;
+        one.subscription.seated(&seating);
         if self.begun {
             self.seated(at, seating, out);
             return;
@@ -467,8 +415,8 @@ impl Follower {
     fn pull_unless(&mut self, live: bool, at: usize, out: &mut EventWriter) {
         let one = &mut self.topics[at];
         if !live {
-            self.want_page(at);
-        } else if !std::mem::replace(&mut one.said_caught_up, true) {
+            self.pulls.add(one.key);
+        } else if one.subscription.catches_up() {
             out.caught_up(at);
         }
     }
@@ -476,23 +424,16 @@ impl Follower {
     /// Joins again, from the position, a little later each time it fails.
     fn room_gone(&mut self, at: usize, out: &mut EventWriter) {
         let one = &mut self.topics[at];
-        if self.outstanding == Some(one.key) {
-            self.outstanding = None;
-        }
-        self.pulls.retain(|&waiting| waiting != at);
-        one.attempts += 1;
-        one.seat = None;
+        self.pulls.remove(one.key);
         // What an earlier joining is still told does not count.
         one.key = 0;
         // A client that has heard nothing yet begins anew, with all that it has to be told.
         one.seating = None;
-        if self.begun {
-            one.from = SubscribeFrom::After(one.position);
-        }
-        match join_again_after(one.attempts) {
-            Some(wait) => one.later = Some((Instant::now() + wait, Later::Join)),
+        match one.subscription.room_gone(self.begun) {
+            Some(wait) => self.later(at, wait, Later::Join),
             None => {
-                let message = format!("the room of {} cannot be had", one.topic);
+                let topic = one.subscription.topic();
+                let message = format!("the room of {topic} cannot be had");
                 tracing::error!("{message}");
                 self.fail(ErrorCode::Internal, message, out);
             }
@@ -514,17 +455,16 @@ impl Follower {
 
     /// A page has come, if it is of a joining that still counts.
     fn page_answered(&mut self, key: u32) -> Option<usize> {
-        if self.outstanding == Some(key) {
-            self.outstanding = None;
-        }
+        self.pulls.answered(key);
         self.at(key)
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        for at in 0..self.topics.len() {
-            self.leave(at);
+        for one in &self.topics {
+            // Where it cannot be told, the room finds out by itself that nobody is there.
+            one.subscription.leave();
         }
     }
 }

@@ -30,12 +30,12 @@ use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
 use crate::connections::pages;
 use crate::settings::SessionSettings;
-use crate::topic::{Delivery, Registry, RoomNews};
+use crate::topic::{Delivery, Pulls, Registry, RoomNews};
 
 pub use sessions::{Leave, Present, Sessions};
 pub use socket::upgrade;
 
-use outbound::{Flow, Port, Pulls};
+use outbound::{Flow, Port};
 use publishing::{Publishing, Receipts};
 use socket::SessionContext;
 use subscriptions::Subscriptions;

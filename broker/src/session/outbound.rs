@@ -1,8 +1,7 @@
-//! What goes out: frames, pages, and the pace of both. Owns the credit rooms deliver against and which subscription pulls
-//! next; leaves to `socket` how a frame is put on the wire.
+//! What goes out: frames, pages, and the pace of both. Owns the credit rooms deliver against and when the next page is asked
+//! for; leaves to `socket` how a frame is put on the wire.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -13,10 +12,7 @@ use hark_protocol::{CloseCode, Encoded, ErrorCode, ServerFrame, codec};
 use super::Session;
 use super::publishing::Receipts;
 use super::socket::SessionContext;
-use super::subscriptions::Asked;
-use crate::topic::{
-    Credit, Delivery, PULL_RETRY, Publisher, Receipt, Refused, RoomNews, Subscriber,
-};
+use crate::topic::{Asked, Credit, Delivery, Publisher, Receipt, Refused, RoomNews, Subscriber};
 
 /// What both sides of the socket share with the session.
 #[derive(Debug, Default)]
@@ -173,41 +169,6 @@ impl Publisher for Port {
     }
 }
 
-/// Which subscriptions read pages, in turn: one page at a time, and the next only when that one is written.
-#[derive(Debug, Default)]
-pub(super) struct Pulls {
-    waiting: VecDeque<u32>,
-    outstanding: Option<u32>,
-}
-
-impl Pulls {
-    pub(super) fn add(&mut self, key: u32) {
-        if self.outstanding != Some(key) && !self.waiting.contains(&key) {
-            self.waiting.push_back(key);
-        }
-    }
-
-    /// Forgets a subscription; a page of it that is still on its way will not be waited for.
-    pub(super) fn remove(&mut self, key: u32) {
-        self.answered(key);
-        self.waiting.retain(|&waiting| waiting != key);
-    }
-
-    pub(super) fn answered(&mut self, key: u32) {
-        if self.outstanding == Some(key) {
-            self.outstanding = None;
-        }
-    }
-
-    fn next(&mut self) -> Option<u32> {
-        if self.outstanding.is_none() {
-            self.outstanding = self.waiting.pop_front();
-            return self.outstanding;
-        }
-        None
-    }
-}
-
 impl Session {
     /// Puts a frame on the wire.
     pub(super) fn send(&self, ctx: &mut SessionContext, frame: &ServerFrame) {
@@ -245,10 +206,10 @@ impl Session {
     pub(super) fn deliver(&mut self, delivery: &Delivery, ctx: &mut SessionContext) {
         let owed = &self.flow.owed_bytes;
         owed.set(owed.get() + delivery.bytes as i64);
-        let Some(subscription) = self.subscriptions.get_mut(delivery.key) else {
+        let Some(subscribed) = self.subscriptions.get_mut(delivery.key) else {
             return;
         };
-        subscription.position.offset = delivery.last_offset();
+        subscribed.subscription.position.offset = delivery.last_offset();
         for frame in delivery.frames() {
             self.send_encoded(ctx, frame.clone());
         }
@@ -257,18 +218,14 @@ impl Session {
     /// Asks for the next page, if one is wanted and the last one is written.
     pub(super) fn pull_next(&mut self, ctx: &mut SessionContext) {
         while self.flow.page_written()
-            && let Some(key) = self.pulls.next()
+            && let Some(key) = self.pulls.whose_turn()
         {
-            match self
-                .subscriptions
-                .get_mut(key)
-                .map_or(Asked::Nobody, |subscription| subscription.pull())
-            {
+            match self.subscriptions.pull(key) {
                 Asked::Room => return,
                 Asked::Nobody => self.pulls.answered(key),
-                Asked::Full => {
+                Asked::Later(wait) => {
                     self.pulls.answered(key);
-                    self.pull_later(key, PULL_RETRY, ctx);
+                    self.pull_later(key, wait, ctx);
                 }
             }
         }

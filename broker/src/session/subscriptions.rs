@@ -1,5 +1,5 @@
-//! A session's subscriptions: joining, leaving, following rooms that die and come back. Owns each one's position; pages and
-//! live messages are written by `outbound`.
+//! A session's subscriptions: what a client asks of them and is answered. Owns leaving, and what is asked for meanwhile; the life of each
+//! is `topic::Subscription`, pages and live messages are written by `outbound`.
 //!
 //! ```text
 //! joining ──subscribed──▶ joined ──unsubscribe──▶ leaving ──unsubscribed──▶ (gone)
@@ -7,19 +7,13 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use actix::prelude::*;
-use hark_protocol::{
-    CloseCode, Cursor, Encoded, Epoch, ErrorCode, ServerFrame, SubscribeFrom, TopicName,
-};
+use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, SubscribeFrom, TopicName};
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
-use crate::topic::{
-    PULL_RETRY, PageFrame, Pull, RoomHandle, RoomNews, Seat, Seating, Subscribe, Unsubscribe,
-    join_again_after, pull_again_after,
-};
+use crate::topic::{Asked, PageFrame, RoomNews, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
@@ -30,29 +24,17 @@ const MAX_DEFERRED: usize = 16;
 /// one, so that pages on their way to the earlier life cannot be taken for the new one's.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    by_key: HashMap<u32, Subscription>,
+    by_key: HashMap<u32, Subscribed>,
     keys: ByTopic<u32>,
     next_key: u32,
 }
 
-/// One subscription.
+/// One subscription, and what the client has been told of it.
 #[derive(Debug)]
-pub(super) struct Subscription {
-    topic: TopicName,
-    room: Arc<RoomHandle>,
-    /// Where it sits; `None` while joining.
-    seat: Option<Seat>,
-    /// Where it wants to start, while joining.
-    from: SubscribeFrom,
-    /// What the client has: meaningful once `subscribed` was said.
-    pub(super) position: Cursor,
+pub(super) struct Subscribed {
+    pub(super) subscription: Subscription,
     id: Option<u64>,
-    said_subscribed: bool,
-    said_caught_up: bool,
-    /// Joinings that failed in a row.
-    attempts: u32,
-    /// Pages that could not be read, in a row.
-    page_failures: u32,
+    was_told: bool,
     leaving: Option<Leaving>,
 }
 
@@ -75,55 +57,41 @@ enum Deferred {
 }
 
 impl Subscriptions {
-    pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Subscription> {
+    pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Subscribed> {
         self.by_key.get_mut(&key)
     }
 
-    fn of_topic(&mut self, topic: &TopicName) -> Option<(u32, &mut Subscription)> {
+    fn of_topic(&mut self, topic: &TopicName) -> Option<(u32, &mut Subscribed)> {
         let key = *self.keys.get(topic)?;
         self.by_key
             .get_mut(&key)
-            .map(|subscription| (key, subscription))
+            .map(|subscribed| (key, subscribed))
     }
 
-    fn insert(&mut self, subscription: Subscription) -> u32 {
+    fn insert(&mut self, subscribed: Subscribed) -> u32 {
         self.next_key = self.next_key.wrapping_add(1);
-        self.keys.insert(subscription.topic.clone(), self.next_key);
-        self.by_key.insert(self.next_key, subscription);
+        let topic = subscribed.subscription.topic().clone();
+        self.keys.insert(topic, self.next_key);
+        self.by_key.insert(self.next_key, subscribed);
         self.next_key
     }
 
-    fn remove(&mut self, key: u32) -> Option<Subscription> {
-        let subscription = self.by_key.remove(&key)?;
-        self.keys.remove(&subscription.topic);
-        Some(subscription)
+    fn remove(&mut self, key: u32) -> Option<Subscribed> {
+        let subscribed = self.by_key.remove(&key)?;
+        self.keys.remove(subscribed.subscription.topic());
+        Some(subscribed)
     }
-}
 
-/// What came of asking for a page.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// The room or the reader pool will answer.
-    Room,
-    /// The room's mailbox is full.
-    Full,
-    /// There is no seat, or its room has gone and will say so.
-    Nobody,
-}
+    fn is_leaving(&self, key: u32) -> bool {
+        let subscribed = self.by_key.get(&key);
+        subscribed.is_some_and(|subscribed| subscribed.leaving.is_some())
+    }
 
-impl Subscription {
-    /// Asks for the page after the position.
-    pub(super) fn pull(&mut self) -> Asked {
-        let Some(seat) = self.seat.filter(|_| self.leaving.is_none()) else {
-            return Asked::Nobody;
-        };
-        match self.room.order(Pull {
-            seat,
-            position: self.position,
-        }) {
-            true => Asked::Room,
-            false if self.room.is_connected() => Asked::Full,
-            false => Asked::Nobody,
+    /// Asks for the next page of a subscription.
+    pub(super) fn pull(&self, key: u32) -> Asked {
+        match self.by_key.get(&key) {
+            Some(subscribed) if subscribed.leaving.is_none() => subscribed.subscription.pull(),
+            _ => Asked::Nobody,
         }
     }
 }
@@ -154,36 +122,21 @@ impl Session {
             self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
             return;
         }
-        let key = self.subscriptions.insert(Subscription {
-            room: self.registry.room(&topic),
-            topic,
-            seat: None,
-            from,
-            position: Cursor {
-                epoch: Epoch::new(1),
-                offset: 0,
-            },
+        let key = self.subscriptions.insert(Subscribed {
+            subscription: Subscription::new(&self.registry, topic, from),
             id,
-            said_subscribed: false,
-            said_caught_up: false,
-            attempts: 0,
-            page_failures: 0,
+            was_told: false,
             leaving: None,
         });
         self.join(key);
     }
 
     fn join(&mut self, key: u32) {
-        let (Some(port), Some(subscription)) = (&self.port, self.subscriptions.get_mut(key)) else {
-            return;
-        };
-        // Where the order cannot be sent, its drop guard says that the room is gone.
-        subscription.room.order(Subscribe::new(
-            port.clone(),
-            key,
-            subscription.from,
-            self.subprotocol,
-        ));
+        if let (Some(port), Some(subscribed)) = (&self.port, self.subscriptions.get_mut(key)) {
+            let port = port.clone();
+            let subscription = &mut subscribed.subscription;
+            subscription.join(&self.registry, port, key, self.subprotocol);
+        }
     }
 
     pub(super) fn unsubscribe(
@@ -192,16 +145,16 @@ impl Session {
         topic: &TopicName,
         ctx: &mut SessionContext,
     ) {
-        let Some((_, subscription)) = self.subscriptions.of_topic(topic) else {
+        let Some((_, subscribed)) = self.subscriptions.of_topic(topic) else {
             let message = format!("this session has no subscription to {topic}");
             self.send_error(ctx, id, ErrorCode::NotSubscribed, message);
             return;
         };
-        if subscription.leaving.is_some() {
+        if subscribed.leaving.is_some() {
             self.defer(topic, Deferred::Unsubscribe { id }, ctx);
             return;
         }
-        subscription.leaving = Some(Leaving {
+        subscribed.leaving = Some(Leaving {
             id,
             deferred: VecDeque::new(),
         });
@@ -211,7 +164,7 @@ impl Session {
     /// Keeps a command until `unsubscribed` has been said.
     fn defer(&mut self, topic: &TopicName, command: Deferred, ctx: &mut SessionContext) {
         let leaving = self.subscriptions.of_topic(topic);
-        let leaving = leaving.and_then(|(_, subscription)| subscription.leaving.as_mut());
+        let leaving = leaving.and_then(|(_, subscribed)| subscribed.leaving.as_mut());
         match leaving.filter(|leaving| leaving.deferred.len() < MAX_DEFERRED) {
             Some(leaving) => leaving.deferred.push_back(command),
             None => {
@@ -223,26 +176,21 @@ impl Session {
 
     /// Tells the room; while joining, that has to wait for the seat.
     fn leave_if_seated(&mut self, topic: &TopicName, ctx: &mut SessionContext) {
-        let Some((key, subscription)) = self.subscriptions.of_topic(topic) else {
+        let Some((key, subscribed)) = self.subscriptions.of_topic(topic) else {
             return;
         };
-        if subscription.leaving.is_none() {
+        if subscribed.leaving.is_none() || !subscribed.subscription.is_seated() {
             return;
         }
-        let Some(seat) = subscription.seat else {
-            return;
-        };
-        if !subscription.room.order(Unsubscribe { seat }) {
-            match subscription.room.is_connected() {
-                // Its mailbox is full: ask again in a moment.
-                true => {
-                    let topic = topic.clone();
-                    ctx.run_later(PULL_RETRY, move |session, ctx| {
-                        session.leave_if_seated(&topic, ctx)
-                    });
-                }
-                false => self.left(key, ctx),
+        match subscribed.subscription.leave() {
+            Asked::Room => {}
+            Asked::Later(wait) => {
+                let topic = topic.clone();
+                ctx.run_later(wait, move |session, ctx| {
+                    session.leave_if_seated(&topic, ctx)
+                });
             }
+            Asked::Nobody => self.left(key, ctx),
         }
     }
 
@@ -255,19 +203,18 @@ impl Session {
         let Some(Leaving { id, deferred }) = left.leaving else {
             return;
         };
+        let topic = left.subscription.topic();
         self.send(
             ctx,
             &ServerFrame::Unsubscribed {
                 id,
-                topic: left.topic.clone(),
+                topic: topic.clone(),
             },
         );
         for command in deferred {
             match command {
-                Deferred::Subscribe { id, from } => {
-                    self.subscribe(id, left.topic.clone(), from, ctx)
-                }
-                Deferred::Unsubscribe { id } => self.unsubscribe(id, &left.topic, ctx),
+                Deferred::Subscribe { id, from } => self.subscribe(id, topic.clone(), from, ctx),
+                Deferred::Unsubscribe { id } => self.unsubscribe(id, topic, ctx),
             }
         }
     }
@@ -302,15 +249,13 @@ impl Session {
     }
 
     fn subscribed(&mut self, key: u32, seating: Seating, ctx: &mut SessionContext) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else {
+        let Some(subscribed) = self.subscriptions.get_mut(key) else {
             return;
         };
-        subscription.seat = Some(seating.seat);
-        subscription.position = seating.position;
-        subscription.attempts = 0;
-        let topic = subscription.topic.clone();
-        let id = subscription.id;
-        if !std::mem::replace(&mut subscription.said_subscribed, true) {
+        subscribed.subscription.seated(&seating);
+        let topic = subscribed.subscription.topic().clone();
+        let id = subscribed.id;
+        if !std::mem::replace(&mut subscribed.was_told, true) {
             let Seating {
                 cursor,
                 head,
@@ -342,12 +287,12 @@ impl Session {
     }
 
     fn say_caught_up(&mut self, key: u32, ctx: &mut SessionContext) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else {
+        let Some(Subscribed { subscription, .. }) = self.subscriptions.get_mut(key) else {
             return;
         };
-        if !std::mem::replace(&mut subscription.said_caught_up, true) {
+        if subscription.catches_up() {
             let frame = ServerFrame::CaughtUp {
-                topic: subscription.topic.clone(),
+                topic: subscription.topic().clone(),
                 cursor: subscription.position,
             };
             self.send(ctx, &frame);
@@ -361,16 +306,16 @@ impl Session {
         message: String,
         ctx: &mut SessionContext,
     ) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else {
+        let Some(subscribed) = self.subscriptions.get_mut(key) else {
             return;
         };
-        if subscription.said_subscribed {
+        if subscribed.was_told {
             self.room_gone(key, ctx);
             return;
         }
-        let id = subscription.id;
+        let id = subscribed.id;
         self.send_error(ctx, id, code, message);
-        match subscription_is_leaving(self.subscriptions.get_mut(key)) {
+        match self.subscriptions.is_leaving(key) {
             true => self.left(key, ctx),
             false => drop(self.subscriptions.remove(key)),
         }
@@ -385,9 +330,8 @@ impl Session {
         ctx: &mut SessionContext,
     ) {
         self.pulls.answered(key);
-        if let Some(subscription) = self.subscriptions.get_mut(key) {
-            subscription.position.offset = position;
-            subscription.page_failures = 0;
+        if let Some(Subscribed { subscription, .. }) = self.subscriptions.get_mut(key) {
+            subscription.page_read(position);
             self.write_page(frames.into_iter().map(|page| page.frame), ctx);
             match live {
                 true => self.say_caught_up(key, ctx),
@@ -406,9 +350,8 @@ impl Session {
         ctx: &mut SessionContext,
     ) {
         self.pulls.answered(key);
-        if let Some(subscription) = self.subscriptions.get_mut(key) {
-            subscription.position = position;
-            subscription.page_failures = 0;
+        if let Some(subscribed) = self.subscriptions.get_mut(key) {
+            subscribed.subscription.deleted(position);
             // As a page is: what comes next is asked for when the socket has taken it.
             self.write_page([gap].into_iter(), ctx);
             self.pulls.add(key);
@@ -419,11 +362,10 @@ impl Session {
     /// Asks again, a little later each time. A page that cannot be read for a minute ends the session, so that the client learns of it.
     fn page_failed(&mut self, key: u32, reason: &str, ctx: &mut SessionContext) {
         self.pulls.answered(key);
-        if let Some(subscription) = self.subscriptions.get_mut(key) {
-            subscription.page_failures += 1;
-            let failures = subscription.page_failures;
-            if failures == WORTH_A_WORD {
-                let topic = subscription.topic.as_str();
+        if let Some(Subscribed { subscription, .. }) = self.subscriptions.get_mut(key) {
+            let wait = subscription.page_failed();
+            if subscription.failed_pages() == WORTH_A_WORD {
+                let topic = subscription.topic().as_str();
                 tracing::warn!(
                     session = self.name,
                     topic,
@@ -431,7 +373,7 @@ impl Session {
                     "a page could not be read; trying again"
                 );
             }
-            let Some(wait) = pull_again_after(failures) else {
+            let Some(wait) = wait else {
                 self.close(ctx, CloseCode::INTERNAL, "a topic's history cannot be read");
                 return;
             };
@@ -443,43 +385,26 @@ impl Session {
     /// Joins again, from the position, a little later each time it fails.
     fn room_gone(&mut self, key: u32, ctx: &mut SessionContext) {
         self.stop_pulling(key, ctx);
-        if subscription_is_leaving(self.subscriptions.get_mut(key)) {
+        if self.subscriptions.is_leaving(key) {
             self.left(key, ctx);
             return;
         }
-        let Some(mut subscription) = self.subscriptions.remove(key) else {
+        let Some(mut subscribed) = self.subscriptions.remove(key) else {
             return;
         };
-        subscription.attempts += 1;
-        let Some(wait) = join_again_after(subscription.attempts) else {
-            tracing::error!(session = self.name, topic = %subscription.topic, "the topic's room cannot be had");
+        let Some(wait) = subscribed.subscription.room_gone(subscribed.was_told) else {
+            tracing::error!(session = self.name, topic = %subscribed.subscription.topic(), "the topic's room cannot be had");
             self.close(ctx, CloseCode::INTERNAL, "a topic's room cannot be had");
             return;
         };
-        subscription.seat = None;
-        if subscription.said_subscribed {
-            subscription.from = SubscribeFrom::After(subscription.position);
-        }
-        let key = self.subscriptions.insert(subscription);
-        ctx.run_later(wait, move |session, _| {
-            let registry = session.registry.clone();
-            if let Some(subscription) = session.subscriptions.get_mut(key) {
-                subscription.room = registry.room(&subscription.topic);
-            }
-            session.join(key);
-        });
+        let key = self.subscriptions.insert(subscribed);
+        ctx.run_later(wait, move |session, _| session.join(key));
     }
 
     pub(super) fn leave_all_rooms(&mut self) {
-        for (_, subscription) in self.subscriptions.by_key.drain() {
-            if let Some(seat) = subscription.seat {
-                // Where it cannot be told, the room finds out by itself that nobody is there.
-                subscription.room.order(Unsubscribe { seat });
-            }
+        for (_, subscribed) in self.subscriptions.by_key.drain() {
+            // Where it cannot be told, the room finds out by itself that nobody is there.
+            subscribed.subscription.leave();
         }
     }
-}
-
-fn subscription_is_leaving(subscription: Option<&mut Subscription>) -> bool {
-    subscription.is_some_and(|subscription| subscription.leaving.is_some())
 }

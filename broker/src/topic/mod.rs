@@ -22,6 +22,7 @@ mod registry;
 mod retire;
 mod subscribe;
 mod subscriber;
+mod subscription;
 mod tail;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -43,10 +44,8 @@ pub use history::{History, HistoryPage};
 pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
 pub use registry::{Registry, RoomHandle};
 pub use subscribe::{Pull, Subscribe, Unsubscribe};
-pub use subscriber::{
-    Credit, Delivery, PULL_RETRY, PageFrame, Refused, RoomNews, Seat, Seating, Subscriber,
-    join_again_after, pull_again_after,
-};
+pub use subscriber::{Credit, Delivery, PageFrame, Refused, RoomNews, Seat, Seating, Subscriber};
+pub use subscription::{Asked, Pulls, Subscription, join_again_after};
 pub use tail::Batch;
 
 use delete::Deletes;

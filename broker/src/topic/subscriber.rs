@@ -1,9 +1,8 @@
-//! What a room says to those who subscribe and publish. Owns the words, and how much and how long every subscriber bears; leaves to each
+//! What a room says to those who subscribe and publish. Owns the words, and how much every subscriber bears; leaves to each
 //! transport how they are carried.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use actix::Message;
 use hark_protocol::{Cursor, Encoded, ErrorCode, Subprotocol};
@@ -27,24 +26,6 @@ pub trait Subscriber: Send + Sync {
 
 /// Bytes of live messages that all rooms together may have on their way to one subscriber.
 const CREDIT_BYTES: i64 = 256 * 1024;
-/// How often a subscription tries to join again when rooms die under it.
-const MAX_JOIN_ATTEMPTS: u32 = 10;
-/// Pages in a row that could not be read before a subscriber gives up: with the waits between them, about a minute.
-const MAX_PAGE_FAILURES: u32 = 18;
-
-/// How long to wait before asking again, where a room's mailbox or the reader pool is full.
-pub const PULL_RETRY: Duration = Duration::from_millis(20);
-
-/// How long to wait before joining again after so many rooms in a row have died; `None`: give up.
-pub fn join_again_after(attempts: u32) -> Option<Duration> {
-    (attempts <= MAX_JOIN_ATTEMPTS).then(|| Duration::from_millis(5 << attempts))
-}
-
-/// How long to wait before asking again for a page that could not be read so many times; `None`: give up.
-pub fn pull_again_after(failures: u32) -> Option<Duration> {
-    (failures <= MAX_PAGE_FAILURES).then(|| PULL_RETRY * (1 << failures.min(8)))
-}
-
 /// What rooms may still send a subscriber, in bytes. Rooms take, whoever writes to the socket gives back.
 #[derive(Debug)]
 pub struct Credit(AtomicI64);
