@@ -454,6 +454,14 @@ async fn recovered(
         .publish("a", json!("later"))
         .await;
     assert_eq!(split(&later["cursor"]), (epoch, head + 1), "{case}");
+    if set_aside(parent.path()) {
+        // What the recovery could not save is known: nobody is told again to recover it.
+        let log = broker.log();
+        assert!(!log.contains("hark log recover"), "{case}: {log}");
+        broker.stop();
+        let verified = lines(&ok(run(&["log", "verify"], &dir, "")));
+        assert_eq!(verified.len(), 1, "{case}: {verified:?}");
+    }
     (served, was_refused)
 }
 

@@ -80,17 +80,21 @@ fn summary_line(verified: &Verified, as_json: bool) -> String {
         topics,
         records,
         bytes,
+        lost,
         commits,
         problems,
     } = verified;
     match as_json {
         true => json!({
-            "topics": topics, "records": records, "bytes": bytes, "commits": commits, "problems": problems,
+            "topics": topics, "records": records, "bytes": bytes, "lost": lost, "commits": commits,
+            "problems": problems,
         })
         .to_string(),
         false => format!(
             "{topics} topics, {records} records, {bytes} bytes, {commits} commits: {}",
             match problems {
+                0 if lost > 0 =>
+                    format!("whole, but for {lost} records that were lost before it was recovered"),
                 0 => "whole".to_owned(),
                 1 => "1 problem".to_owned(),
                 n => format!("{n} problems"),

@@ -139,6 +139,7 @@ impl Writer {
         if rest == 0 || self.store.meta.remove_marks(id, rest)? == rest {
             return Ok(false);
         }
+        self.store.meta.remove_losses(id)?;
         self.store.meta.remove_garbage(id)?;
         Ok(true)
     }

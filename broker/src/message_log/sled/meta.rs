@@ -6,6 +6,7 @@
 //! d                   the directory: format, epochs
 //! g | topic id        the name of a topic that is deleted, and of which there is something left to take away
 //! h | topic id / 16   the numbers of these topics: written with every commit that touches one of them
+//! l | topic id        what the topic lost before it was recovered
 //! i                   the next topic id, and how many topics there are
 //! n | name            a topic's identity
 //! p | topic id | name a producer's newest number, as of the topic's last checkpoint
@@ -36,6 +37,7 @@ const IDS: &[u8] = b"i";
 const NAMES: u8 = b'n';
 const GARBAGE: u8 = b'g';
 const DELETIONS: u8 = b'x';
+const LOSSES: u8 = b'l';
 
 /// The tree, with its forms.
 #[derive(Debug, Clone)]
@@ -80,6 +82,32 @@ pub(super) struct Deletions {
     /// The cuts there had been: after another one what came next may be lost, and its epoch is not to be had again.
     cuts_seen: u64,
     pub(super) time_ms: u64,
+}
+
+/// Offsets whose records were found to be lost when the log was recovered: ranges, each from and to. What is missing beside these
+/// has been lost since.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Losses(Vec<(u64, u64)>);
+
+impl Losses {
+    /// More than these are not remembered of a topic, so that the value stays small.
+    const MAX: usize = 256;
+
+    pub(super) fn add(&mut self, from: u64, to: u64) {
+        if self.0.len() < Self::MAX {
+            self.0.push((from, to));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it was known then that all these are lost.
+    pub(super) fn explain(&self, from: u64, to: u64) -> bool {
+        let mut known = self.0.iter();
+        known.any(|&(first, last)| first <= from && to <= last)
+    }
 }
 
 /// A topic's numbers, and the witness of its head.
@@ -472,6 +500,19 @@ impl Meta {
             self.0.remove(key)?;
         }
         Ok(keys.len())
+    }
+
+    pub(super) fn losses(&self, topic: TopicId) -> Result<Losses, MetaError> {
+        let found = self.get(&prefixed(LOSSES, topic), "losses of a topic")?;
+        Ok(found.unwrap_or_default())
+    }
+
+    pub(super) fn set_losses(&self, topic: TopicId, losses: &Losses) -> Result<(), MetaError> {
+        self.set(&prefixed(LOSSES, topic), losses)
+    }
+
+    pub(super) fn remove_losses(&self, topic: TopicId) -> sled::Result<()> {
+        self.0.remove(prefixed(LOSSES, topic)).map(drop)
     }
 
     pub(super) fn numbers(&self, topic: TopicId) -> Result<Numbers, MetaError> {

@@ -24,27 +24,33 @@ pub(super) fn read_page(store: &Store, read: &Read) -> Result<Page, LogError> {
     // Looked at again after the scan: what was deleted meanwhile is not lost.
     match store.meta.identity(&read.topic)? {
         Some(now) if now.id() == identity.id() => {
-            warn_of_losses(store, read, &page);
+            warn_of_losses(store, identity.id(), read, &page);
             Ok(page)
         }
         Some(_) | None => Err(LogError::OtherEpoch),
     }
 }
 
-/// The readers are told what is lost; whoever runs the broker has to know that there is damage, and what to do.
-fn warn_of_losses(store: &Store, read: &Read, page: &Page) {
-    let is_loss = |item: &PageItem| {
-        matches!(
-            item,
-            PageItem::Gap {
-                reason: GapReason::Lost,
-                ..
-            }
-        )
-    };
-    if page.items.iter().any(is_loss) {
+/// The readers are told what is lost; whoever runs the broker has to know that there is damage, and what to do. What a recovery
+/// could not save is no news.
+fn warn_of_losses(store: &Store, topic: TopicId, read: &Read, page: &Page) {
+    let lost = page.items.iter().filter_map(|item| match item {
+        PageItem::Gap {
+            reason: GapReason::Lost,
+            from,
+            to,
+        } => Some((*from, *to)),
+        _ => None,
+    });
+    let mut lost = lost.peekable();
+    if lost.peek().is_none() {
+        return;
+    }
+    // Where it cannot be read nothing is known: better one warning too many.
+    let known = store.meta.losses(topic).unwrap_or_default();
+    if let Some((from, to)) = lost.find(|&(from, to)| !known.explain(from, to)) {
         store.condition().warn(format!(
-            "records of the topic {} are damaged or missing; stop the broker soon and let `hark log recover` salvage what can be read",
+            "records of the topic {} are damaged or missing, from offset {from} to {to}; stop the broker soon and let `hark log recover` salvage what can be read",
             read.topic
         ));
     }

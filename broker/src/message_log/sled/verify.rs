@@ -5,7 +5,7 @@ use hark_protocol::TopicName;
 
 use super::directory::{Fault, quietly};
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
-use super::meta::{Identity, MetaError, Numbers};
+use super::meta::{Identity, Losses, MetaError, Numbers};
 use super::offline::OfflineLog;
 use super::scan::{Scan, is_damage, span};
 use super::stored::{Body, idempotency_of_first_part};
@@ -19,6 +19,8 @@ pub struct Verified {
     pub records: u64,
     /// Bytes of these, as stored.
     pub bytes: u64,
+    /// Records that are missing since the log was recovered. That is no problem: it was told then, and readers are told.
+    pub lost: u64,
     /// Commits by the counter in the log.
     pub commits: u64,
     /// How many problems were told.
@@ -113,9 +115,17 @@ impl OfflineLog {
                 Err(e) => return Err(e),
             }
         }
+        let losses = match self.store.meta.losses(id) {
+            Err(e @ MetaError::Malformed(_)) => {
+                report.problem(Some(name), e.to_string());
+                Losses::default()
+            }
+            found => found?,
+        };
         let mut walk = Walk {
             name,
             numbers,
+            losses,
             next: numbers.first,
             bytes: 0,
             time_ms: 0,
@@ -200,6 +210,7 @@ impl OfflineLog {
 struct Walk<'a> {
     name: &'a TopicName,
     numbers: Numbers,
+    losses: Losses,
     /// The offset that is expected.
     next: u64,
     bytes: u64,
@@ -294,6 +305,10 @@ impl Walk<'_> {
         let damage = self.damage.take();
         if base > self.next {
             let (from, to) = (self.next, base - 1);
+            if self.losses.explain(from, to) {
+                report.verified.lost += base - self.next;
+                return;
+            }
             let what = damage.unwrap_or("are missing");
             self.holes += 1;
             report.problem(
