@@ -48,9 +48,9 @@ fn warn_of_losses(store: &Store, topic: TopicId, read: &Read, page: &Page) {
     }
     // Where it cannot be read nothing is known: better one warning too many.
     let known = store.meta.losses(topic).unwrap_or_default();
-    if let Some((from, to)) = lost.find(|&(from, to)| !known.explain(from, to)) {
+    if lost.any(|(from, to)| !known.explain(from, to)) {
         store.condition().warn(format!(
-            "records of the topic {} are damaged or missing, from offset {from} to {to}; stop the broker soon and let `hark log recover` salvage what can be read",
+            "records of the topic {} are damaged or missing; stop the broker soon and let `hark log recover` salvage what can be read",
             read.topic
         ));
     }

@@ -10,7 +10,7 @@ use super::rows::Records;
 use crate::clock::Clock;
 use crate::message_log::{Health, LogError};
 
-/// How many warnings are kept for whoever asks how the log is doing. All of them are logged.
+/// How many warnings are kept for whoever asks how the log is doing, and logged.
 const MAX_WARNINGS: usize = 16;
 
 #[derive(Debug)]
@@ -57,13 +57,16 @@ impl Condition {
     pub(super) fn warn(&self, warning: String) {
         let mut state = self.lock();
         // Whoever asks for the same again and again is told, and the log is not.
-        if state.warnings.contains(&warning) {
+        if state.warnings.contains(&warning) || state.warnings.len() > MAX_WARNINGS {
             return;
         }
+        let warning = match state.warnings.len() < MAX_WARNINGS {
+            true => warning,
+            false => "there is more damage than is told here; `hark log verify` tells all of it"
+                .to_owned(),
+        };
         tracing::error!("{warning}");
-        if state.warnings.len() < MAX_WARNINGS {
-            state.warnings.push(warning);
-        }
+        state.warnings.push(warning);
     }
 
     pub(super) fn health(&self) -> Health {
