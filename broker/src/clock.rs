@@ -46,8 +46,14 @@ impl Clock {
     pub fn manual(now_ms: u64) -> Self {
         Self::new(Some(Manual {
             now_ms,
-            passed_ms: 0,
+            passed_ms: now_ms,
         }))
+    }
+
+    /// When something happened that bears this stamp, in [`Self::passed_ms`]; a stamp that is yet to come is taken for now.
+    pub fn passed_at_ms(&self, stamp_ms: u64) -> u64 {
+        let age_ms = self.settled_ms().saturating_sub(stamp_ms);
+        self.passed_ms().saturating_sub(age_ms)
     }
 
     fn new(manual: Option<Manual>) -> Self {
@@ -131,8 +137,8 @@ impl Clock {
         expected
     }
 
-    /// Milliseconds that have passed, whatever the clock shows. Counts while the machine sleeps.
-    fn passed_ms(&self) -> u64 {
+    /// Milliseconds that have passed since some point, whatever the clock shows. Counts while the machine sleeps.
+    pub fn passed_ms(&self) -> u64 {
         match &self.0.manual {
             Some(manual) => lock(manual).passed_ms,
             None => {

@@ -60,6 +60,10 @@ pub struct Config {
     #[arg(long, env = "HARK_RETENTION_TOTAL_BYTES", default_value_t = 10 * 1024 * 1024 * 1024, value_name = "BYTES")]
     pub retention_total_bytes: u64,
 
+    /// All --memory-topics together keep at most so many bytes of memory; beyond it the largest give their oldest messages first.
+    #[arg(long, env = "HARK_MEMORY_TOTAL_BYTES", default_value_t = 1024 * 1024 * 1024, value_name = "BYTES")]
+    pub memory_total_bytes: u64,
+
     /// Publishes are refused while the disk has less room than this; by default 256 MiB, or a tenth of a small volume.
     #[arg(long, env = "HARK_MIN_FREE_BYTES", value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
@@ -78,7 +82,8 @@ pub struct Config {
         long = "allowed-origin",
         env = "HARK_ALLOWED_ORIGINS",
         value_name = "ORIGIN",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = origin
     )]
     pub allowed_origins: Vec<String>,
 
@@ -154,6 +159,23 @@ impl Config {
             ));
         }
         Ok(())
+    }
+}
+
+/// An origin as browsers write it (RFC 6454, section 6.2): anything else would never be met.
+fn origin(text: &str) -> Result<String, String> {
+    let is_name = |part: &str, more: &[char]| {
+        let known = |c: char| c.is_ascii_alphanumeric() || more.contains(&c);
+        !part.is_empty() && part.chars().all(known)
+    };
+    let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
+        is_name(scheme, &['+', '-', '.']) && is_name(host, &['-', '.', '_', ':', '[', ']'])
+    });
+    match is_origin || text == "*" {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "{text:?} is no origin such as https://app.example or http://localhost:3000, with nothing behind it"
+        )),
     }
 }
 

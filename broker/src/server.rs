@@ -9,7 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
-use actix_web::middleware::from_fn;
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpServer, web};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
@@ -94,6 +95,8 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         App::new()
             .app_data(routed.clone())
             .wrap(http::cors(&routed.admission))
+            // What is true now may not be so in a moment; the files that the binary holds say otherwise themselves.
+            .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
             .wrap(from_fn(connections::watch))
             .configure(http::routes)
     });
@@ -142,7 +145,12 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         true => SledLog::open_or_recover(options)?,
         false => SledLog::open(options)?,
     };
-    let memory = MemoryLog::new(clock.clone(), retention_for, config.max_topics);
+    let memory = MemoryLog::new(
+        clock.clone(),
+        retention_for,
+        config.max_topics,
+        config.memory_total_bytes,
+    );
     let engines = Engines {
         synced: Arc::new(synced),
         memory: Arc::new(memory),

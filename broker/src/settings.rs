@@ -88,7 +88,7 @@ impl Faults {
 /// What every session is given.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
-    /// Hark pings this often; one that sends nothing for twice as long is ended.
+    /// Hark pings this often; one that sends nothing for two and a half times as long is ended.
     pub heartbeat: Duration,
     /// A client that takes less than a page (64 KiB) of what waits for it within this time is ended.
     pub stall_timeout: Duration,

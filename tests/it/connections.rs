@@ -211,6 +211,28 @@ fn a_proxy_that_is_no_network_is_refused_at_the_start() {
     assert!(exit.stderr.contains("10.0.0.0/8"), "{}", exit.stderr);
 }
 
+#[test]
+fn an_origin_that_no_browser_sends_is_refused_at_the_start() {
+    for origin in [
+        "http://localhost:3000/",
+        "localhost:3000",
+        "http://a b",
+        "null",
+        "",
+    ] {
+        let exit = Setup::new()
+            .flag("allowed-origin", origin)
+            .try_start()
+            .expect_err("it can never be met");
+        assert_eq!(exit.code, Some(2), "{origin:?}");
+        assert!(
+            exit.stderr.contains("https://app.example"),
+            "{}",
+            exit.stderr
+        );
+    }
+}
+
 /// What cannot wait behind a request that is not answered yet would be looked for without end, as fast as the processor can.
 #[test]
 fn a_crowd_of_requests_behind_a_wait_costs_no_processor() {

@@ -328,7 +328,7 @@ async fn only_who_may_publish_may_delete() {
     for method in ["POST", "PUT", "PATCH"] {
         let response = http.request(method, path, &[], b"1");
         assert_eq!(response.status, 405, "{response:#?}");
-        assert_eq!(response.headers["allow"], "GET, DELETE");
+        assert_eq!(response.headers["allow"], "GET, HEAD, DELETE");
     }
     for name in ["a..b", "a%20b", &"x".repeat(256)] {
         delete(&http, name).expect_error(400, "bad_topic");

@@ -563,7 +563,84 @@ async fn topics_are_listed_with_what_they_hold() {
 async fn healthz_is_there_for_everybody() {
     let broker = Broker::start();
     broker.http().get("/healthz").ok();
-    assert!(broker.http().request("HEAD", "/healthz", &[], b"").status < 500);
+}
+
+/// As health checks and proxies ask: the same answer, without its body. What is asked at one moment is not kept for the next.
+#[tokio::test]
+async fn head_is_answered_wherever_a_page_is() {
+    let (broker, _reader) = given().await;
+    let http = broker.http();
+    for path in [
+        "/",
+        "/healthz",
+        "/readyz",
+        "/demo",
+        "/hark.js",
+        "/v1/topics",
+        "/v1/topics/orders",
+        MESSAGES,
+        "/v1/messages?topic=orders",
+    ] {
+        let (page, head) = (
+            http.request("GET", path, &[], b"").ok(),
+            http.request("HEAD", path, &[], b"").ok(),
+        );
+        assert_eq!(head.body, "", "{path}");
+        assert!(!page.body.is_empty(), "{path}");
+        for name in ["content-type", "content-length", "cache-control"] {
+            assert_eq!(
+                head.headers.get(name),
+                page.headers.get(name),
+                "{path}: {name}"
+            );
+        }
+        let is_in_the_binary = path == "/demo" || path == "/hark.js";
+        let expected = if is_in_the_binary {
+            "no-cache"
+        } else {
+            "no-store"
+        };
+        assert_eq!(page.headers["cache-control"], expected, "{path}");
+    }
+    for path in ["/ws", "/v1/events?topic=a", "/nothing"] {
+        let refused = http.request("HEAD", path, &[], b"").status;
+        assert!((400..500).contains(&refused), "{path}: {refused}");
+    }
+}
+
+/// Kept as it is it would be taken for what it holds.
+#[tokio::test]
+async fn a_packed_body_is_refused() {
+    let (broker, _reader) = given().await;
+    for path in [MESSAGES, "/v1/messages"] {
+        let post = |encoding| {
+            let headers = [
+                ("content-encoding", encoding),
+                ("content-type", "application/x-ndjson"),
+            ];
+            broker.http().request("POST", path, &headers, b"")
+        };
+        post("gzip").expect_error(415, "unsupported");
+        post("identity").ok();
+    }
+}
+
+/// A key to which a line's number could not be added would leave all lines but the first without one.
+#[tokio::test]
+async fn a_key_too_long_for_lines_is_refused_before_any_is_kept() {
+    let (broker, _reader) = given().await;
+    let http = broker.http();
+    let post = |len| {
+        let key = "k".repeat(len);
+        let headers = [NDJSON[0], ("hark-message-id", key.as_str())];
+        http.request("POST", MESSAGES, &headers, b"1\n2\n3\n")
+    };
+    post(54).expect_error(413, "too_large");
+    for duplicate in [false, true] {
+        let answers = post(53).ok();
+        let said = format!("\"duplicate\":{duplicate}");
+        assert_eq!(answers.body.matches(&said).count(), 3, "{}", answers.body);
+    }
 }
 
 /// The last line of a body that is cut off may look whole: `123` of `12345678`.

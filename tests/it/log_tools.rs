@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use hark_tests::{Acked, Broker, Cli, Exit, Setup, Ws, copy_folder, hark};
+use hark_tests::{Acked, Broker, Cli, Exit, Setup, Ws, copy_folder, hark, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -112,6 +112,13 @@ fn flip_in(db: &Path, text: &str) {
     }
 }
 
+/// What a broker that is ready says that it found wrong, and went on with; null if nothing.
+fn warnings_of(broker: &Broker) -> Value {
+    let ready = broker.http().get("/readyz").ok().json();
+    assert_eq!(ready["status"], "ready", "{ready}");
+    ready["warnings"].clone()
+}
+
 #[tokio::test]
 async fn verify_says_whole_and_names_what_is_not() {
     let sample = sample().await;
@@ -140,6 +147,7 @@ async fn verify_says_whole_and_names_what_is_not() {
     let (_parent, dir) = sample.copy();
     let mut sample = sample;
     sample.broker.start_again();
+    assert_eq!(warnings_of(&sample.broker), Value::Null);
     Ws::connect(&sample.broker)
         .await
         .publish("a", json!("more"))
@@ -156,7 +164,7 @@ async fn verify_says_whole_and_names_what_is_not() {
         assert!(exit.stdout.contains("are gone"), "{exit:#?}");
         assert_eq!(lines(&exit.stdout).len(), 2, "{exit:#?}");
     }
-    let broker = Setup::new().data_dir(&dir).start();
+    let mut broker = Setup::new().data_dir(&dir).restarts().start();
     let epoch = split(
         &Ws::connect(&broker)
             .await
@@ -165,6 +173,24 @@ async fn verify_says_whole_and_names_what_is_not() {
     )
     .0;
     assert_ne!(epoch, split(&json!(sample.acked.cursor(0))).0);
+    // It serves, and says what it found: whoever watches over it sees it, and whoever reads its log. Once: the next start finds
+    // nothing amiss.
+    let warnings = warnings_of(&broker);
+    let [warning] = &warnings.as_array().expect("a warning")[..] else {
+        panic!("one warning: {warnings}");
+    };
+    let warning = warning.as_str().unwrap();
+    assert!(warning.contains("the log has lost its tail"), "{warning}");
+    let log = broker.log();
+    let said: Vec<&str> = log.lines().filter(|line| line.contains(warning)).collect();
+    assert!(
+        said.len() == 1 && said[0].contains("ERROR"),
+        "{said:?} of:\n{log}"
+    );
+    broker.stop();
+    broker.start_again();
+    assert_eq!(warnings_of(&broker), Value::Null);
+    assert!(!broker.log().contains("lost its tail"), "{}", broker.log());
 
     // While a broker runs, and where there is none.
     let exit = run(&["log", "verify"], &dir, "");
@@ -356,6 +382,61 @@ async fn after_a_restored_backup_a_new_epoch_tells_what_is_lost() {
 #[tokio::test]
 async fn after_a_restored_snapshot_a_new_epoch_tells_what_is_lost() {
     a_restored_backup(false).await;
+}
+
+/// What a reader lost is one thing, and what has expired of what came in its place is another: both are named.
+#[tokio::test]
+async fn after_a_restored_backup_what_has_expired_since_is_told_too() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, backup) = (parent.path().join("data"), parent.path().join("backup"));
+    let setup = Setup::new().restarts().data_dir(&dir);
+    let mut broker = setup.flag("retention-messages", "10").start();
+    let publish = async |broker: &Broker, count: u64| {
+        let mut ws = Ws::connect(broker).await;
+        let mut last = Value::Null;
+        for n in 0..count {
+            last = ws.publish("a", json!(n)).await["cursor"].clone();
+        }
+        last
+    };
+    publish(&broker, 20).await;
+    broker.stop();
+    copy_folder(&dir, &backup);
+    broker.start_again();
+    let last = publish(&broker, 10).await;
+    broker.stop();
+    fs::remove_dir_all(&dir).unwrap();
+    copy_folder(&backup, &dir);
+    ok(run(&["log", "new-epoch"], &dir, ""));
+    broker.start_again();
+    publish(&broker, 100).await;
+    until("retention has been at it", async || {
+        let first = broker.http().get("/v1/topics/a").ok().json()["first"].clone();
+        (first.as_u64() > Some(60)).then_some(())
+    })
+    .await;
+
+    let mut ws = Ws::connect(&broker).await;
+    let seen = ws.watch_to_caught_up("a", json!({"after": last})).await;
+
+    let told: Vec<_> = seen
+        .gaps
+        .iter()
+        .map(|gap| (&gap["reason"], &gap["from"], &gap["to"]))
+        .collect();
+    let first = seen.messages[0].0;
+    assert_eq!(
+        told,
+        [
+            (&json!("lost"), &json!(21), &json!(30)),
+            (&json!("expired"), &json!(21), &json!(first - 1)),
+        ]
+    );
+    let offsets: Vec<u64> = seen.messages.iter().map(|(offset, _)| *offset).collect();
+    assert!(
+        first > 60 && offsets == (first..=120).collect::<Vec<_>>(),
+        "{offsets:?}"
+    );
 }
 
 /// Whether a damaged directory has been set aside.

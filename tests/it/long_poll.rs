@@ -188,7 +188,7 @@ fn bad_questions_are_refused() {
         .expect_error(400, "bad_cursor");
     let refused = http.request("PUT", "/v1/messages", &[], b"x");
     refused.expect_error(405, "unsupported");
-    assert_eq!(refused.headers["allow"], "GET, POST");
+    assert_eq!(refused.headers["allow"], "GET, HEAD, POST");
     // A topic that nobody has published to is empty.
     let empty = http.history("nobody", "").ok().json();
     assert_eq!(empty["messages"], json!([]));

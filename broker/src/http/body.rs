@@ -3,8 +3,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
-use actix_web::web;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use hark_protocol::{ErrorCode, MAX_FRAME_BYTES};
@@ -40,11 +40,25 @@ impl Deadline {
 }
 
 impl Body {
-    pub(super) fn new(payload: web::Payload, gate: &Gate) -> Self {
-        Self {
+    /// The body of a request. One that is packed is refused (RFC 9110, section 8.4): it would be kept as it is, and taken for what it
+    /// holds.
+    pub(super) fn new(
+        request: &HttpRequest,
+        payload: web::Payload,
+        gate: &Gate,
+    ) -> Result<Self, ApiError> {
+        let packed = request.headers().get(header::CONTENT_ENCODING);
+        if packed.is_some_and(|packed| !packed.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(ApiError::with_status(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                ErrorCode::Unsupported,
+                "a body with a Content-Encoding is not taken; send it unpacked",
+            ));
+        }
+        Ok(Self {
             payload: Box::pin(payload),
             patience: gate.session_settings.stall_timeout,
-        }
+        })
     }
 
     /// All of it; `what` it is called where it is too large.

@@ -47,7 +47,6 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
-        .insert_header(("Cache-Control", "no-store"))
         // nginx would collect the events until there are enough of them.
         .insert_header(("X-Accel-Buffering", "no"));
     let Some(present) = gate.sessions.enter(follower.inbox().clone()) else {

@@ -68,7 +68,7 @@ pub fn cors(admission: &Admission) -> Condition<Cors> {
         .allowed_origin_fn(move |origin, _| {
             origin.to_str().is_ok_and(|origin| known.allows(origin))
         })
-        .allowed_methods([Method::GET, Method::POST, Method::DELETE])
+        .allowed_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
         .allow_any_header()
         .expose_headers(["Hark-Cursor", "Retry-After"])
         // The routes themselves say what is wrong.

@@ -55,7 +55,6 @@ fn cursor_of(topics: &[TopicName], pages: &[Page]) -> String {
 fn answer(cursor: String, body: String) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header(("Hark-Cursor", cursor))
-        .insert_header(("Cache-Control", "no-store"))
         .content_type("application/json")
         .body(body)
 }

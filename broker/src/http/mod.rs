@@ -23,6 +23,7 @@ mod waiting;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use actix_web::guard::{Any, Get, Head};
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use hark_protocol::ErrorCode;
 use ipnet::IpNet;
@@ -79,41 +80,57 @@ fn stopping() -> ApiError {
 pub fn routes(app: &mut web::ServiceConfig) {
     let messages = web::resource("/v1/topics/{topic}/messages")
         .route(web::post().to(publish::publish))
-        .route(web::get().to(messages::of_topic))
-        .default_service(web::to(|request| error::wrong_method(request, "GET, POST")));
+        .route(read().to(messages::of_topic))
+        .default_service(web::to(|request| {
+            error::wrong_method(request, "GET, HEAD, POST")
+        }));
     let messages_of_topics = web::resource("/v1/messages")
         .route(web::post().to(publish_many::publish))
-        .route(web::get().to(messages::of_topics))
-        .default_service(web::to(|request| error::wrong_method(request, "GET, POST")));
+        .route(read().to(messages::of_topics))
+        .default_service(web::to(|request| {
+            error::wrong_method(request, "GET, HEAD, POST")
+        }));
     let topic = web::resource("/v1/topics/{topic}")
-        .route(web::get().to(topics::describe))
+        .route(read().to(topics::describe))
         .route(web::delete().to(topics::delete))
         .default_service(web::to(|request| {
-            error::wrong_method(request, "GET, DELETE")
+            error::wrong_method(request, "GET, HEAD, DELETE")
         }));
     app.service(messages)
         .service(messages_of_topics)
         .service(topic)
-        .service(read_only(
+        .service(stream(
             "/v1/topics/{topic}/events",
             web::get().to(events::of_topic),
         ))
-        .service(read_only("/v1/events", web::get().to(events::of_topics)))
-        .service(read_only("/", web::get().to(front_page)))
-        .service(read_only("/ws", web::get().to(upgrade::upgrade)))
-        .service(read_only("/v1/topics", web::get().to(topics::list)))
-        .service(read_only("/healthz", web::get().to(alive)))
-        .service(read_only("/readyz", web::get().to(ready)))
+        .service(stream("/v1/events", web::get().to(events::of_topics)))
+        .service(stream("/ws", web::get().to(upgrade::upgrade)))
+        .service(page("/", read().to(front_page)))
+        .service(page("/v1/topics", read().to(topics::list)))
+        .service(page("/healthz", read().to(alive)))
+        .service(page("/readyz", read().to(ready)))
         .default_service(web::to(error::no_such_route));
     // What the page names is beside it, whatever stands before.
     app.service(web::redirect("/demo/", "../demo"));
     for asset in &assets::ASSETS {
-        let serve = web::get().to(|known| async { asset.serve(known) });
-        app.service(read_only(asset.path, serve));
+        let serve = read().to(|known| async { asset.serve(known) });
+        app.service(page(asset.path, serve));
     }
 }
 
-fn read_only(path: &str, route: Route) -> Resource {
+/// `GET`, and `HEAD`: the same without the body, as health checks ask (RFC 9110, section 9.3.2).
+fn read() -> Route {
+    web::route().guard(Any(Get()).or(Head()))
+}
+
+fn page(path: &str, route: Route) -> Resource {
+    web::resource(path)
+        .route(route)
+        .default_service(web::to(|request| error::wrong_method(request, "GET, HEAD")))
+}
+
+/// What goes on and on: nobody wants its head alone.
+fn stream(path: &str, route: Route) -> Resource {
     web::resource(path)
         .route(route)
         .default_service(web::to(|request| error::wrong_method(request, "GET")))

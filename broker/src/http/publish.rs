@@ -17,6 +17,9 @@ use super::{ApiError, Gate, topics};
 /// Request headers that become the message's, without the prefix.
 pub(super) const MESSAGE_HEADER_PREFIX: &str = "hark-header-";
 
+/// The longest key behind which `#` and a line's number still fit: ten digits.
+const MAX_KEY_OF_LINES: usize = 64 - 11;
+
 pub(super) async fn publish(
     request: HttpRequest,
     topic: web::Path<String>,
@@ -29,11 +32,12 @@ pub(super) async fn publish(
     let headers = message_headers(request.headers())?;
     let counted = Counted::read(request.headers())?;
     let content_type = content_type(request.headers());
-    let body = Body::new(payload, &gate);
+    let body = Body::new(&request, payload, &gate)?;
     if content_type
         .as_deref()
         .is_some_and(|name| essence(name) == "application/x-ndjson")
     {
+        counted.check_for_lines()?;
         // Lines that went to the room: what a producer counts.
         let mut published = 0;
         let read = move |line: Bytes| {
@@ -137,12 +141,23 @@ impl Counted {
                 producer: producer.clone(),
                 seq: seq.saturating_add(n),
             },
-            Idempotency::Key(key) if n > 0 => {
-                // A key too long to be told apart by line leaves the line without one.
-                MessageId::parse(&format!("{}#{n}", key.as_str()))
-                    .map_or(Idempotency::None, Idempotency::Key)
-            }
+            Idempotency::Key(key) if n > 0 => MessageId::parse(&format!("{}#{n}", key.as_str()))
+                // Not within the bound below, as no body has so many lines.
+                .map_or(Idempotency::None, Idempotency::Key),
             same => same.clone(),
+        }
+    }
+
+    /// Whether each line can be known for itself: behind a key there must be room for the line's number.
+    fn check_for_lines(&self) -> Result<(), ApiError> {
+        match &self.0 {
+            Idempotency::Key(key) if key.as_str().len() > MAX_KEY_OF_LINES => Err(ApiError::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "for lines Hark-Message-Id has at most {MAX_KEY_OF_LINES} bytes: the line's number is put behind it"
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 }

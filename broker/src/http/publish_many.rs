@@ -20,7 +20,7 @@ pub(super) async fn publish(
     gate.admission.check(&request)?;
     gate.check_open()?;
     refuse_headers(request.headers())?;
-    let body = Body::new(payload, &gate);
+    let body = Body::new(&request, payload, &gate)?;
     let content_type = content_type(request.headers()).unwrap_or_default();
     match essence(&content_type).as_str() {
         "application/json" => {

@@ -1348,7 +1348,12 @@ macro_rules! for_every_engine {
 
 fn memory_bench(retention: Retention, max_topics: usize) -> Bench {
     let clock = Clock::manual(NOON);
-    let log = memory::MemoryLog::new(clock.clone(), Arc::new(move |_| retention), max_topics);
+    let log = memory::MemoryLog::new(
+        clock.clone(),
+        Arc::new(move |_| retention),
+        max_topics,
+        u64::MAX,
+    );
     Bench {
         log: Arc::new(log),
         clock,

@@ -23,6 +23,8 @@ use crate::clock::Clock;
 const RECORD_OVERHEAD_BYTES: u64 = 128;
 /// How many other topics each append looks at, so that what is old goes from topics nobody uses too.
 const SWEEP_TOPICS: usize = 2;
+/// How much below the bound all topics together are brought, as a fraction: so that not every append brings them over it again.
+const SLACK: u64 = 64;
 /// The generation of a topic that nobody has open; no `open` draws it.
 const CLOSED: u64 = 0;
 /// How many deletions are remembered at most, over all topics.
@@ -37,6 +39,11 @@ pub struct MemoryLog {
     clock: Clock,
     retention: RetentionFor,
     max_topics: usize,
+    max_total_bytes: u64,
+    /// What all topics keep together.
+    total_bytes: AtomicU64,
+    /// Held by whoever makes room.
+    making_room: Mutex<()>,
     topics: RwLock<BTreeMap<TopicName, Arc<Mutex<Topic>>>>,
     /// How many topics have or had records. Those that were only opened do not count.
     created: AtomicU64,
@@ -89,13 +96,22 @@ impl fmt::Debug for MemoryLog {
 }
 
 impl MemoryLog {
-    /// An empty log with an epoch of its own. At most `max_topics` topics can have records.
-    pub fn new(clock: Clock, retention: RetentionFor, max_topics: usize) -> Self {
+    /// An empty log with an epoch of its own. At most `max_topics` topics can have records, and all together keep `max_total_bytes`
+    /// of memory: beyond it the largest give their oldest first.
+    pub fn new(
+        clock: Clock,
+        retention: RetentionFor,
+        max_topics: usize,
+        max_total_bytes: u64,
+    ) -> Self {
         Self {
             epoch: Mutex::new(draw_epoch()),
             clock,
             retention,
             max_topics,
+            max_total_bytes,
+            total_bytes: AtomicU64::new(0),
+            making_room: Mutex::default(),
             topics: RwLock::default(),
             created: AtomicU64::new(0),
             generation: AtomicU64::new(0),
@@ -135,9 +151,8 @@ impl MemoryLog {
         topic.generation = self.next_generation();
         topic.news = Some(news);
         topic.retention = (self.retention)(name);
-        let settled_ms = self.clock.settled_ms();
-        topic.trim(settled_ms);
-        Ok(topic.opened(settled_ms))
+        self.trim(&mut topic);
+        Ok(topic.opened(self.clock.settled_ms()))
     }
 
     fn next_generation(&self) -> u64 {
@@ -160,9 +175,12 @@ impl MemoryLog {
             self.count_one_more_topic()?;
             topic.created = true;
         }
+        let before = topic.bytes;
         let settled_ms = self.clock.settled_ms();
         let kept = topic.keep(records, self.clock.now_ms(), settled_ms);
-        topic.trim(settled_ms);
+        let bytes = topic.bytes - before;
+        self.total_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.trim(&mut topic);
         Ok(Appended { records: kept })
     }
 
@@ -176,6 +194,7 @@ impl MemoryLog {
         topic.generation = self.next_generation();
         let had_records = std::mem::take(&mut topic.created);
         if had_records {
+            self.total_bytes.fetch_sub(topic.bytes, Ordering::Relaxed);
             topic.empty();
             self.created.fetch_sub(1, Ordering::Relaxed);
         }
@@ -239,7 +258,7 @@ impl MemoryLog {
         if topic.epoch != read.epoch {
             return Err(LogError::OtherEpoch);
         }
-        topic.trim(self.clock.settled_ms());
+        self.trim(&mut topic);
         let up_to = read.up_to.min(topic.head);
         if read.after >= up_to {
             return Ok(nothing);
@@ -253,7 +272,7 @@ impl MemoryLog {
             return Ok(0);
         };
         let mut topic = lock(&topic);
-        topic.trim(self.clock.settled_ms());
+        self.trim(&mut topic);
         let older = topic.ring.partition_point(|kept| kept.time_ms < since_ms) as u64;
         Ok((topic.first - 1 + older).min(up_to).min(topic.head))
     }
@@ -279,8 +298,42 @@ impl MemoryLog {
             .find(&name)
             .unwrap_or_else(|| Topic::unused(self.epoch()));
         let mut topic = lock(&topic);
-        topic.trim(self.clock.settled_ms());
+        self.trim(&mut topic);
         Ok(topic.info(name))
+    }
+
+    /// Takes from a topic what its own retention does not keep.
+    fn trim(&self, topic: &mut Topic) {
+        self.take(topic, self.clock.settled_ms(), u64::MAX);
+    }
+
+    /// Takes from a topic what is beyond its own retention or has more bytes than `level`.
+    fn take(&self, topic: &mut Topic, settled_ms: u64, level: u64) {
+        let taken = topic.trim(settled_ms, level);
+        self.total_bytes.fetch_sub(taken, Ordering::Relaxed);
+    }
+
+    /// Where all topics together keep too much, the largest give.
+    fn keep_together_within_bound(&self) {
+        if self.total_bytes.load(Ordering::Relaxed) <= self.max_total_bytes {
+            return;
+        }
+        // One is enough: whoever comes meanwhile is within what the next one finds.
+        let Ok(_turn) = self.making_room.try_lock() else {
+            return;
+        };
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<Arc<Mutex<Topic>>> = topics.values().cloned().collect();
+        drop(topics);
+        let target = self.max_total_bytes - self.max_total_bytes / SLACK;
+        let level = level(all.iter().map(|topic| lock(topic).bytes).collect(), target);
+        let settled_ms = self.clock.settled_ms();
+        for topic in all {
+            if self.total_bytes.load(Ordering::Relaxed) <= target {
+                break;
+            }
+            self.take(&mut lock(&topic), settled_ms, level);
+        }
     }
 
     /// Takes what is old from the topics whose turn it is.
@@ -293,7 +346,7 @@ impl MemoryLog {
                 return;
             };
             *swept = Some(name.clone());
-            lock(topic).trim(self.clock.settled_ms());
+            self.trim(&mut lock(topic));
         }
     }
 }
@@ -311,6 +364,7 @@ impl MessageLog for MemoryLog {
             done,
         } = append;
         done(self.append_now(&topic, generation, records));
+        self.keep_together_within_bound();
         self.sweep();
     }
 
@@ -469,14 +523,14 @@ impl Topic {
         kept
     }
 
-    /// Takes from the front what the retention does not keep.
-    fn trim(&mut self, settled_ms: u64) {
-        let before = self.first;
+    /// Takes from the front what the retention does not keep, and what is beyond `level` bytes. Says how many bytes.
+    fn trim(&mut self, settled_ms: u64, level: u64) -> u64 {
+        let (before, bytes_before) = (self.first, self.bytes);
         while let Some(oldest) = self.ring.front() {
             let too_old = oldest.time_ms < settled_ms.saturating_sub(self.retention.max_age_ms);
             let too_much = self.bytes > self.retention.max_bytes
                 || self.ring.len() as u64 > self.retention.max_messages;
-            if !(too_old || too_much && self.ring.len() > 1) {
+            if !(too_old || too_much && self.ring.len() > 1 || self.bytes > level) {
                 break;
             }
             self.bytes -= oldest.bytes;
@@ -491,6 +545,7 @@ impl Topic {
                 news(LogNews::Trimmed { first: self.first });
             }
         }
+        bytes_before - self.bytes
     }
 
     fn page(&self, read: &Read, up_to: u64) -> Page {
@@ -581,6 +636,19 @@ fn cost(message: &Message) -> u64 {
     message.size_bytes() as u64 + RECORD_OVERHEAD_BYTES
 }
 
+/// What topics of these sizes may keep each, so that all together keep `target` bytes.
+fn level(mut sizes: Vec<u64>, target: u64) -> u64 {
+    sizes.sort_unstable();
+    let mut left = target;
+    for (n, size) in (1..=sizes.len() as u64).rev().zip(sizes) {
+        if size > left / n {
+            return left / n;
+        }
+        left -= size;
+    }
+    u64::MAX
+}
+
 /// A thread that panicked left the data as it was between two fields at worst; it is records, not invariants.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -598,7 +666,7 @@ mod tests {
     fn deletions_are_remembered_for_a_while() {
         let clock = Clock::manual(NOON);
         let retention = Arc::new(|_: &TopicName| Retention::default());
-        let log = Arc::new(MemoryLog::new(clock.clone(), retention, 2));
+        let log = Arc::new(MemoryLog::new(clock.clone(), retention, 2, u64::MAX));
         let bench = Bench {
             log: log.clone(),
             clock,
@@ -643,5 +711,72 @@ mod tests {
             delete(5);
         }
         assert_eq!(found(5).deleted.len(), MAX_DELETIONS_A_TOPIC);
+    }
+
+    #[test]
+    fn the_level_is_what_brings_all_to_the_target() {
+        for (sizes, target, expected) in [
+            (vec![10, 20, 30], 60, u64::MAX),
+            (vec![10, 20, 30], 50, 20),
+            (vec![10, 20, 30], 49, 19),
+            (vec![10, 20, 30], 6, 2),
+            (vec![30, 30], 0, 0),
+            (vec![], 0, u64::MAX),
+        ] {
+            assert_eq!(
+                level(sizes.clone(), target),
+                expected,
+                "{sizes:?} to {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_topics_together_keep_within_their_bound_and_the_largest_give() {
+        let clock = Clock::manual(NOON);
+        let retention = Arc::new(|_: &TopicName| Retention::default());
+        let bound = 100_000;
+        let log = Arc::new(MemoryLog::new(clock.clone(), retention, 1000, bound));
+        let bench = Bench {
+            log: log.clone(),
+            clock,
+            _keep: None,
+        };
+        let total = || bench.list().iter().map(|info| info.bytes).sum::<u64>();
+        let small = bench.open("small");
+        small.append(texts(0..10)).unwrap();
+        let large = bench.open("large");
+        for n in 0..2000 {
+            large.append(texts(n..n + 1)).unwrap();
+            assert!(total() <= bound);
+            assert_eq!(total(), log.total_bytes.load(Ordering::Relaxed));
+        }
+        let info = |name: &str| {
+            let list = bench.list().into_iter();
+            list.filter(|info| info.topic == topic(name))
+                .last()
+                .unwrap()
+        };
+        assert_eq!(info("small").first, 1);
+        assert_eq!(info("large").head, 2000);
+        assert!(info("large").first > 1 && total() > bound / 2);
+
+        // Where nobody has more than one, these go; and what is deleted or old no longer counts.
+        for n in 0..1000 {
+            bench
+                .open(&format!("t{n}"))
+                .append(texts(0..1))
+                .unwrap_or_default();
+        }
+        assert!(total() <= bound);
+        bench.open("large").delete();
+        assert_eq!(total(), log.total_bytes.load(Ordering::Relaxed));
+        bench.clock.set(NOON + 1000 * 24 * 60 * 60 * 1000);
+        bench.open("large").page(0, 1);
+        for _ in 0..1000 {
+            small.append(texts(0..1)).unwrap();
+        }
+        assert_eq!(total(), log.total_bytes.load(Ordering::Relaxed));
+        assert_eq!(total(), info("small").bytes);
     }
 }

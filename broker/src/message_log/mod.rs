@@ -17,7 +17,7 @@
 //! 9. **Producers are found again.** `open` answers the newest number of every producer of the last day (at most
 //!    [`MAX_PRODUCERS`] of them, the newest), and the message keys among the newest records.
 //! 10. **Retention trims from the front**: by age, bytes or count, whichever comes first; the newest record of a topic
-//!     is taken by age alone; what was trimmed is told through [`LogNews::Trimmed`].
+//!     is taken by age, or where all topics together keep too much; what was trimmed is told through [`LogNews::Trimmed`].
 //! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
 //!     new epoch and [`Lineage`] says up to where old cursors hold.
 //! 12. **Deleted means gone.** After `delete` nobody reads what was deleted, however the engine is started again; the topic

@@ -123,9 +123,9 @@ impl Room {
         self.answer_copies_of_kept();
         self.tail.reset(opened.head);
         self.place = Place::take(&mut opened);
-        let now_ms = self.settings.clock.settled_ms();
+        let now_ms = self.settings.clock.passed_ms();
         let staged = self.staged.iter().filter_map(|staged| staged.new_message());
-        self.producers = Producers::found(opened.producers, opened.keys);
+        self.producers = Producers::found(opened.producers, opened.keys, &self.settings.clock);
         for idempotency in staged {
             self.producers.take_again(idempotency, now_ms);
         }

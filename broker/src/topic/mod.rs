@@ -181,7 +181,8 @@ impl Room {
                 self.generation = opened.generation;
                 self.tail.reset(opened.head);
                 self.place = Place::take(&mut opened);
-                self.producers = Producers::found(opened.producers, opened.keys);
+                self.producers =
+                    Producers::found(opened.producers, opened.keys, &self.settings.clock);
                 self.note_idle_check(ctx);
             }
             Err(error @ (LogError::Unreadable(_) | LogError::Closed(_))) => {

@@ -12,6 +12,7 @@ use hark_protocol::{Cursor, ErrorCode, Idempotency, Message as Published, Messag
 
 use super::{Batch, Place, Room, tell_room};
 use crate::budget::Taken;
+use crate::clock::Clock;
 use crate::message_log::{
     Append, Appended, KEY_MEMORY_MS, KeyMark, LogError, MAX_PRODUCERS, MAX_RECENT_KEYS, NewRecord,
     PRODUCER_MEMORY_MS, ProducerMark,
@@ -262,7 +263,7 @@ impl Room {
             return; // an envelope without messages is answered by being dropped
         }
         let entry = self.envelopes.insert(envelope);
-        let now_ms = self.settings.clock.settled_ms();
+        let now_ms = self.settings.clock.passed_ms();
         for (index, item) in items.into_iter().enumerate() {
             self.settings.faults.strike_before_append(&item.message);
             match self.producers.look_at(&item.idempotency, now_ms) {
@@ -391,7 +392,7 @@ impl Room {
         match answer {
             Ok(Appended { records }) => {
                 let offsets: Vec<u64> = records.iter().map(|record| record.offset).collect();
-                let now_ms = self.settings.clock.settled_ms();
+                let now_ms = self.settings.clock.passed_ms();
                 for owed in &appending.owed {
                     if let Some(&offset) = owed.record.and_then(|at| offsets.get(at)) {
                         self.producers.kept(&owed.idempotency, offset, now_ms);
@@ -458,7 +459,8 @@ impl Room {
     }
 }
 
-/// What a room knows of those who count, and of keys used lately. State per producer, not per message; bounded.
+/// What a room knows of those who count, and of keys used lately. State per producer, not per message; bounded. Its times are
+/// milliseconds that have passed (`Clock::passed_ms`), so that nothing is remembered for longer when the clock is set.
 #[derive(Debug, Default)]
 pub(super) struct Producers {
     counts: HashMap<ProducerId, Count>,
@@ -493,35 +495,34 @@ enum Look {
 
 impl Producers {
     /// What the log found of earlier lives.
-    pub(super) fn found(producers: Vec<ProducerMark>, mut keys: Vec<KeyMark>) -> Self {
+    pub(super) fn found(
+        producers: Vec<ProducerMark>,
+        mut keys: Vec<KeyMark>,
+        clock: &Clock,
+    ) -> Self {
         let count = |mark: ProducerMark| {
             let count = Count {
                 taken_seq: mark.seq,
                 kept_seq: mark.seq,
                 kept_offset: mark.offset,
-                used_ms: mark.time_ms,
+                used_ms: clock.passed_at_ms(mark.time_ms),
             };
             (mark.producer, count)
         };
         keys.sort_by_key(|mark| mark.offset);
+        let known = |mark: KeyMark| {
+            let known = Key {
+                offset: Some(mark.offset),
+                used_ms: clock.passed_at_ms(mark.time_ms),
+            };
+            (mark.key, known)
+        };
+        let keys: Vec<(MessageId, Key)> = keys.into_iter().map(known).collect();
+        let order = keys.iter().map(|(key, known)| (key.clone(), known.used_ms));
         Self {
             counts: producers.into_iter().map(count).collect(),
-            key_order: keys
-                .iter()
-                .map(|mark| (mark.key.clone(), mark.time_ms))
-                .collect(),
-            keys: keys
-                .into_iter()
-                .map(|mark| {
-                    (
-                        mark.key,
-                        Key {
-                            offset: Some(mark.offset),
-                            used_ms: mark.time_ms,
-                        },
-                    )
-                })
-                .collect(),
+            key_order: order.collect(),
+            keys: keys.into_iter().collect(),
         }
     }
 

@@ -25,7 +25,7 @@ impl Room {
         // One that went away while it was joining never said so.
         self.seats
             .retain(|_, seated| seated.subscriber.is_connected());
-        let now_ms = self.settings.clock.settled_ms();
+        let now_ms = self.settings.clock.passed_ms();
         !self.seats.is_empty()
             || !self.staged.is_empty()
             || self.appending.is_some()

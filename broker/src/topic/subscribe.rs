@@ -207,9 +207,10 @@ impl Place {
         if asked.offset > kept_up_to {
             return match asked.epoch == self.epoch {
                 true => start(self.head, GapReason::Ahead, None),
-                // The tail the reader had part of is gone; what came in its place it gets.
+                // The tail the reader had part of is gone; what came in its place it gets. If some of that has expired, the first page
+                // says so.
                 false => start(
-                    kept_up_to.max(oldest),
+                    kept_up_to,
                     GapReason::Lost,
                     Some((kept_up_to + 1, asked.offset)),
                 ),
@@ -490,14 +491,14 @@ mod tests {
     use crate::message_log::Lineage;
 
     fn place() -> Place {
-        let lineage = vec![Lineage {
-            epoch: Epoch::new(5),
-            kept_up_to: 60,
-        }];
+        let earlier = |epoch, kept_up_to| Lineage {
+            epoch: Epoch::new(epoch),
+            kept_up_to,
+        };
         Place {
             epoch: Epoch::new(7),
-            lineage,
-            deleted: vec![Epoch::new(3), Epoch::new(4)],
+            lineage: vec![earlier(4, 20), earlier(5, 60)],
+            deleted: vec![Epoch::new(2), Epoch::new(3)],
             first: 41,
             head: 100,
         }
@@ -541,10 +542,11 @@ mod tests {
             (after(5, 61), (60, lost(61, 61))),
             (after(5, 500), (60, lost(61, 500))),
             (after(5, 10), (40, expired(11, 40))),
+            (after(4, 30), (20, lost(21, 30))),
             (after(9, 50), (40, Some((GapReason::OtherEpoch, None)))),
             (after(3, 0), (0, Some((GapReason::Deleted, None)))),
             (after(3, 50), (0, Some((GapReason::Deleted, None)))),
-            (after(4, 500), (0, Some((GapReason::Deleted, None)))),
+            (after(2, 500), (0, Some((GapReason::Deleted, None)))),
         ];
         for (start, expected) in cases {
             assert_eq!(told(start), expected, "{}", start.asked);

@@ -47,6 +47,7 @@ fn memory_log(clock: &Clock) -> Arc<dyn MessageLog> {
         clock.clone(),
         Arc::new(|_| Retention::default()),
         1000,
+        u64::MAX,
     ))
 }
 

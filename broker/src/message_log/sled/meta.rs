@@ -201,6 +201,11 @@ impl Deletions {
         self.epochs.len() < before
     }
 
+    /// Whether the name has ever had this epoch, or is to have it next.
+    pub(super) fn have_had(&self, epoch: Epoch) -> bool {
+        self.next_epoch == epoch.get() || self.epochs.contains(&epoch.get())
+    }
+
     pub(super) fn epochs(&self) -> Vec<Epoch> {
         self.epochs.iter().copied().map(Epoch::new).collect()
     }
@@ -237,6 +242,11 @@ impl Identity {
 
     pub(super) fn epoch(&self) -> Epoch {
         Epoch::new(self.epoch)
+    }
+
+    /// Whether the topic has, or has had, this epoch.
+    pub(super) fn has_had(&self, epoch: Epoch) -> bool {
+        self.epoch == epoch.get() || self.lineage.iter().any(|&(had, _)| had == epoch.get())
     }
 
     pub(super) fn lineage(&self) -> Vec<Lineage> {

@@ -58,17 +58,16 @@ pub(super) struct Bounds {
 
 impl Bounds {
     /// Whether a value goes that is the oldest of a topic with these numbers. The value in which one of the topic's own bounds lies
-    /// stays; the newest is taken by age alone.
+    /// stays; the newest is taken by age, or where all topics together keep too much.
     pub(super) fn may_go(self, retention: &Retention, oldest: Extent, numbers: &Numbers) -> bool {
         if self.is_too_old(retention, oldest.time_ms) {
             return true;
         }
         let later_records = numbers.head.saturating_sub(oldest.end);
         let later_bytes = numbers.bytes.saturating_sub(oldest.bytes);
-        later_records > 0
-            && (later_bytes >= retention.max_bytes
-                || later_records >= retention.max_messages
-                || numbers.bytes > self.level)
+        let is_beyond_its_own =
+            later_bytes >= retention.max_bytes || later_records >= retention.max_messages;
+        later_records > 0 && is_beyond_its_own || numbers.bytes > self.level
     }
 
     pub(super) fn is_too_old(self, retention: &Retention, time_ms: u64) -> bool {

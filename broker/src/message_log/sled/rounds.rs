@@ -8,19 +8,19 @@
 //! While all topics together keep too much, rounds are quick (only sizes are looked at), and each ends with a level: no topic
 //! keeps more than that, so the largest give first.
 
-use std::collections::VecDeque;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hark_protocol::TopicName;
 
-use super::meta::{Identity, MetaError};
+use super::meta::{Identity, MetaError, Numbers};
 use super::reader::Job;
 use super::retention::{Bounds, oldest_extent};
 use super::scan::is_damage;
 use super::store::Store;
 use super::writer::{Slot, Writer};
-use crate::message_log::{LogError, RetentionFor};
+use crate::message_log::{LogError, Retention, RetentionFor};
 
 /// How many topics a step looks at, and a step of a quick round.
 const STEP: usize = 256;
@@ -37,9 +37,10 @@ const SLACK: u64 = 64;
 const QUICK_REST: Duration = Duration::from_secs(1);
 /// A topic that has had no record for so long is forgotten, and so is that it was deleted.
 pub(super) const FORGET_AFTER_MS: u64 = 30 * 24 * 60 * 60 * 1000;
-/// Topics are forgotten once in this time: each time, cursors of topics that were never used lose their meaning.
-const FORGET_EVERY_MS: u64 = 24 * 60 * 60 * 1000;
-/// How many topics are forgotten at a time.
+/// An epoch for names that were never used is drawn at most once in this time, for those that are forgotten: with it, cursors of topics
+/// that were never used lose their meaning.
+const DRAW_EVERY_MS: u64 = 24 * 60 * 60 * 1000;
+/// How many topics, and how many deletions, a round forgets. If there are more, the next one follows at once.
 const MAX_FORGOTTEN: usize = 10_000;
 /// Of how many names is remembered that they were deleted.
 const MAX_DELETIONS: usize = 100_000;
@@ -68,7 +69,7 @@ pub(super) struct Rounds {
     total: Option<u64>,
     /// The level, while all topics together keep too much.
     level: Option<u64>,
-    forgot_ms: u64,
+    drew_ms: u64,
     /// The log is closed for writing: there are no more rounds.
     stopped: bool,
 }
@@ -89,7 +90,7 @@ impl Default for Rounds {
             tending: 0,
             total: None,
             level: None,
-            forgot_ms: 0,
+            drew_ms: 0,
             stopped: false,
         }
     }
@@ -138,7 +139,6 @@ pub(super) struct Survey {
     quick: bool,
     bounds: Bounds,
     retention: RetentionFor,
-    forget_before_ms: u64,
 }
 
 /// What a reader found.
@@ -200,7 +200,6 @@ impl Writer {
             quick: rounds.quick,
             bounds,
             retention: Arc::clone(&self.retention),
-            forget_before_ms: bounds.now_ms.saturating_sub(FORGET_AFTER_MS),
         };
         match self.jobs.push(Job::Survey(Box::new(survey)), 0) {
             Ok(()) => rounds.looking = true,
@@ -272,8 +271,13 @@ impl Writer {
         }
         if !was_quick || self.state.rounds.level.is_none() {
             let topics = std::mem::take(&mut self.state.rounds.forgettable);
-            let forgotten = self.forget_topics(topics, old_deletions);
-            self.check(forgotten);
+            let there_are_more = topics.len().max(old_deletions.len()) >= MAX_FORGOTTEN;
+            match self.forget_topics(topics, old_deletions) {
+                Ok(forgotten) if there_are_more && forgotten > 0 => {
+                    self.state.rounds.due = Instant::now() + QUICK_REST.max(took);
+                }
+                forgotten => self.check(forgotten.map(drop)),
+            }
         }
     }
 
@@ -302,22 +306,25 @@ impl Writer {
     }
 
     /// Forgets topics without records, and that others were deleted. Their names begin anew, so it must be with an epoch that
-    /// they have not had: names that were never used share one, and it is drawn again.
+    /// they have not had: names that were never used share one, and it is drawn again if that is long ago. Otherwise those that
+    /// have had it wait. Says how many were forgotten.
     fn forget_topics(
         &mut self,
         topics: Vec<TopicName>,
         deletions: Vec<TopicName>,
-    ) -> Result<(), MetaError> {
+    ) -> Result<u64, MetaError> {
         let now_ms = self.store.clock.settled_ms();
-        let none = topics.is_empty() && deletions.is_empty();
-        if none || now_ms.saturating_sub(self.state.rounds.forgot_ms) < FORGET_EVERY_MS {
-            return Ok(());
+        if topics.is_empty() && deletions.is_empty() {
+            return Ok(0);
         }
-        self.state.rounds.forgot_ms = now_ms;
         let mut directory = (*self.store.directory()).clone();
-        directory.forget();
-        self.store.meta.set_directory(&directory)?;
-        self.store.set_directory(directory);
+        if now_ms.saturating_sub(self.state.rounds.drew_ms) >= DRAW_EVERY_MS {
+            self.state.rounds.drew_ms = now_ms;
+            directory.forget();
+            self.store.meta.set_directory(&directory)?;
+            self.store.set_directory(directory.clone());
+            self.state.commit.wrote = true;
+        }
         let mut forgotten = 0;
         for name in topics {
             if self.state.topics.contains_key(&name) {
@@ -328,27 +335,46 @@ impl Writer {
                 continue;
             };
             let numbers = self.store.meta.numbers(identity.id())?;
-            if numbers.first > numbers.head && is_forgettable(numbers.last_time_ms, now_ms) {
-                self.throw_away(&name, identity.id())?;
+            let deletions = self.store.meta.deletions(&name)?;
+            let epoch = directory.epoch();
+            let had_it = identity.has_had(epoch)
+                || deletions
+                    .as_ref()
+                    .is_some_and(|found| found.have_had(epoch));
+            if had_it || !is_forgettable(&numbers, &(self.retention)(&name), now_ms) {
+                continue;
+            }
+            // Before the name goes: what a deletion holds ready for it is the epoch that it has now.
+            if deletions.is_some() {
+                self.store.meta.remove_deletions(&name)?;
+            }
+            self.throw_away(&name, identity.id())?;
+            forgotten += 1;
+        }
+        for name in deletions {
+            let Some(deletions) = self.store.meta.deletions(&name)? else {
+                continue;
+            };
+            if !self.state.topics.contains_key(&name) && !deletions.have_had(directory.epoch()) {
+                self.store.meta.remove_deletions(&name)?;
                 forgotten += 1;
             }
         }
-        for name in deletions {
-            if !self.state.topics.contains_key(&name) {
-                self.store.meta.remove_deletions(&name)?;
-            }
+        if forgotten > 0 {
+            self.state.commit.wrote = true;
+            tracing::info!(
+                forgotten,
+                "topics that have had no record for long, or were deleted long ago, are forgotten"
+            );
         }
-        self.state.commit.wrote = true;
-        tracing::info!(
-            forgotten,
-            "topics that have had no record for long are forgotten"
-        );
-        Ok(())
+        Ok(forgotten)
     }
 }
 
-fn is_forgettable(time_ms: u64, now_ms: u64) -> bool {
-    time_ms < now_ms.saturating_sub(FORGET_AFTER_MS)
+/// Whether a topic has been without a record for long: of one whose records went by age, since they went.
+fn is_forgettable(numbers: &Numbers, retention: &Retention, now_ms: u64) -> bool {
+    let kept_ms = retention.max_age_ms.saturating_add(FORGET_AFTER_MS);
+    numbers.first > numbers.head && numbers.last_time_ms < now_ms.saturating_sub(kept_ms)
 }
 
 fn keep_largest(largest: &mut Vec<(u64, TopicName)>) {
@@ -375,11 +401,14 @@ fn level(largest: &[(u64, TopicName)], excess: u64) -> u64 {
     u64::MAX
 }
 
-/// What topics may have that are not known by name, since there are only so many who are.
+/// What topics may have that are not known by name, since there are only so many who are; where all are alike, a little less, so that
+/// those who are known give.
 fn largest_unknown(largest: &[(u64, TopicName)]) -> u64 {
-    match largest.len() < LARGEST {
-        true => 0,
-        false => largest.last().map_or(0, |(bytes, _)| *bytes),
+    match (largest.first(), largest.last()) {
+        (Some((most, _)), Some((least, _))) if largest.len() >= LARGEST => {
+            (*least).min(most.saturating_sub(1))
+        }
+        _ => 0,
     }
 }
 
@@ -408,7 +437,8 @@ pub(super) fn survey(store: &Store, order: &Survey) -> Result<Surveyed, LogError
     keep_largest(&mut found.largest);
     if looked < step {
         found.last = None;
-        found.old_deletions = old_deletions(store, order.forget_before_ms)?;
+        let before_ms = order.bounds.now_ms.saturating_sub(FORGET_AFTER_MS);
+        found.old_deletions = old_deletions(store, before_ms)?;
     }
     Ok(found)
 }
@@ -422,8 +452,9 @@ fn look_at(
 ) -> Result<(), MetaError> {
     let numbers = store.meta.numbers(identity.id())?;
     found.bytes += numbers.bytes;
+    let retention = (order.retention)(name);
     if numbers.first > numbers.head {
-        if numbers.last_time_ms < order.forget_before_ms {
+        if is_forgettable(&numbers, &retention, order.bounds.now_ms) {
             found.forgettable.push(name.clone());
         }
         return Ok(());
@@ -435,7 +466,6 @@ fn look_at(
     if order.quick {
         return Ok(());
     }
-    let retention = (order.retention)(name);
     let is_over = order.bounds.is_too_old(&retention, numbers.last_time_ms)
         || oldest_extent(store, identity.id(), numbers.head)?
             .is_none_or(|oldest| order.bounds.may_go(&retention, oldest, &numbers));
@@ -445,23 +475,27 @@ fn look_at(
     Ok(())
 }
 
+/// The oldest deletions, if they were long ago or there are too many.
 fn old_deletions(store: &Store, before_ms: u64) -> Result<Vec<TopicName>, LogError> {
-    let mut all = Vec::new();
+    let mut count = 0_usize;
+    let mut oldest: BinaryHeap<(u64, TopicName)> = BinaryHeap::new();
     for found in store.meta.all_deletions() {
         match found {
-            Ok((name, deletions)) => all.push((deletions.time_ms, name)),
+            Ok((name, deletions)) => {
+                count += 1;
+                oldest.push((deletions.time_ms, name));
+                if oldest.len() > MAX_FORGOTTEN {
+                    oldest.pop();
+                }
+            }
             Err(e @ MetaError::Sled(_)) => return Err(e.into()),
             Err(error) => tracing::warn!(%error, "a deletion could not be looked at"),
         }
     }
-    all.sort_unstable();
-    let too_many = all.len().saturating_sub(MAX_DELETIONS);
-    let old = all
-        .iter()
-        .take_while(|(time_ms, _)| *time_ms < before_ms)
-        .count();
-    all.truncate(old.max(too_many).min(MAX_FORGOTTEN));
-    Ok(all.into_iter().map(|(_, name)| name).collect())
+    let too_many = count.saturating_sub(MAX_DELETIONS);
+    let oldest = oldest.into_sorted_vec().into_iter().enumerate();
+    let old = oldest.filter(|(n, (time_ms, _))| *n < too_many || *time_ms < before_ms);
+    Ok(old.map(|(_, (_, name))| name).collect())
 }
 
 #[cfg(test)]
@@ -485,7 +519,10 @@ mod tests {
 
     #[test]
     fn topics_that_are_not_known_by_name_are_no_larger_than_the_level() {
-        let known = sizes(&[50; LARGEST]);
+        let mut known = sizes(&[50; LARGEST]);
+        known[0].0 = 60;
         assert_eq!(level(&known, 1_000_000), 50);
+        known[0].0 = 50;
+        assert_eq!(level(&known, 1_000_000), 49, "somebody has to give");
     }
 }

@@ -158,6 +158,29 @@ fn all_topics_together_keep_to_their_bound_and_the_largest_give() {
 }
 
 #[test]
+fn where_nobody_has_more_than_one_message_these_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let bound = 600_000;
+    let bench = start(SledOptions {
+        max_total_bytes: bound,
+        ..busy_options(dir.path())
+    });
+    for n in 0..300 {
+        fill(&bench, &format!("t{n}"), 1);
+    }
+    let total = |bench: &Bench| bench.list().iter().map(|info| info.bytes).sum::<u64>();
+
+    until(|| total(&bench) <= bound);
+
+    assert!(
+        total(&bench) > bound / 2,
+        "no more goes than has to: {}",
+        total(&bench)
+    );
+    assert!(bench.list().iter().all(|info| info.head == 25));
+}
+
+#[test]
 fn a_topic_without_records_for_a_month_is_forgotten_and_begins_anew() {
     let dir = tempfile::tempdir().unwrap();
     let bench = start(SledOptions {
@@ -174,7 +197,8 @@ fn a_topic_without_records_for_a_month_is_forgotten_and_begins_anew() {
     bench.clock.set(NOON + 29 * DAY_MS);
     until(|| info(&bench, "old").is_some_and(|old| old.bytes == 0));
     used.append(texts(0..1)).unwrap();
-    bench.clock.set(NOON + 31 * DAY_MS);
+    // A week until it was empty, and a month.
+    bench.clock.set(NOON + 38 * DAY_MS);
 
     until(|| info(&bench, "old").is_none());
     let again = bench.open("old");
@@ -199,13 +223,57 @@ fn whoever_has_a_topic_open_that_was_never_used_keeps_its_epoch_while_others_are
     let bench = start(busy_options(dir.path()));
     fill(&bench, "old", 1);
     let unused = bench.open("unused");
-    bench.clock.set(NOON + 31 * DAY_MS);
+    bench.clock.set(NOON + 38 * DAY_MS);
     until(|| info(&bench, "old").is_none());
 
     unused.append(texts(0..1)).unwrap();
 
     assert_eq!(info(&bench, "unused").unwrap().epoch, unused.found.epoch);
     assert_ne!(bench.open("another").found.epoch, unused.found.epoch);
+}
+
+#[test]
+fn what_can_be_forgotten_only_later_needs_no_other_epoch_on_the_same_day() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start(busy_options(dir.path()));
+    fill(&bench, "old", 1);
+    let held = bench.open("held");
+    held.append(texts(0..1)).unwrap();
+    let before = held.found.epoch;
+    bench.clock.set(NOON + 38 * DAY_MS);
+    until(|| info(&bench, "old").is_none());
+    let drawn = bench.open("unused").found.epoch;
+    assert_ne!(drawn, before);
+    assert!(info(&bench, "held").is_some(), "somebody has it open");
+
+    held.close();
+
+    until(|| info(&bench, "held").is_none());
+    assert_eq!(bench.open("unused").found.epoch, drawn);
+    assert_eq!(bench.open("held").found.epoch, drawn);
+}
+
+#[test]
+fn a_topic_that_was_deleted_used_again_and_forgotten_gets_none_of_its_epochs_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start(busy_options(dir.path()));
+    fill(&bench, "a", 1);
+    let first = bench.open("a").found.epoch;
+    let deleted = delete(&bench, "a");
+    bench.log.close(topic("a"), deleted.generation);
+    bench.clock.set(NOON + 20 * DAY_MS);
+    fill(&bench, "a", 1);
+    assert_eq!(info(&bench, "a").unwrap().epoch, deleted.epoch);
+    bench.clock.set(NOON + 58 * DAY_MS);
+
+    until(|| info(&bench, "a").is_none());
+
+    let found = bench.open("a").found;
+    assert!(
+        ![first, deleted.epoch].contains(&found.epoch),
+        "one place, two messages"
+    );
+    assert_eq!(found.head, 0);
 }
 
 fn delete(bench: &Bench, name: &str) -> OpenedTopic {
