@@ -2,6 +2,7 @@
 
 use hark_protocol::{Idempotency, Record, TopicName};
 
+use super::ids;
 use super::layout::TopicId;
 use super::meta::{Ids, Mark, MetaError};
 use super::store::plainly;
@@ -121,7 +122,7 @@ impl Writer {
         if self.ids.topics >= self.max_topics {
             return Err(LogError::TooManyTopics);
         }
-        let id = TopicId(self.ids.next);
+        let id = ids::drawn(self.ids.next);
         let ids = Ids {
             next: self.ids.next + 1,
             topics: self.ids.topics + 1,

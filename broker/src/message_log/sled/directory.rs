@@ -19,6 +19,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::ids;
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
 use super::open::OpenError;
 use super::raw;
@@ -312,13 +313,15 @@ fn cpu_time() -> Duration {
 
 fn look_unguarded(records: &Records, meta: &Meta) -> Result<Known, Fault> {
     let mut ids = meta.ids()?;
-    // Were the counter ever behind the records, a new topic would find another's.
+    // Were the counter ever behind the records, a new topic would find another's. Any id of the newest's span may have been given
+    // out, so a new span begins.
     let newest = match records.last_topic() {
         Ok(found) => found,
         Err(e) if is_damage(&e) => None,
         Err(e) => return Err(e.into()),
     };
-    ids.next = ids.next.max(newest.map_or(0, |topic| topic.0 + 1));
+    let behind = newest.map_or(0, |topic| topic.0 + 1);
+    ids.next = ids::next_span(ids.next.max(behind));
     Ok((meta.directory()?, meta.commits()?, ids))
 }
 

@@ -167,7 +167,7 @@ impl Importer {
                 (identity, found.numbers)
             }
             None => {
-                let id = super::layout::TopicId(self.into.ids.next);
+                let id = super::ids::drawn(self.into.ids.next);
                 let ids = Ids {
                     next: self.into.ids.next + 1,
                     topics: self.into.ids.topics + 1,

@@ -6,8 +6,8 @@
 //! d                   the directory: format, epochs
 //! g | topic id        the name of a topic that is deleted, and of which there is something left to take away
 //! h | topic id / 16   the numbers of these topics: written with every commit that touches one of them
+//! i                   how many topic ids were drawn, and how many topics there are
 //! l | topic id        what the topic lost before it was recovered
-//! i                   the next topic id, and how many topics there are
 //! n | name            a topic's identity
 //! p | topic id | name a producer's newest number, as of the topic's last checkpoint
 //! x | name            the sequences of that name that were deleted
@@ -58,6 +58,7 @@ pub(super) struct Directory {
 /// Which topic ids are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ids {
+    /// The next draw (`ids`). Where the directory is opened, a new span of ids begins.
     pub(super) next: u64,
     pub(super) topics: u64,
 }

@@ -29,6 +29,7 @@ mod checkpoint;
 mod delete;
 mod directory;
 mod faults;
+mod ids;
 mod import;
 mod layout;
 mod load;
