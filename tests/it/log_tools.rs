@@ -268,6 +268,23 @@ async fn an_import_ends_at_a_bad_line_and_says_where() {
 }
 
 #[tokio::test]
+async fn an_import_refuses_a_time_that_the_log_cannot_keep() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let line = |time: u64| json!({"topic": "a", "data": 1, "time": time}).to_string();
+    let input = [line((1 << 48) - 1), line((1 << 48) + 5)].join("\n");
+
+    let exit = run(&["log", "import"], &dir, &input);
+
+    assert_eq!(exit.code, Some(1), "{exit:#?}");
+    let said = "line 2 of standard input: its `time` is 281474976710661";
+    assert!(exit.stderr.contains(said), "{exit:#?}");
+    let found = lines(&ok(run(&["log", "export"], &dir, "")));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["time"], json!((1_u64 << 48) - 1));
+}
+
+#[tokio::test]
 async fn an_export_that_nobody_reads_to_its_end_ends_quietly() {
     let sample = sample().await;
     let mut export = hark()

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use hark_protocol::{Idempotency, ProducerId, TopicName};
 
 use super::load::load;
-use super::meta::{Identity, Ids, Mark, MetaError, Numbers};
+use super::meta::{Identity, Ids, Mark, MetaError, Numbers, TIME_BYTES};
 use super::open::{self, OpenDirectory, OpenError};
 use super::store::{Store, plainly};
 use super::stored::{PackError, Packer};
 use crate::clock::Clock;
 use crate::message_log::{LogError, NewRecord};
 
+/// No record's time is so late: the log has six bytes for it.
+pub const END_OF_TIMES_MS: u64 = 1 << (8 * TIME_BYTES);
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// What waits to be packed is written when all of it has so many bytes …
 const WAITING_BYTES: usize = 8 * 1024 * 1024;

@@ -28,7 +28,7 @@ pub(super) const FORMAT_VERSION: u32 = 2;
 const MAX_LINEAGE: usize = 64;
 
 /// Milliseconds since 1970 in six bytes last until the year 10889.
-const TIME_BYTES: usize = 6;
+pub(super) const TIME_BYTES: usize = 6;
 const MAX_VARINT_BYTES: usize = 10;
 
 const COMMITS: &[u8] = b"c";
