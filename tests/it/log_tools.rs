@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use hark_tests::{Acked, Broker, Cli, Exit, Setup, Ws, copy_folder, hark};
+use hark_tests::{Acked, Broker, Cli, Exit, Preload, Setup, Ws, copy_folder, hark};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -568,6 +568,45 @@ async fn a_cut_or_garbled_file_is_recovered_as_far_as_it_can_be_read() {
         salvaged > MESSAGES,
         "hardly anything was salvaged: {salvaged}"
     );
+}
+
+#[tokio::test]
+async fn a_recovery_that_is_killed_leaves_what_it_was_to_recover() {
+    let sample = sample().await;
+    let damaged = fs::read(sample.broker.data_dir().join("db")).unwrap();
+    let mut killed = 0;
+    for moment in 1.. {
+        let preload = Preload::new();
+        let dir = preload.data_dir();
+        let parent = dir.parent().unwrap();
+        copy_folder(sample.broker.data_dir(), dir);
+        preload.kill_at_name_change(moment);
+        let mut command = hark();
+        command.args(["log", "recover", "--data-dir"]).arg(dir);
+        // Above the directory, since what counts are the names beside it.
+        command.envs(preload.env()).env("PRELOAD_DIR", parent);
+        let mut cli = Cli::spawn(command);
+        cli.end_input();
+        let exit = cli.wait();
+        preload.expect_loaded(1);
+        if exit.code == Some(0) {
+            break;
+        }
+        assert_eq!(exit.code, None, "{exit:#?}");
+        killed += 1;
+
+        ok(run(&["log", "recover"], dir, ""));
+
+        let mut beside = fs::read_dir(parent).unwrap();
+        let is_damaged = |dir: PathBuf| fs::read(dir.join("db")).is_ok_and(|db| db == damaged);
+        assert!(
+            beside.any(|entry| is_damaged(entry.unwrap().path())),
+            "killed at moment {moment}: what was to be recovered is gone"
+        );
+        let exported = lines(&ok(run(&["log", "export"], dir, "")));
+        assert_eq!(exported.len() as u64, MESSAGES + 8, "moment {moment}");
+    }
+    assert!(killed >= 2, "only killed at {killed} moments");
 }
 
 #[tokio::test]

@@ -217,6 +217,7 @@ pub fn recover(dir: &Path) -> Result<Salvaged, RecoverError> {
             ..salvaged
         })
     });
+    // What lies there can only be what was not finished: the damaged directory never has this name.
     if salvaged.is_err()
         && let Err(e) = remove_all(&new)
     {
@@ -257,31 +258,41 @@ fn check_room(dir: &Path, real: &Path, parent: &Path) -> Result<(), RecoverError
 }
 
 /// Puts `new` where `dir` is, and `dir` aside. Gives where that is.
+///
+/// At no moment has the damaged directory the name that the next recovery removes, and at none is nothing at `dir`, where a broker would
+/// make an empty log. So the new one takes the name that is meant for the damaged one, and then both change places at once. A
+/// crash between the two leaves the damaged one where it was, and beside it what was salvaged.
 fn exchange(dir: &Path, new: &Path, lock: DirectoryLock) -> io::Result<PathBuf> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     let parent = dir.parent().unwrap_or(dir);
-    let now = jiff::Timestamp::now()
-        .strftime("%Y%m%dT%H%M%SZ")
-        .to_string();
-    let aside = (0..1000)
-        .map(|n| match n {
-            0 => beside(dir, &format!(".damaged-{now}")),
-            n => beside(dir, &format!(".damaged-{now}-{n}")),
-        })
-        .find(|path| fs::symlink_metadata(path).is_err())
-        .ok_or_else(|| io::Error::other("there is no name left to set it aside under"))?;
-    // Both at once, so that there is never a moment without a log in which a broker would make an empty one.
-    match renameat_with(CWD, dir, CWD, new, RenameFlags::EXCHANGE) {
-        Ok(()) => fs::rename(new, &aside)?,
-        // The file system cannot.
-        Err(_) => {
-            fs::rename(dir, &aside)?;
-            fs::rename(new, dir)?;
+    let aside = free_name_aside(dir)?;
+    fs::rename(new, &aside)?;
+    if renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE).is_err() {
+        // The file system cannot. Then there is a moment with nothing at `dir`; the names still mean what they say.
+        fs::rename(&aside, new)?;
+        fs::rename(dir, &aside)?;
+        if let Err(e) = fs::rename(new, dir) {
+            fs::rename(&aside, dir)?;
+            return Err(e);
         }
     }
     sync_directory(parent)?;
     drop(lock);
     Ok(aside)
+}
+
+/// What the damaged directory is to be called.
+fn free_name_aside(dir: &Path) -> io::Result<PathBuf> {
+    let now = jiff::Timestamp::now()
+        .strftime("%Y%m%dT%H%M%SZ")
+        .to_string();
+    (0..1000)
+        .map(|n| match n {
+            0 => beside(dir, &format!(".damaged-{now}")),
+            n => beside(dir, &format!(".damaged-{now}-{n}")),
+        })
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .ok_or_else(|| io::Error::other("there is no name left to set it aside under"))
 }
 
 /// What was found of a topic beside its records.
