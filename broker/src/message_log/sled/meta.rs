@@ -434,6 +434,11 @@ impl Meta {
         })
     }
 
+    pub(super) fn count_identities(&self) -> sled::Result<u64> {
+        let mut keys = self.0.scan_prefix([NAMES]).keys();
+        keys.try_fold(0, |count, key| key.map(|_| count + 1))
+    }
+
     pub(super) fn remove_identity(&self, topic: &TopicName) -> sled::Result<()> {
         self.0.remove(name_key(topic)).map(drop)
     }

@@ -791,6 +791,37 @@ fn forgotten_producers_leave_the_disk() {
 }
 
 #[test]
+fn a_topic_whose_deletion_a_crash_has_interrupted_is_not_counted() {
+    for counted in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let bench = start_in(dir.path());
+        for name in ["a", "b"] {
+            bench.open(name).append(texts(0..3)).unwrap();
+        }
+        bench.log.shutdown();
+        drop(bench);
+        with_trees(dir.path(), |_, meta| {
+            let id = meta.identity(&topic("b")).unwrap().unwrap().id();
+            meta.add_garbage(id, &topic("b")).unwrap();
+            if !counted {
+                let mut ids = meta.ids().unwrap();
+                ids.topics -= 1;
+                meta.set_ids(ids).unwrap();
+            }
+        });
+
+        assert_eq!(start_in(dir.path()).list().len(), 1);
+        let bench = start(SledOptions {
+            max_topics: 2,
+            ..options(dir.path())
+        });
+        bench.open("c").append(texts(0..1)).unwrap();
+        let refused = bench.open("d").append(texts(0..1)).unwrap_err();
+        assert_eq!(refused, LogError::TooManyTopics);
+    }
+}
+
+#[test]
 fn retention_goes_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let retention = Retention {
