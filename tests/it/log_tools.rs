@@ -285,6 +285,33 @@ async fn an_import_refuses_a_time_that_the_log_cannot_keep() {
 }
 
 #[tokio::test]
+async fn an_import_into_a_log_that_has_gone_on_turns_no_producer_back() {
+    let mut broker = Setup::new().restarts().start();
+    let frame = |seq: u64| json!({"topic": "a", "data": seq, "producer": "p", "seq": seq});
+    let mut ws = Ws::connect(&broker).await;
+    for seq in 1..=5 {
+        ws.publish_frame(frame(seq)).await;
+    }
+    broker.stop();
+    let exported = ok(run(&["log", "export"], broker.data_dir(), ""));
+    broker.start_again();
+    let mut ws = Ws::connect(&broker).await;
+    for seq in 6..=10 {
+        ws.publish_frame(frame(seq)).await;
+    }
+    broker.stop();
+
+    ok(run(&["log", "import"], broker.data_dir(), &exported));
+    broker.start_again();
+
+    let mut ws = Ws::connect(&broker).await;
+    let again = ws.publish_frame(frame(6)).await;
+    assert_eq!(again["duplicate"], true, "{again}");
+    let next = ws.publish_frame(frame(11)).await;
+    assert_eq!(split(&next["cursor"]).1, 16, "{next}");
+}
+
+#[tokio::test]
 async fn an_export_that_nobody_reads_to_its_end_ends_quietly() {
     let sample = sample().await;
     let mut export = hark()

@@ -155,8 +155,9 @@ impl Importer {
     fn begin(&mut self, topic: &TopicName) -> Result<Importing, ImportError> {
         let found = load(&self.store, topic)?;
         let meta = &self.into.meta;
-        let (identity, numbers) = match found.identity {
+        let (identity, numbers) = match found.identity.clone() {
             Some(identity) => {
+                found.correct_marks(meta, identity.id())?;
                 for key in found.leftovers {
                     self.into.records.remove(&key.to_bytes())?;
                 }
@@ -212,13 +213,15 @@ impl Importing {
         for (offset, record) in (base..).zip(&records) {
             self.numbers.head = offset;
             if let Idempotency::Sequence { producer, seq } = &record.idempotency {
-                let seq = (*seq).max(self.marks.get(producer).map_or(0, |mark| mark.seq));
                 let mark = Mark {
-                    seq,
+                    seq: *seq,
                     offset,
                     time_ms,
                 };
-                self.marks.insert(producer.clone(), mark);
+                self.marks
+                    .entry(producer.clone())
+                    .and_modify(|before| *before = mark.after(*before))
+                    .or_insert(mark);
             }
         }
         self.numbers.last_time_ms = time_ms;
@@ -230,6 +233,9 @@ impl Importing {
     fn write_numbers(&mut self, into: &OpenDirectory) -> Result<(), ImportError> {
         let id = self.identity.id();
         for (producer, mark) in self.marks.drain() {
+            // The producer may have gone on here since these messages were exported.
+            let before = into.meta.mark(id, &producer)?;
+            let mark = before.map_or(mark, |before| mark.after(before));
             into.meta.set_mark(id, &producer, &mark)?;
         }
         self.numbers.checkpoint = self.numbers.head;

@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hark_protocol::{Idempotency, TopicName};
+use hark_protocol::{Idempotency, ProducerId, TopicName};
 
 use super::directory::{DirectoryLock, check_format, runs_away, sync_directory, take_lock};
 use super::layout::{Header, Key, TopicId};
@@ -26,7 +26,7 @@ use super::rows;
 use super::scan::Scan;
 use super::stored::Body;
 use super::{SledLog, SledOptions};
-use crate::message_log::{ProducerMark, keep_newest};
+use crate::message_log::keep_newest;
 
 /// What sled keeps in memory meanwhile.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
@@ -486,7 +486,8 @@ fn copy(
     let mut copied = Copied::default();
     if let Some(Entry::Mark(topic, mark)) = Entry::parse(key, row) {
         if found.topics.contains_key(&topic) {
-            into.meta.set_mark(topic, &mark.producer, &mark_of(&mark))?;
+            into.meta
+                .set_mark(topic, &mark.producer, &Mark::from(&mark))?;
             copied.bytes += (key.len() + row.len()) as u64;
         }
         return Ok(copied);
@@ -533,20 +534,6 @@ fn fate(found: &FoundMeta, key: &[u8], value: &[u8]) -> Fate {
     }
 }
 
-fn mark_of(mark: &ProducerMark) -> Mark {
-    let &ProducerMark {
-        seq,
-        offset,
-        time_ms,
-        ..
-    } = mark;
-    Mark {
-        seq,
-        offset,
-        time_ms,
-    }
-}
-
 struct Rebuilt {
     kept: u64,
     lost: u64,
@@ -565,7 +552,7 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
     let mut first = topic.numbers.map(|numbers| numbers.first);
     let mut next = first.unwrap_or(0);
     let mut time_ms = topic.numbers.map_or(0, |numbers| numbers.last_time_ms);
-    let mut marks: Vec<ProducerMark> = Vec::new();
+    let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
     let mut losses = Losses::default();
     let mut scan = Scan::new(&into.records, id, next, u64::MAX)?;
     while let Some(value) = scan.next_value()? {
@@ -586,25 +573,26 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
                 break;
             };
             if let Idempotency::Sequence { producer, seq } = idempotency {
-                marks.push(ProducerMark {
-                    producer,
+                let mark = Mark {
                     seq,
                     offset,
                     time_ms: value.time_ms,
-                });
+                };
+                marks
+                    .entry(producer)
+                    .and_modify(|before| *before = mark.after(*before))
+                    .or_insert(mark);
             }
         }
         if marks.len() > MAX_MARKS {
-            marks = newest_of_each(marks);
+            marks = newest(marks);
         }
     }
     let head = next.max(1) - 1;
     let was = topic.numbers.map_or(0, |numbers| numbers.head);
     rebuilt.lost += was.saturating_sub(head);
     rebuilt.head = head;
-    for mark in newest_of_each(marks) {
-        into.meta.set_mark(id, &mark.producer, &mark_of(&mark))?;
-    }
+    write_marks(into, id, head, marks)?;
     let numbers = Numbers {
         first: first.unwrap_or(1),
         head,
@@ -622,15 +610,42 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
     Ok(rebuilt)
 }
 
-/// The newest number of each producer, of those that are remembered.
-fn newest_of_each(marks: Vec<ProducerMark>) -> Vec<ProducerMark> {
-    let mut newest: HashMap<_, ProducerMark> = HashMap::new();
-    for mark in marks {
-        newest.insert(mark.producer.clone(), mark);
+/// Makes the producers' numbers that were copied and those in the records agree. A number beyond the head is that of a message that is
+/// lost: were it believed, the message would be taken for kept when it comes again.
+fn write_marks(
+    into: &OpenDirectory,
+    id: TopicId,
+    head: u64,
+    found: HashMap<ProducerId, Mark>,
+) -> Result<(), MetaError> {
+    let mut found = newest(found);
+    for copied in into.meta.marks(id).collect::<Result<Vec<_>, _>>()? {
+        let (beyond, mark) = (copied.offset > head, Mark::from(&copied));
+        match found.get_mut(&copied.producer) {
+            None if beyond => into.meta.remove_mark(id, &copied.producer)?,
+            // The record that it names may be one that is missing.
+            Some(newest) if !beyond && copied.offset >= newest.offset => {
+                *newest = mark.after(*newest);
+            }
+            Some(newest) if !beyond => *newest = newest.after(mark),
+            Some(_) | None => {}
+        }
     }
-    let mut newest = newest.into_values().collect();
+    for (producer, mark) in found {
+        into.meta.set_mark(id, &producer, &mark)?;
+    }
+    Ok(())
+}
+
+/// The numbers of those producers that are remembered.
+fn newest(marks: HashMap<ProducerId, Mark>) -> HashMap<ProducerId, Mark> {
+    let marks = marks.into_iter();
+    let mut newest = marks.map(|(producer, mark)| mark.of(producer)).collect();
     keep_newest(&mut newest);
+    let newest = newest.into_iter();
     newest
+        .map(|mark| (mark.producer.clone(), Mark::from(&mark)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -888,6 +903,45 @@ mod tests {
         };
         assert!(found.lineage.contains(&next) && found.deleted == [deleted]);
         assert_eq!(bench.open("t2").found.head, 1);
+    }
+
+    #[test]
+    fn producers_go_on_where_what_is_left_of_their_messages_says() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let bench = start_in(&dir);
+        let orders = bench.open("orders");
+        for record in [
+            sent_by("p", 1),
+            sent_by("p", 2),
+            long(3),
+            sent_by("q", 1),
+            sent_by("q", 2),
+            sent_by("r", 1),
+        ] {
+            orders.append(vec![record]).unwrap();
+        }
+        bench.log.shutdown();
+        drop(bench);
+        with_trees(&dir, |records, meta| {
+            let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+            for lost in [2, 5, 6] {
+                records.remove(&Key::new(id, lost, 0).to_bytes()).unwrap();
+            }
+        });
+
+        recover(&dir).unwrap();
+
+        let found = start_in(&dir).open("orders").found.clone();
+        assert_eq!(found.head, 4);
+        let mut counts: Vec<_> = found.producers.iter().collect();
+        counts.sort_by(|a, b| a.producer.cmp(&b.producer));
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|mark| (mark.producer.as_str(), mark.seq, mark.offset))
+            .collect();
+        // What is lost in the middle had been answered, and is told as lost. What is lost at the end may not have been.
+        assert_eq!(counts, [("p", 2, 2), ("q", 1, 4)]);
     }
 
     #[test]
