@@ -23,7 +23,7 @@ use super::meta::{Deletions, Directory, Entry, Identity, Ids, Losses, Mark, Meta
 use super::open::{self, OpenDirectory, OpenError};
 use super::raw::{Entries, RawPages};
 use super::rows;
-use super::scan::Scan;
+use super::scan::{Scan, Value, span};
 use super::stored::Body;
 use super::{SledLog, SledOptions};
 use crate::message_log::keep_newest;
@@ -554,8 +554,9 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
     let mut time_ms = topic.numbers.map_or(0, |numbers| numbers.last_time_ms);
     let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
     let mut losses = Losses::default();
+    let (mut ahead, mut stale) = (None, Vec::new());
     let mut scan = Scan::new(&into.records, id, next, u64::MAX)?;
-    while let Some(value) = scan.next_value()? {
+    while let Some(value) = next_newest(&mut scan, &mut ahead, &mut stale)? {
         if first.is_none() {
             (first, next) = (Some(value.base), value.base);
         }
@@ -588,6 +589,12 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
             marks = newest(marks);
         }
     }
+    for base in stale {
+        let keys = into.records.range(span(id, base, base)).keys();
+        for key in keys.collect::<sled::Result<Vec<_>>>()? {
+            into.records.remove(&key)?;
+        }
+    }
     let head = next.max(1) - 1;
     let was = topic.numbers.map_or(0, |numbers| numbers.head);
     rebuilt.lost += was.saturating_sub(head);
@@ -608,6 +615,35 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
     identity.see_cuts(&into.directory, head);
     into.meta.set_identity(&topic.name, &identity)?;
     Ok(rebuilt)
+}
+
+/// The next whole value; never two for one offset. Where two overlap, one of them was cut off before, and came back with a stale page:
+/// the one with the earlier time, since time never goes back. Where that lies goes to `stale`.
+fn next_newest(
+    scan: &mut Scan<'_>,
+    ahead: &mut Option<Value>,
+    stale: &mut Vec<u64>,
+) -> sled::Result<Option<Value>> {
+    let next = match ahead.take() {
+        Some(next) => Some(next),
+        None => scan.next_value()?,
+    };
+    let Some(mut value) = next else {
+        return Ok(None);
+    };
+    while let Some(next) = scan.next_value()? {
+        if next.base > value.end {
+            *ahead = Some(next);
+            break;
+        }
+        let older = match next.time_ms > value.time_ms {
+            true => std::mem::replace(&mut value, next),
+            // What was cut off began no earlier than what came in its place.
+            false => next,
+        };
+        stale.push(older.base);
+    }
+    Ok(Some(value))
 }
 
 /// Makes the producers' numbers that were copied and those in the records agree. A number beyond the head is that of a message that is
@@ -654,7 +690,7 @@ mod tests {
 
     use super::super::tests::{contents, long, options, start_in, with_trees};
     use super::*;
-    use crate::message_log::contract::{Bench, messages, sent_by, text, topic};
+    use crate::message_log::contract::{Bench, NOON, messages, sent_by, text, topic};
     use crate::message_log::{Lineage, PageItem};
 
     /// A log with topics that grow at once, a large message, a producer, and what retention took.
@@ -942,6 +978,60 @@ mod tests {
             .collect();
         // What is lost in the middle had been answered, and is told as lost. What is lost at the end may not have been.
         assert_eq!(counts, [("p", 2, 2), ("q", 1, 4)]);
+    }
+
+    #[test]
+    fn what_had_been_cut_off_does_not_come_back_over_what_came_after() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let bench = start_in(&dir);
+        bench
+            .open("a")
+            .append((1..=10).map(long).collect())
+            .unwrap();
+        bench
+            .open("a")
+            .append((11..=15).map(long).collect())
+            .unwrap();
+        let b = bench.open("b");
+        for range in [1..=2, 3..=3, 4..=6] {
+            b.append(range.map(long).collect()).unwrap();
+        }
+        let before = all_of(&bench);
+        bench.log.shutdown();
+        drop(bench);
+        // As a stale page brings it back.
+        with_trees(&dir, |records, meta| {
+            let id = |name| meta.identity(&topic(name)).unwrap().unwrap().id();
+            let mut packer = super::super::stored::Packer::default();
+            let mut pack = |id, base, time_ms, new: Vec<_>| {
+                let put = |key: &[u8; 18], value: &[u8]| records.insert(key, value);
+                let packed = packer.pack(id, base, time_ms, &new, put);
+                packed.map_err(|_| ()).unwrap();
+            };
+            pack(id("a"), 5, NOON, (105..=107).map(long).collect());
+            pack(id("b"), 3, NOON - 1000, (103..=112).map(long).collect());
+        });
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!((salvaged.records, salvaged.damaged_topics), (15 + 5, 1));
+        assert_eq!((salvaged.worst[0].lost, salvaged.worst[0].head), (1, 6));
+        let bench = start_in(&dir);
+        let after = all_of(&bench);
+        assert_eq!(before[0].2, after[0].2);
+        let mut left = before[1].2.clone();
+        left.remove(2);
+        assert_eq!(left, after[1].2);
+        assert_eq!(
+            (bench.open("a").found.head, bench.open("b").found.head),
+            (15, 6)
+        );
+        drop(bench);
+        let verified = super::super::OfflineLog::open(&dir)
+            .unwrap()
+            .verify(|problem| panic!("{problem:?}"));
+        assert_eq!((verified.records, verified.lost), (20, 1));
     }
 
     #[test]
