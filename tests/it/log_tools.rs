@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use hark_tests::{Acked, Broker, Cli, Exit, Setup, Ws, copy_folder, hark, until};
+use hark_tests::{Acked, Broker, Cli, Exit, Preload, Setup, Ws, copy_folder, hark, until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -291,6 +291,50 @@ async fn an_import_ends_at_a_bad_line_and_says_where() {
         .collect();
     let expected = [(1, 1), (2, 2), (9, 9), (4, 9)].map(|(n, time)| (json!(n), json!(time)));
     assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn an_import_refuses_a_time_that_the_log_cannot_keep() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("data");
+    let line = |time: u64| json!({"topic": "a", "data": 1, "time": time}).to_string();
+    let input = [line((1 << 48) - 1), line((1 << 48) + 5)].join("\n");
+
+    let exit = run(&["log", "import"], &dir, &input);
+
+    assert_eq!(exit.code, Some(1), "{exit:#?}");
+    let said = "line 2 of standard input: its `time` is 281474976710661";
+    assert!(exit.stderr.contains(said), "{exit:#?}");
+    let found = lines(&ok(run(&["log", "export"], &dir, "")));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["time"], json!((1_u64 << 48) - 1));
+}
+
+#[tokio::test]
+async fn an_import_into_a_log_that_has_gone_on_turns_no_producer_back() {
+    let mut broker = Setup::new().restarts().start();
+    let frame = |seq: u64| json!({"topic": "a", "data": seq, "producer": "p", "seq": seq});
+    let mut ws = Ws::connect(&broker).await;
+    for seq in 1..=5 {
+        ws.publish_frame(frame(seq)).await;
+    }
+    broker.stop();
+    let exported = ok(run(&["log", "export"], broker.data_dir(), ""));
+    broker.start_again();
+    let mut ws = Ws::connect(&broker).await;
+    for seq in 6..=10 {
+        ws.publish_frame(frame(seq)).await;
+    }
+    broker.stop();
+
+    ok(run(&["log", "import"], broker.data_dir(), &exported));
+    broker.start_again();
+
+    let mut ws = Ws::connect(&broker).await;
+    let again = ws.publish_frame(frame(6)).await;
+    assert_eq!(again["duplicate"], true, "{again}");
+    let next = ws.publish_frame(frame(11)).await;
+    assert_eq!(split(&next["cursor"]).1, 16, "{next}");
 }
 
 #[tokio::test]
@@ -632,6 +676,45 @@ async fn a_cut_or_garbled_file_is_recovered_as_far_as_it_can_be_read() {
         salvaged > MESSAGES,
         "hardly anything was salvaged: {salvaged}"
     );
+}
+
+#[tokio::test]
+async fn a_recovery_that_is_killed_leaves_what_it_was_to_recover() {
+    let sample = sample().await;
+    let damaged = fs::read(sample.broker.data_dir().join("db")).unwrap();
+    let mut killed = 0;
+    for moment in 1.. {
+        let preload = Preload::new();
+        let dir = preload.data_dir();
+        let parent = dir.parent().unwrap();
+        copy_folder(sample.broker.data_dir(), dir);
+        preload.kill_at_name_change(moment);
+        let mut command = hark();
+        command.args(["log", "recover", "--data-dir"]).arg(dir);
+        // Above the directory, since what counts are the names beside it.
+        command.envs(preload.env()).env("PRELOAD_DIR", parent);
+        let mut cli = Cli::spawn(command);
+        cli.end_input();
+        let exit = cli.wait();
+        preload.expect_loaded(1);
+        if exit.code == Some(0) {
+            break;
+        }
+        assert_eq!(exit.code, None, "{exit:#?}");
+        killed += 1;
+
+        ok(run(&["log", "recover"], dir, ""));
+
+        let mut beside = fs::read_dir(parent).unwrap();
+        let is_damaged = |dir: PathBuf| fs::read(dir.join("db")).is_ok_and(|db| db == damaged);
+        assert!(
+            beside.any(|entry| is_damaged(entry.unwrap().path())),
+            "killed at moment {moment}: what was to be recovered is gone"
+        );
+        let exported = lines(&ok(run(&["log", "export"], dir, "")));
+        assert_eq!(exported.len() as u64, MESSAGES + 8, "moment {moment}");
+    }
+    assert!(killed >= 2, "only killed at {killed} moments");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 /* Stands between the broker and the disk (LD_PRELOAD): records what is written and synced below one folder, makes syncs and
- * writes fail, fakes the free space, and moves the wall clock. What it does is told by a file that a test maps too, so that
+ * writes fail, fakes the free space, moves the wall clock, and kills the process. What it does is told by a file that a test maps too, so that
  * a test can change its mind while the broker runs. `preload.rs` is the other end; files elsewhere are left alone.
  *
  *   PRELOAD_DIR      the folder, absolute
@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -45,6 +46,7 @@ struct control {
     _Atomic int64_t free_asked;      /* 11: how often they were called */
     _Atomic int64_t clock_shift_ms;  /* 12: added to CLOCK_REALTIME */
     _Atomic int64_t clock_asked;     /* 13: how often it was read */
+    _Atomic int64_t kill_in;         /* 14: the process is killed at this moment, counted before and after each rename; 0: never */
 };
 
 /* One event of the record; `len` bytes follow: a path within the folder, two with a NUL between, or data. */
@@ -295,13 +297,19 @@ int ftruncate64(int fd, off_t len) { return any_ftruncate(fd, len); }
 
 /* ---- names ---- */
 
+static void count_down_to_kill(void) {
+    if (atomic_load(&control->kill_in) > 0 && atomic_fetch_sub(&control->kill_in, 1) == 1) raise(SIGKILL);
+}
+
 int rename(const char *from, const char *to) {
     const char *ours_from = ours(from), *ours_to = ours(to);
     if (!ours_from || !ours_to) return real_rename(from, to);
     pthread_mutex_lock(&order);
+    count_down_to_kill();
     int result = real_rename(from, to);
     struct iovec names[] = {{(void *)ours_from, strlen(ours_from) + 1}, {(void *)ours_to, strlen(ours_to)}};
     if (!result) say_all(RENAME, 0, 0, 0, names, 2, names[0].iov_len + names[1].iov_len);
+    count_down_to_kill();
     pthread_mutex_unlock(&order);
     return result;
 }

@@ -35,9 +35,10 @@ enum Word {
     FreeAsked,
     ClockShiftMs,
     ClockAsked,
+    KillIn,
 }
 
-const WORDS: [Word; 14] = [
+const WORDS: [Word; 15] = [
     Word::Processes,
     Word::NextFile,
     Word::Syncs,
@@ -52,6 +53,7 @@ const WORDS: [Word; 14] = [
     Word::FreeAsked,
     Word::ClockShiftMs,
     Word::ClockAsked,
+    Word::KillIn,
 ];
 
 /// What stands between a broker and its disk. Everything may be changed while the broker runs, and outlives it: the next
@@ -212,6 +214,11 @@ impl Preload {
     /// How often the broker has looked at the time of day.
     pub fn clock_asked(&self) -> u64 {
         self.count(Word::ClockAsked)
+    }
+
+    /// The process is killed at the n-th moment from now: one is before each change of a file's or folder's name, and one after.
+    pub fn kill_at_name_change(&self, moment: u64) {
+        self.set(Word::KillIn, to_word(moment));
     }
 
     /// Where the record is.

@@ -17,7 +17,8 @@ const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
 ///
 /// Messages are put at the end of their topics in the order of the lines. Their times are kept (time never goes back within
 /// a topic), and so are headers, content types, producers' numbers and message ids. Offsets and epochs are this log's own:
-/// cursors of where the messages came from mean nothing here. A folder that does not exist is made.
+/// cursors of where the messages came from mean nothing here. A producer whose numbers have gone on here goes on from there. A
+/// folder that does not exist is made.
 ///
 /// A line that cannot be read ends the import; what stood before it stays imported.
 #[derive(Debug, clap::Args)]

@@ -16,6 +16,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::message_log::NewRecord;
+use crate::message_log::sled::END_OF_TIMES_MS;
 
 /// The line of a message, of which `frame` is the frame on the wire. `None`: it is no such frame.
 pub(super) fn of_message(
@@ -144,6 +145,11 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, String> {
     if let Some(kind) = fields.kind.filter(|kind| kind != "message") {
         return Err(format!(
             "its type is {kind:?}; only messages can be imported"
+        ));
+    }
+    if let Some(time) = fields.time.filter(|time| *time >= END_OF_TIMES_MS) {
+        return Err(format!(
+            "its `time` is {time}; it counts milliseconds since 1970, and must be less than {END_OF_TIMES_MS}"
         ));
     }
     let payload = match (fields.data, fields.data_base64) {
@@ -282,12 +288,18 @@ mod tests {
             (r#"{"topic":"a","data":1,"producer":"p","seq":0}"#, "seq"),
             (r#"{"topic":"a","data":1,"type":"gone"}"#, "gone"),
             (r#"{"topic":"a","data":1,"headers":{"":"x"}}"#, "empty"),
+            (
+                r#"{"topic":"a","data":1,"time":281474976710656}"#,
+                "less than 281474976710656",
+            ),
             (&long, "1048578 bytes"),
         ];
         for (line, expected) in cases {
             let error = parse(line.as_bytes()).unwrap_err();
             assert!(error.contains(expected), "{line:.60}: {error}");
         }
+        let latest = format!(r#"{{"topic":"a","data":1,"time":{}}}"#, END_OF_TIMES_MS - 1);
+        assert!(matches!(parse(latest.as_bytes()), Ok(Line::Message(_))));
         let gap = of_gap(&TopicName::parse("a").unwrap(), "lost", Some((1, 2)));
         assert!(matches!(parse(gap.as_bytes()), Ok(Line::Gap)), "{gap}");
     }

@@ -146,8 +146,9 @@ impl Writer {
 }
 
 /// Finishes, when a directory is opened, the deletions that a crash has interrupted. Gives what is still to be taken away.
-pub(super) fn finish_deletions(meta: &Meta) -> Result<Garbage, MetaError> {
+pub(super) fn finish_deletions(meta: &Meta, ids: &mut Ids) -> Result<Garbage, MetaError> {
     let mut garbage = Garbage::new();
+    let mut interrupted = false;
     for found in meta.garbage() {
         let (id, name) = found?;
         if meta
@@ -155,9 +156,15 @@ pub(super) fn finish_deletions(meta: &Meta) -> Result<Garbage, MetaError> {
             .is_some_and(|identity| identity.id() == id)
         {
             meta.remove_identity(&name)?;
+            interrupted = true;
         }
         meta.remove_numbers(id)?;
         garbage.push_back(id);
+    }
+    if interrupted {
+        // Whether the topic was still counted nothing says.
+        ids.topics = meta.count_identities()?;
+        meta.set_ids(*ids)?;
     }
     // Of a deletion that had hardly begun: the topic is there, and what says otherwise must not be believed later.
     for found in meta.all_deletions() {

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use hark_protocol::{Idempotency, ProducerId, TopicName};
 
 use super::load::load;
-use super::meta::{Identity, Ids, Mark, MetaError, Numbers};
+use super::meta::{Identity, Ids, Mark, MetaError, Numbers, TIME_BYTES};
 use super::open::{self, OpenDirectory, OpenError};
 use super::store::{Store, plainly};
 use super::stored::{PackError, Packer};
 use crate::clock::Clock;
 use crate::message_log::{LogError, NewRecord};
 
+/// No record's time is so late: the log has six bytes for it.
+pub const END_OF_TIMES_MS: u64 = 1 << (8 * TIME_BYTES);
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// What waits to be packed is written when all of it has so many bytes …
 const WAITING_BYTES: usize = 8 * 1024 * 1024;
@@ -153,8 +155,9 @@ impl Importer {
     fn begin(&mut self, topic: &TopicName) -> Result<Importing, ImportError> {
         let found = load(&self.store, topic)?;
         let meta = &self.into.meta;
-        let (identity, numbers) = match found.identity {
+        let (identity, numbers) = match found.identity.clone() {
             Some(identity) => {
+                found.correct_marks(meta, identity.id())?;
                 for key in found.leftovers {
                     self.into.records.remove(&key.to_bytes())?;
                 }
@@ -210,13 +213,15 @@ impl Importing {
         for (offset, record) in (base..).zip(&records) {
             self.numbers.head = offset;
             if let Idempotency::Sequence { producer, seq } = &record.idempotency {
-                let seq = (*seq).max(self.marks.get(producer).map_or(0, |mark| mark.seq));
                 let mark = Mark {
-                    seq,
+                    seq: *seq,
                     offset,
                     time_ms,
                 };
-                self.marks.insert(producer.clone(), mark);
+                self.marks
+                    .entry(producer.clone())
+                    .and_modify(|before| *before = mark.after(*before))
+                    .or_insert(mark);
             }
         }
         self.numbers.last_time_ms = time_ms;
@@ -228,6 +233,9 @@ impl Importing {
     fn write_numbers(&mut self, into: &OpenDirectory) -> Result<(), ImportError> {
         let id = self.identity.id();
         for (producer, mark) in self.marks.drain() {
+            // The producer may have gone on here since these messages were exported.
+            let before = into.meta.mark(id, &producer)?;
+            let mark = before.map_or(mark, |before| mark.after(before));
             into.meta.set_mark(id, &producer, &mark)?;
         }
         self.numbers.checkpoint = self.numbers.head;

@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 use hark_protocol::{Idempotency, ProducerId, TopicName};
 
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
-use super::meta::{Deletions, Identity, Mark, Numbers};
+use super::meta::{Deletions, Identity, Mark, Meta, MetaError, Numbers};
 use super::scan::{Scan, Value, span};
 use super::store::{Store, plainly};
 use super::stored::{Body, idempotency_of_first_part};
@@ -30,11 +30,27 @@ pub(super) struct Loaded {
     /// Leftovers of an append that was not finished: to be removed.
     pub(super) leftovers: Vec<Key>,
     pub(super) producers: Vec<ProducerMark>,
+    /// Producers whose number in `meta` is that of a record which is lost, and what is to stand there instead, if anything.
+    pub(super) corrected: Corrected,
     /// Those of the producers' numbers that are not in `meta` yet.
     pub(super) since_checkpoint: HashMap<ProducerId, Mark>,
     /// Producers that may be forgotten.
     pub(super) forgotten: Vec<ProducerMark>,
     pub(super) keys: Vec<KeyMark>,
+}
+
+impl Loaded {
+    /// Takes back the numbers of records that are lost. Before anything else is appended: then they would seem to be those of what
+    /// came in their place.
+    pub(super) fn correct_marks(&self, meta: &Meta, topic: TopicId) -> Result<(), MetaError> {
+        for (producer, mark) in &self.corrected {
+            match mark {
+                Some(mark) => meta.set_mark(topic, producer, mark)?,
+                None => meta.remove_mark(topic, producer)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Looks at a topic. Whoever runs the broker is told of one that cannot be opened.
@@ -63,8 +79,9 @@ fn find(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
     if tail.is_cut && !saw_cuts {
         identity.lose_tail(numbers.head);
     }
-    let since_checkpoint = marks_after_checkpoint(store, topic, &numbers)?;
-    let (producers, forgotten) = producers(store, topic, numbers.head, &since_checkpoint)?;
+    let (marks, corrected) = stored_marks(store, topic, &numbers)?;
+    let since_checkpoint = marks_after_checkpoint(store, topic, &numbers, &marks)?;
+    let (producers, forgotten) = producers(store, marks, &since_checkpoint);
     let keys = recent_keys(store, topic, &numbers)?;
     if tail.is_cut {
         store.condition().warn(format!(
@@ -85,6 +102,7 @@ fn find(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
         stored_bytes: stored.bytes,
         leftovers: tail.leftovers,
         producers,
+        corrected,
         since_checkpoint,
         forgotten,
         keys,
@@ -178,60 +196,106 @@ fn bytes_of(store: &Store, topic: TopicId, offsets: impl RangeBounds<u64>) -> sl
     Ok(bytes)
 }
 
+/// See [`Loaded::corrected`].
+type Corrected = HashMap<ProducerId, Option<Mark>>;
+
+/// The producers' numbers in `meta`, and what is to be corrected there. Those of records beyond the head were lost with these: were
+/// they believed, a message that comes again because it was not answered would be taken for kept. What is left of their producers
+/// the records say.
+fn stored_marks(
+    store: &Store,
+    topic: TopicId,
+    numbers: &Numbers,
+) -> Result<(Vec<ProducerMark>, Corrected), LogError> {
+    let (mut marks, mut corrected) = (Vec::new(), Corrected::new());
+    for mark in store.meta.marks(topic) {
+        let mark = mark?;
+        match mark.offset > numbers.head {
+            true => drop(corrected.insert(mark.producer, None)),
+            false => marks.push(mark),
+        }
+    }
+    if !corrected.is_empty() {
+        let (first, last) = (numbers.first, numbers.checkpoint);
+        for_each_number(store, topic, first, last, |producer, mark| {
+            if let Some(left) = corrected.get_mut(&producer) {
+                *left = Some(left.map_or(mark, |before| mark.after(before)));
+            }
+        })?;
+    }
+    let left = corrected
+        .iter()
+        .filter_map(|(producer, mark)| mark.map(|mark| mark.of(producer.clone())));
+    marks.extend(left);
+    Ok((marks, corrected))
+}
+
 fn marks_after_checkpoint(
     store: &Store,
     topic: TopicId,
     numbers: &Numbers,
+    stored: &[ProducerMark],
 ) -> Result<HashMap<ProducerId, Mark>, LogError> {
-    let mut marks = HashMap::new();
-    let from = (numbers.checkpoint + 1).max(numbers.first);
-    if from > numbers.head {
-        return Ok(marks);
+    let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
+    let (first, last) = ((numbers.checkpoint + 1).max(numbers.first), numbers.head);
+    for_each_number(store, topic, first, last, |producer, mark| {
+        marks
+            .entry(producer)
+            .and_modify(|before| *before = mark.after(*before))
+            .or_insert(mark);
+    })?;
+    for before in stored {
+        if let Some(mark) = marks.get_mut(&before.producer) {
+            *mark = mark.after(before.into());
+        }
     }
-    let mut scan = Scan::new(&store.records, topic, from, numbers.head).map_err(damaged)?;
+    Ok(marks)
+}
+
+/// The producers' numbers in the records from `first` to `last`, in order.
+fn for_each_number(
+    store: &Store,
+    topic: TopicId,
+    first: u64,
+    last: u64,
+    mut found: impl FnMut(ProducerId, Mark),
+) -> Result<(), LogError> {
+    if first > last {
+        return Ok(());
+    }
+    let mut scan = Scan::new(&store.records, topic, first, last).map_err(damaged)?;
     while let Some(value) = scan.next_value().map_err(damaged)? {
+        let time_ms = value.time_ms;
         let mut body = Body::new(value.body);
         for offset in value.base..=value.end {
             let Ok(idempotency) = body.next_idempotency() else {
                 break;
             };
             if let Idempotency::Sequence { producer, seq } = idempotency {
-                marks.insert(
-                    producer,
-                    Mark {
-                        seq,
-                        offset,
-                        time_ms: value.time_ms,
-                    },
-                );
+                let mark = Mark {
+                    seq,
+                    offset,
+                    time_ms,
+                };
+                found(producer, mark);
             }
         }
     }
-    Ok(marks)
+    Ok(())
 }
 
 /// The producers to be remembered, oldest first, and those that are only in the way.
 fn producers(
     store: &Store,
-    topic: TopicId,
-    head: u64,
+    stored: Vec<ProducerMark>,
     since_checkpoint: &HashMap<ProducerId, Mark>,
-) -> Result<(Vec<ProducerMark>, Vec<ProducerMark>), LogError> {
+) -> (Vec<ProducerMark>, Vec<ProducerMark>) {
     let oldest_ms = store.clock.settled_ms().saturating_sub(PRODUCER_MEMORY_MS);
-    let (mut remembered, mut forgotten) = (Vec::new(), Vec::new());
-    for mark in store.meta.marks(topic) {
-        let mut mark = mark?;
-        if since_checkpoint.contains_key(&mark.producer) {
-            continue;
-        }
-        if mark.time_ms < oldest_ms {
-            forgotten.push(mark);
-        } else {
-            // Of a tail that was cut: the producer's count goes on all the same.
-            mark.offset = mark.offset.min(head);
-            remembered.push(mark);
-        }
-    }
+    let stored = stored
+        .into_iter()
+        .filter(|mark| !since_checkpoint.contains_key(&mark.producer));
+    let (mut forgotten, mut remembered): (Vec<_>, Vec<_>) =
+        stored.partition(|mark| mark.time_ms < oldest_ms);
     let newer = since_checkpoint
         .iter()
         .filter(|(_, mark)| mark.time_ms >= oldest_ms);
@@ -242,7 +306,7 @@ fn producers(
         let oldest = remembered.first().map_or(0, |mark| mark.offset);
         forgotten.extend(all.into_iter().filter(|mark| mark.offset < oldest));
     }
-    Ok((remembered, forgotten))
+    (remembered, forgotten)
 }
 
 /// Producers of an open topic that may be forgotten.
@@ -250,7 +314,8 @@ pub(super) fn forgotten_producers(
     store: &Store,
     topic: TopicId,
 ) -> Result<Vec<ProducerMark>, LogError> {
-    Ok(producers(store, topic, u64::MAX, &HashMap::new())?.1)
+    let marks = store.meta.marks(topic).collect::<Result<_, _>>()?;
+    Ok(producers(store, marks, &HashMap::new()).1)
 }
 
 /// The keys among the newest records, oldest first.

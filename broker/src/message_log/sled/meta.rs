@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::TopicId;
 use super::store::plainly;
-use crate::message_log::{Lineage, LogError, ProducerMark, draw_epoch};
+use crate::message_log::{Lineage, LogError, PRODUCER_MEMORY_MS, ProducerMark, draw_epoch};
 
 /// The format of everything in the directory.
 pub(super) const FORMAT_VERSION: u32 = 2;
@@ -28,7 +28,7 @@ pub(super) const FORMAT_VERSION: u32 = 2;
 const MAX_LINEAGE: usize = 64;
 
 /// Milliseconds since 1970 in six bytes last until the year 10889.
-const TIME_BYTES: usize = 6;
+pub(super) const TIME_BYTES: usize = 6;
 const MAX_VARINT_BYTES: usize = 10;
 
 const COMMITS: &[u8] = b"c";
@@ -131,7 +131,36 @@ pub(super) struct Mark {
     pub(super) time_ms: u64,
 }
 
+impl From<&ProducerMark> for Mark {
+    fn from(mark: &ProducerMark) -> Self {
+        let &ProducerMark {
+            seq,
+            offset,
+            time_ms,
+            ..
+        } = mark;
+        Self {
+            seq,
+            offset,
+            time_ms,
+        }
+    }
+}
+
 impl Mark {
+    /// The newest number of a producer of whom `earlier` was known when this one came. It never goes back, as an import would have it that
+    /// brings old messages once more; but of a producer that was silent until it was forgotten nothing earlier counts.
+    pub(super) fn after(self, earlier: Self) -> Self {
+        let is_remembered = earlier.time_ms.saturating_add(PRODUCER_MEMORY_MS) >= self.time_ms;
+        match earlier.seq > self.seq && is_remembered {
+            true => Self {
+                time_ms: self.time_ms.max(earlier.time_ms),
+                ..earlier
+            },
+            false => self,
+        }
+    }
+
     pub(super) fn of(self, producer: ProducerId) -> ProducerMark {
         let Self {
             seq,
@@ -445,6 +474,11 @@ impl Meta {
         })
     }
 
+    pub(super) fn count_identities(&self) -> sled::Result<u64> {
+        let mut keys = self.0.scan_prefix([NAMES]).keys();
+        keys.try_fold(0, |count, key| key.map(|_| count + 1))
+    }
+
     pub(super) fn remove_identity(&self, topic: &TopicName) -> sled::Result<()> {
         self.0.remove(name_key(topic)).map(drop)
     }
@@ -573,6 +607,18 @@ impl Meta {
         self.set(&mark_key(topic, producer), mark)
     }
 
+    pub(super) fn mark(
+        &self,
+        topic: TopicId,
+        producer: &ProducerId,
+    ) -> Result<Option<Mark>, MetaError> {
+        self.get(&mark_key(topic, producer), "number of a producer")
+    }
+
+    pub(super) fn remove_mark(&self, topic: TopicId, producer: &ProducerId) -> sled::Result<()> {
+        self.0.remove(mark_key(topic, producer)).map(drop)
+    }
+
     /// Every producer's number as of the last checkpoint.
     pub(super) fn marks(
         &self,
@@ -590,10 +636,9 @@ impl Meta {
 
     /// Forgets a producer, unless it has published since `seen`.
     pub(super) fn forget_mark(&self, topic: TopicId, seen: &ProducerMark) -> Result<(), MetaError> {
-        let key = mark_key(topic, &seen.producer);
-        let found: Option<Mark> = self.get(&key, "number of a producer")?;
+        let found = self.mark(topic, &seen.producer)?;
         if found.is_some_and(|mark| mark.offset <= seen.offset) {
-            self.0.remove(key)?;
+            self.remove_mark(topic, &seen.producer)?;
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ mod witness;
 mod writer;
 
 pub use faults::Faults;
-pub use import::{ImportError, Importer, new_epoch};
+pub use import::{END_OF_TIMES_MS, ImportError, Importer, new_epoch};
 pub use offline::{Exported, OfflineLog};
 pub use open::OpenError;
 pub use salvage::{DamagedTopic, RecoverError, Salvaged, recover};

@@ -196,7 +196,7 @@ impl FoundDirectory {
             records,
             meta,
             directory,
-            ids,
+            mut ids,
             commits,
             data,
             lock,
@@ -216,7 +216,7 @@ impl FoundDirectory {
         let commits = commits.max(answered);
         // The counter comes last: without it the cut is noticed again.
         let write = || {
-            let garbage = finish_deletions(&meta)?;
+            let garbage = finish_deletions(&meta, &mut ids)?;
             meta.set_directory(&directory)?;
             meta.set_commits(commits)?;
             db.flush()?;

@@ -148,8 +148,10 @@ impl Writer {
             loaded.keys.retain(|mark| mark.offset <= head);
             return Ok(false);
         }
-        let differs =
-            loaded.identity_changed || loaded.numbers_changed || !loaded.leftovers.is_empty();
+        let differs = loaded.identity_changed
+            || loaded.numbers_changed
+            || !loaded.leftovers.is_empty()
+            || !loaded.corrected.is_empty();
         if !differs {
             return Ok(false);
         }
@@ -161,6 +163,7 @@ impl Writer {
             if loaded.identity_changed {
                 store.meta.set_identity(name, identity)?;
             }
+            loaded.correct_marks(&store.meta, identity.id())?;
             store.meta.set_numbers(identity.id(), &loaded.numbers)
         };
         if let Err(e) = write() {

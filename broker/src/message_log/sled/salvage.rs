@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hark_protocol::{Idempotency, TopicName};
+use hark_protocol::{Idempotency, ProducerId, TopicName};
 
 use super::directory::{DirectoryLock, check_format, runs_away, sync_directory, take_lock};
 use super::layout::{Header, Key, TopicId};
@@ -23,10 +23,10 @@ use super::meta::{Deletions, Directory, Entry, Identity, Ids, Losses, Mark, Meta
 use super::open::{self, OpenDirectory, OpenError};
 use super::raw::{Entries, RawPages};
 use super::rows;
-use super::scan::Scan;
+use super::scan::{Scan, Value, span};
 use super::stored::Body;
 use super::{SledLog, SledOptions};
-use crate::message_log::{ProducerMark, keep_newest};
+use crate::message_log::keep_newest;
 
 /// What sled keeps in memory meanwhile.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
@@ -217,6 +217,7 @@ pub fn recover(dir: &Path) -> Result<Salvaged, RecoverError> {
             ..salvaged
         })
     });
+    // What lies there can only be what was not finished: the damaged directory never has this name.
     if salvaged.is_err()
         && let Err(e) = remove_all(&new)
     {
@@ -257,31 +258,41 @@ fn check_room(dir: &Path, real: &Path, parent: &Path) -> Result<(), RecoverError
 }
 
 /// Puts `new` where `dir` is, and `dir` aside. Gives where that is.
+///
+/// At no moment has the damaged directory the name that the next recovery removes, and at none is nothing at `dir`, where a broker would
+/// make an empty log. So the new one takes the name that is meant for the damaged one, and then both change places at once. A
+/// crash between the two leaves the damaged one where it was, and beside it what was salvaged.
 fn exchange(dir: &Path, new: &Path, lock: DirectoryLock) -> io::Result<PathBuf> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     let parent = dir.parent().unwrap_or(dir);
-    let now = jiff::Timestamp::now()
-        .strftime("%Y%m%dT%H%M%SZ")
-        .to_string();
-    let aside = (0..1000)
-        .map(|n| match n {
-            0 => beside(dir, &format!(".damaged-{now}")),
-            n => beside(dir, &format!(".damaged-{now}-{n}")),
-        })
-        .find(|path| fs::symlink_metadata(path).is_err())
-        .ok_or_else(|| io::Error::other("there is no name left to set it aside under"))?;
-    // Both at once, so that there is never a moment without a log in which a broker would make an empty one.
-    match renameat_with(CWD, dir, CWD, new, RenameFlags::EXCHANGE) {
-        Ok(()) => fs::rename(new, &aside)?,
-        // The file system cannot.
-        Err(_) => {
-            fs::rename(dir, &aside)?;
-            fs::rename(new, dir)?;
+    let aside = free_name_aside(dir)?;
+    fs::rename(new, &aside)?;
+    if renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE).is_err() {
+        // The file system cannot. Then there is a moment with nothing at `dir`; the names still mean what they say.
+        fs::rename(&aside, new)?;
+        fs::rename(dir, &aside)?;
+        if let Err(e) = fs::rename(new, dir) {
+            fs::rename(&aside, dir)?;
+            return Err(e);
         }
     }
     sync_directory(parent)?;
     drop(lock);
     Ok(aside)
+}
+
+/// What the damaged directory is to be called.
+fn free_name_aside(dir: &Path) -> io::Result<PathBuf> {
+    let now = jiff::Timestamp::now()
+        .strftime("%Y%m%dT%H%M%SZ")
+        .to_string();
+    (0..1000)
+        .map(|n| match n {
+            0 => beside(dir, &format!(".damaged-{now}")),
+            n => beside(dir, &format!(".damaged-{now}-{n}")),
+        })
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .ok_or_else(|| io::Error::other("there is no name left to set it aside under"))
 }
 
 /// What was found of a topic beside its records.
@@ -475,7 +486,8 @@ fn copy(
     let mut copied = Copied::default();
     if let Some(Entry::Mark(topic, mark)) = Entry::parse(key, row) {
         if found.topics.contains_key(&topic) {
-            into.meta.set_mark(topic, &mark.producer, &mark_of(&mark))?;
+            into.meta
+                .set_mark(topic, &mark.producer, &Mark::from(&mark))?;
             copied.bytes += (key.len() + row.len()) as u64;
         }
         return Ok(copied);
@@ -522,20 +534,6 @@ fn fate(found: &FoundMeta, key: &[u8], value: &[u8]) -> Fate {
     }
 }
 
-fn mark_of(mark: &ProducerMark) -> Mark {
-    let &ProducerMark {
-        seq,
-        offset,
-        time_ms,
-        ..
-    } = mark;
-    Mark {
-        seq,
-        offset,
-        time_ms,
-    }
-}
-
 struct Rebuilt {
     kept: u64,
     lost: u64,
@@ -554,10 +552,11 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
     let mut first = topic.numbers.map(|numbers| numbers.first);
     let mut next = first.unwrap_or(0);
     let mut time_ms = topic.numbers.map_or(0, |numbers| numbers.last_time_ms);
-    let mut marks: Vec<ProducerMark> = Vec::new();
+    let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
     let mut losses = Losses::default();
+    let (mut ahead, mut stale) = (None, Vec::new());
     let mut scan = Scan::new(&into.records, id, next, u64::MAX)?;
-    while let Some(value) = scan.next_value()? {
+    while let Some(value) = next_newest(&mut scan, &mut ahead, &mut stale)? {
         if first.is_none() {
             (first, next) = (Some(value.base), value.base);
         }
@@ -575,25 +574,32 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
                 break;
             };
             if let Idempotency::Sequence { producer, seq } = idempotency {
-                marks.push(ProducerMark {
-                    producer,
+                let mark = Mark {
                     seq,
                     offset,
                     time_ms: value.time_ms,
-                });
+                };
+                marks
+                    .entry(producer)
+                    .and_modify(|before| *before = mark.after(*before))
+                    .or_insert(mark);
             }
         }
         if marks.len() > MAX_MARKS {
-            marks = newest_of_each(marks);
+            marks = newest(marks);
+        }
+    }
+    for base in stale {
+        let keys = into.records.range(span(id, base, base)).keys();
+        for key in keys.collect::<sled::Result<Vec<_>>>()? {
+            into.records.remove(&key)?;
         }
     }
     let head = next.max(1) - 1;
     let was = topic.numbers.map_or(0, |numbers| numbers.head);
     rebuilt.lost += was.saturating_sub(head);
     rebuilt.head = head;
-    for mark in newest_of_each(marks) {
-        into.meta.set_mark(id, &mark.producer, &mark_of(&mark))?;
-    }
+    write_marks(into, id, head, marks)?;
     let numbers = Numbers {
         first: first.unwrap_or(1),
         head,
@@ -611,15 +617,71 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
     Ok(rebuilt)
 }
 
-/// The newest number of each producer, of those that are remembered.
-fn newest_of_each(marks: Vec<ProducerMark>) -> Vec<ProducerMark> {
-    let mut newest: HashMap<_, ProducerMark> = HashMap::new();
-    for mark in marks {
-        newest.insert(mark.producer.clone(), mark);
+/// The next whole value; never two for one offset. Where two overlap, one of them was cut off before, and came back with a stale page:
+/// the one with the earlier time, since time never goes back. Where that lies goes to `stale`.
+fn next_newest(
+    scan: &mut Scan<'_>,
+    ahead: &mut Option<Value>,
+    stale: &mut Vec<u64>,
+) -> sled::Result<Option<Value>> {
+    let next = match ahead.take() {
+        Some(next) => Some(next),
+        None => scan.next_value()?,
+    };
+    let Some(mut value) = next else {
+        return Ok(None);
+    };
+    while let Some(next) = scan.next_value()? {
+        if next.base > value.end {
+            *ahead = Some(next);
+            break;
+        }
+        let older = match next.time_ms > value.time_ms {
+            true => std::mem::replace(&mut value, next),
+            // What was cut off began no earlier than what came in its place.
+            false => next,
+        };
+        stale.push(older.base);
     }
-    let mut newest = newest.into_values().collect();
+    Ok(Some(value))
+}
+
+/// Makes the producers' numbers that were copied and those in the records agree. A number beyond the head is that of a message that is
+/// lost: were it believed, the message would be taken for kept when it comes again.
+fn write_marks(
+    into: &OpenDirectory,
+    id: TopicId,
+    head: u64,
+    found: HashMap<ProducerId, Mark>,
+) -> Result<(), MetaError> {
+    let mut found = newest(found);
+    for copied in into.meta.marks(id).collect::<Result<Vec<_>, _>>()? {
+        let (beyond, mark) = (copied.offset > head, Mark::from(&copied));
+        match found.get_mut(&copied.producer) {
+            None if beyond => into.meta.remove_mark(id, &copied.producer)?,
+            // The record that it names may be one that is missing.
+            Some(newest) if !beyond && copied.offset >= newest.offset => {
+                *newest = mark.after(*newest);
+            }
+            Some(newest) if !beyond => *newest = newest.after(mark),
+            Some(_) | None => {}
+        }
+    }
+    for (producer, mark) in found {
+        into.meta.set_mark(id, &producer, &mark)?;
+    }
+    Ok(())
+}
+
+/// The numbers of those producers that are remembered.
+fn newest(marks: HashMap<ProducerId, Mark>) -> HashMap<ProducerId, Mark> {
+    let marks = marks.into_iter();
+    let mut newest = marks.map(|(producer, mark)| mark.of(producer)).collect();
     keep_newest(&mut newest);
+    let newest = newest.into_iter();
     newest
+        .map(|mark| (mark.producer.clone(), Mark::from(&mark)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -628,7 +690,7 @@ mod tests {
 
     use super::super::tests::{contents, long, options, start_in, with_trees};
     use super::*;
-    use crate::message_log::contract::{Bench, messages, sent_by, text, topic};
+    use crate::message_log::contract::{Bench, NOON, messages, sent_by, text, topic};
     use crate::message_log::{Lineage, PageItem};
 
     /// A log with topics that grow at once, a large message, a producer, and what retention took.
@@ -877,6 +939,99 @@ mod tests {
         };
         assert!(found.lineage.contains(&next) && found.deleted == [deleted]);
         assert_eq!(bench.open("t2").found.head, 1);
+    }
+
+    #[test]
+    fn producers_go_on_where_what_is_left_of_their_messages_says() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let bench = start_in(&dir);
+        let orders = bench.open("orders");
+        for record in [
+            sent_by("p", 1),
+            sent_by("p", 2),
+            long(3),
+            sent_by("q", 1),
+            sent_by("q", 2),
+            sent_by("r", 1),
+        ] {
+            orders.append(vec![record]).unwrap();
+        }
+        bench.log.shutdown();
+        drop(bench);
+        with_trees(&dir, |records, meta| {
+            let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
+            for lost in [2, 5, 6] {
+                records.remove(&Key::new(id, lost, 0).to_bytes()).unwrap();
+            }
+        });
+
+        recover(&dir).unwrap();
+
+        let found = start_in(&dir).open("orders").found.clone();
+        assert_eq!(found.head, 4);
+        let mut counts: Vec<_> = found.producers.iter().collect();
+        counts.sort_by(|a, b| a.producer.cmp(&b.producer));
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|mark| (mark.producer.as_str(), mark.seq, mark.offset))
+            .collect();
+        // What is lost in the middle had been answered, and is told as lost. What is lost at the end may not have been.
+        assert_eq!(counts, [("p", 2, 2), ("q", 1, 4)]);
+    }
+
+    #[test]
+    fn what_had_been_cut_off_does_not_come_back_over_what_came_after() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        let bench = start_in(&dir);
+        bench
+            .open("a")
+            .append((1..=10).map(long).collect())
+            .unwrap();
+        bench
+            .open("a")
+            .append((11..=15).map(long).collect())
+            .unwrap();
+        let b = bench.open("b");
+        for range in [1..=2, 3..=3, 4..=6] {
+            b.append(range.map(long).collect()).unwrap();
+        }
+        let before = all_of(&bench);
+        bench.log.shutdown();
+        drop(bench);
+        // As a stale page brings it back.
+        with_trees(&dir, |records, meta| {
+            let id = |name| meta.identity(&topic(name)).unwrap().unwrap().id();
+            let mut packer = super::super::stored::Packer::default();
+            let mut pack = |id, base, time_ms, new: Vec<_>| {
+                let put = |key: &[u8; 18], value: &[u8]| records.insert(key, value);
+                let packed = packer.pack(id, base, time_ms, &new, put);
+                packed.map_err(|_| ()).unwrap();
+            };
+            pack(id("a"), 5, NOON, (105..=107).map(long).collect());
+            pack(id("b"), 3, NOON - 1000, (103..=112).map(long).collect());
+        });
+
+        let salvaged = recover(&dir).unwrap();
+
+        assert_eq!((salvaged.records, salvaged.damaged_topics), (15 + 5, 1));
+        assert_eq!((salvaged.worst[0].lost, salvaged.worst[0].head), (1, 6));
+        let bench = start_in(&dir);
+        let after = all_of(&bench);
+        assert_eq!(before[0].2, after[0].2);
+        let mut left = before[1].2.clone();
+        left.remove(2);
+        assert_eq!(left, after[1].2);
+        assert_eq!(
+            (bench.open("a").found.head, bench.open("b").found.head),
+            (15, 6)
+        );
+        drop(bench);
+        let verified = super::super::OfflineLog::open(&dir)
+            .unwrap()
+            .verify(|problem| panic!("{problem:?}"));
+        assert_eq!((verified.records, verified.lost), (20, 1));
     }
 
     #[test]
