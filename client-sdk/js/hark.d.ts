@@ -23,6 +23,16 @@ export interface StateChange {
  */
 export type TokenReason = "connect" | "expiring" | "refused";
 
+/** What the client uses of a `WebSocket`: browsers' own, that of Node 22, and that of the package `ws` all have it. */
+export interface WebSocketLike {
+  onopen: ((event: any) => void) | null;
+  onmessage: ((event: any) => void) | null;
+  onerror: ((event: any) => void) | null;
+  onclose: ((event: any) => void) | null;
+  send(text: string): void;
+  close(code: number): void;
+}
+
 export interface Options {
   /** `ws(s)://host/ws` or `http(s)://host[/prefix]`. In a browser the page's own origin by default. */
   url?: string | undefined;
@@ -31,12 +41,12 @@ export interface Options {
   /** In the order in which they are tried. Default: `["websocket", "sse", "longpoll"]`. */
   transports?: Transport[] | undefined;
   /** A WebSocket class, for Node before 22 (such as that of the package `ws`). Default: the global one. */
-  WebSocket?: typeof globalThis.WebSocket | undefined;
+  WebSocket?: (new (url: string, protocol: string) => WebSocketLike) | undefined;
   /** Default: the global one. */
   fetch?: typeof globalThis.fetch | undefined;
   /** How long one attempt by one transport may take. Default: 6,000. */
   connectTimeoutMs?: number | undefined;
-  /** After a fallback: about how long until a WebSocket is tried again. Doubles with each failure up to 10 minutes. Default: 15,000. */
+  /** After a fallback: about how long until a better transport is tried again. Doubles with each failure up to 10 minutes. Default: 15,000. */
   probeMs?: number | undefined;
   /** How much may be published and unanswered; beyond it `publish` fails with `window_full`. Default: 10,000 messages, 16 MiB. */
   window?: { messages?: number; bytes?: number } | undefined;
@@ -80,8 +90,10 @@ export interface PublishOptions {
   /** Of bytes. */
   contentType?: string | undefined;
   /**
-   * A key of your own: a second message with it is a duplicate, within two minutes. For what is published again after the page was
-   * loaded again; within one client nothing is kept twice anyway.
+   * A key of your own, of 1 to 64 bytes: a second message with it is a duplicate, within two minutes. For what is published again
+   * after the page was loaded again. It takes the place of the client's own numbering, which needs no key and forgets nothing: it
+   * waits for the receipts of those before it, those behind it wait for its own, and if it has none within those two minutes it
+   * fails with `lost` and `maybeKept`, since sent again it could be kept twice.
    */
   messageId?: string | undefined;
 }
@@ -96,10 +108,13 @@ export interface Receipt {
 /** Where a subscription starts. `since`: a time, or how long ago (`"5m"`, `"1h 30m"`, `"7d"`). */
 export type From = "now" | "earliest" | { after: string } | { last: number } | { since: string | Date };
 
-/** Where a cursor is kept between two lives of an application. `load` may be asynchronous, `save` too. */
+/**
+ * Where a cursor is kept between two lives of an application. `load` may be asynchronous, `save` too: if it gives a promise, it is
+ * not called again before that is settled, and then with the newest cursor.
+ */
 export interface CursorStore {
   load(): string | null | undefined | Promise<string | null | undefined>;
-  save(cursor: string): void | Promise<void>;
+  save(cursor: string): unknown;
 }
 
 /** A cursor kept in the browser's `localStorage` under `key`. */

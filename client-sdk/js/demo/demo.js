@@ -157,6 +157,8 @@ const wordsOfGap = ({ reason, from, to }) => {
 /** What is subscribed to for the room. @type {import("../hark.js").Subscription[]} */
 let subscriptions = [];
 let topic = "";
+/** Counts the rooms that were entered: whoever comes back to one while its history is on the way is in it a second time. */
+let visit = 0;
 
 /** @param {string} cursor */
 const placeOf = (cursor) => {
@@ -169,7 +171,7 @@ const enter = async (room) => {
   for (const subscription of subscriptions) subscription.close();
   subscriptions = [];
   topic = `demo.${room}`;
-  const here = topic;
+  const mine = ++visit;
   $("messages").replaceChildren();
   $("empty").hidden = false;
   $("below").hidden = true;
@@ -177,14 +179,15 @@ const enter = async (room) => {
   showPlace(room);
 
   // The messages from before the last visit, for display alone; the subscription goes on behind them, from the stored cursor.
-  const store = localCursor(topic);
-  const seen = await store.load();
-  if (seen) await showEarlier(here, placeOf(seen));
-  if (topic !== here) return;
+  // From there, wherever another tab moves it meanwhile.
+  const { load, save } = localCursor(topic);
+  const seen = await load();
+  if (seen) await showEarlier(mine, placeOf(seen));
+  if (visit !== mine) return;
 
   let isNew = !!seen && $("messages").children.length > 0;
   let live = false;
-  const chat = hark.subscribe(topic, { from: { last: EARLIER }, cursor: store });
+  const chat = hark.subscribe(topic, { from: { last: EARLIER }, cursor: { load: () => seen, save } });
   chat.on("message", (message) => {
     if (isNew && !live) note("New since your last visit");
     isNew = false;
@@ -204,15 +207,15 @@ const enter = async (room) => {
 };
 
 /**
- * @param {string} here
+ * @param {number} mine the visit that it is for
  * @param {{ epoch: string, offset: number }} seen
  */
-const showEarlier = async (here, seen) => {
+const showEarlier = async (mine, seen) => {
   try {
-    const response = await fetch(`${base}/v1/topics/${here}/messages?from=last:${EARLIER}&limit=${EARLIER}`);
+    const response = await fetch(`${base}/v1/topics/${topic}/messages?from=last:${EARLIER}&limit=${EARLIER}`);
     const { messages, cursor } = await response.json();
     const { epoch } = placeOf(cursor);
-    if (topic !== here || epoch !== seen.epoch) return;
+    if (visit !== mine || epoch !== seen.epoch) return;
     for (const { offset, time, data, data_base64 } of messages) {
       if (offset > seen.offset) break;
       const bytes = () => Uint8Array.from(atob(data_base64), (char) => char.charCodeAt(0));

@@ -6,7 +6,7 @@
  * whole range, it spreads a crowd best, and the mean is still half the bound.
  *
  * @param {number} failures
- * @param {number} firstMs
- * @param {number} longestMs
+ * @param {number} [firstMs] unless said otherwise, the bounds are those for a command that Hark did not take just now
+ * @param {number} [longestMs] as for a broker whose log is closed until a restart
  */
-export const draw = (failures, firstMs, longestMs) => Math.random() * Math.min(longestMs, firstMs * 2 ** failures);
+export const draw = (failures, firstMs = 50, longestMs = 5000) => Math.random() * Math.min(longestMs, firstMs * 2 ** failures);

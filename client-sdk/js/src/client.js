@@ -2,10 +2,10 @@
 // What the application holds. Owns how frames go between the connection, the outbox and the inbox, and the ids they carry.
 
 import { isLarger, toBase64 } from "./bytes.js";
+import { checkPublish, checkTopic, readFrom } from "./checks.js";
 import { Connection } from "./connection.js";
-import { isCursor } from "./cursor.js";
-import { Emitter, report } from "./emitter.js";
-import { HarkError, PublishError } from "./errors.js";
+import { Emitter } from "./emitter.js";
+import { HarkError, PublishError, SubscribeError, tooLarge } from "./errors.js";
 import { Inbox } from "./inbox.js";
 import { settle } from "./options.js";
 import { Outbox } from "./outbox.js";
@@ -91,21 +91,21 @@ export class Client {
    * @param {import("../hark").PublishOptions} [options]
    * @returns {Promise<import("../hark").Receipt>}
    */
-  async publish(topic, data, { headers, contentType, messageId } = {}) {
+  async publish(topic, data, options = {}) {
     topic = String(topic);
-    if (this.#ended) throw new PublishError(this.#ended.code, this.#ended.message, topic, false);
-    // Written now, so that what the application does with its object later changes nothing.
     let body;
     try {
-      body = writeBody(data, { headers, contentType, messageId });
+      if (this.#ended) throw this.#ended;
+      checkTopic(topic, true);
+      // Written now, so that what the application does with its object later changes nothing.
+      body = writeBody(data, options);
+      const { frameBytes } = this.#limits;
+      if (isLarger(body, frameBytes)) throw new HarkError("too_large", tooLarge(frameBytes));
     } catch (error) {
-      throw new PublishError("bad_frame", String(error), topic, false);
+      const { code, message } = error instanceof HarkError ? error : new HarkError("bad_frame", String(error));
+      throw new PublishError(code, message, topic, false);
     }
-    if (isLarger(body, this.#limits.frameBytes)) {
-      const message = `the message has more than the ${this.#limits.frameBytes} bytes that Hark takes`;
-      throw new PublishError("too_large", message, topic, false);
-    }
-    return this.#outbox.publish(topic, body, messageId !== undefined);
+    return this.#outbox.publish(topic, body, options.messageId != null);
   }
 
   /**
@@ -115,25 +115,22 @@ export class Client {
    */
   subscribe(name, { from = "now", cursor: store } = {}) {
     if (this.#ended) throw this.#ended;
+    const topic = String(name);
     /** @type {Subscription} */
-    const subscription = new Subscription(String(name), store, this.#options.queue, {
+    const subscription = new Subscription(topic, store, this.#options.queue, {
       drained: () => this.#inbox.drained(subscription),
       left: () => this.#inbox.unsubscribe(subscription),
     });
-    const checked = (/** @type {unknown} */ cursor) => (isCursor(cursor) ? /** @type {string} */ (cursor) : undefined);
-    const loaded = store?.load();
-    const start = onWire(from);
-    if (loaded && typeof loaded !== "string") {
-      // Where it cannot be read it is as if there were none.
-      this.#inbox.subscribe(
-        subscription,
-        start,
-        loaded.then(checked, (error) => void report(error)),
-      );
-    } else {
-      const cursor = checked(loaded);
-      this.#inbox.subscribe(subscription, cursor ? { after: cursor } : start, undefined);
+    let start;
+    try {
+      checkTopic(topic, false);
+      start = readFrom(from);
+    } catch (error) {
+      const { code, message } = /** @type {HarkError} */ (error);
+      subscription.finish(new SubscribeError(code, message, topic));
+      return subscription;
     }
+    this.#inbox.subscribe(subscription, start, store?.load());
     return subscription;
   }
 
@@ -186,22 +183,18 @@ export class Client {
  * @param {unknown} data
  * @param {import("../hark").PublishOptions} options
  */
-export const writeBody = (data, { headers, contentType, messageId }) => {
+const writeBody = (data, options) => {
+  checkPublish(options);
+  const { headers, contentType, messageId } = options;
   const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : data;
-  const fields =
-    bytes instanceof Uint8Array
-      ? { data_base64: toBase64(bytes), content_type: contentType, headers, message_id: messageId }
-      : { data: bytes, headers, message_id: messageId };
-  const text = JSON.stringify(fields);
-  // Ten frames in a row that Hark cannot read end the connection for good.
-  if (Object.values(headers ?? {}).some((value) => typeof value !== "string")) throw new TypeError("headers are texts");
+  const text = JSON.stringify({
+    ...(bytes instanceof Uint8Array
+      ? { data_base64: toBase64(bytes), content_type: contentType }
+      : { data: bytes }),
+    headers,
+    message_id: messageId,
+  });
   // A function, `undefined`: JSON leaves it out.
   if (!text.startsWith('{"data')) throw new TypeError("the data is nothing that JSON can say");
   return text.slice(1, -1);
 };
-
-/** @param {import("../hark").From} from */
-const onWire = (from) =>
-  typeof from === "object" && "since" in from && from.since instanceof Date
-    ? { since: from.since.toISOString() }
-    : from;

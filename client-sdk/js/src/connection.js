@@ -9,7 +9,8 @@
 //             └── final close code, token refused twice ► closed ◄── close()
 //
 // A transport is passed over when it cannot be had here; one that has worked gets a second chance first, since then it is
-// more likely that Hark is away. While a lesser transport serves, a better one is tried in the background.
+// more likely that Hark is away. While a lesser transport serves, those before it are tried in the background; but for one that
+// had opened and then let nothing through, which another try would not show.
 
 import { draw } from "./backoff.js";
 import { ConnectionError } from "./errors.js";
@@ -61,6 +62,8 @@ export class Connection {
   #next = 0;
   /** Of each transport that has worked, whether it has failed since. @type {(boolean | undefined)[]} */
   #failed = [];
+  /** Of each transport, whether it let nothing through once it was open. @type {(boolean | undefined)[]} */
+  #held = [];
   #failures = 0;
   #notBefore = 0;
   /** A token was refused; the callback has one chance to give a better one. */
@@ -112,14 +115,14 @@ export class Connection {
   reconnect() {
     this.#next = this.#notBefore = 0;
     this.#hurry();
-    this.#over({ error: new ConnectionError("lost", "reconnecting, as asked"), again: true });
+    this.#over({ again: true });
   }
 
   /** @param {import("./errors.js").HarkError} [error] none: the application wants it */
   close(error) {
     if (this.#isClosed()) return;
     this.#unwatch();
-    this.#over({ error: error ?? new ConnectionError("closed", "the client is closed") });
+    this.#over({ error });
     this.#set("closed", { error });
     this.#notBefore = 0;
     this.#hurry();
@@ -152,13 +155,14 @@ export class Connection {
    */
   async #connect() {
     for (;;) {
+      const loss = await this.#serve(this.#next);
+      // What was lost, and that may be a better one than it began with. The next attempt begins with it.
       const at = this.#next;
-      const loss = await this.#serve(at);
-      // `#next` is the transport that was lost, so the next attempt begins with it.
-      if (loss.opened && !loss.unusable) return loss;
+      if (loss.again || (loss.opened && !loss.unusable)) return loss;
       // One that has worked gets a second chance.
       const passOver = loss.unusable && (loss.opened || this.#failed[at] !== false);
       if (this.#failed[at] === false) this.#failed[at] = true;
+      this.#held[at] = loss.unusable && loss.opened;
       if (passOver && at + 1 < this.#options.transports.length) {
         this.#next = at + 1;
       } else {
@@ -226,10 +230,8 @@ export class Connection {
    * @param {number} at
    */
   #adopt(line, at) {
-    if (this.#attempt === line) this.#attempt = undefined;
-    if (this.#probe.line === line) this.#probe.line = undefined;
     // A lesser line, if this one was tried in the background.
-    this.#drop();
+    this.#drop(line);
     this.#line = line;
     this.#next = at;
     this.#failed[at] = false;
@@ -240,10 +242,10 @@ export class Connection {
     this.#set("open");
   }
 
-  #drop() {
+  /** @param {Line} [opened] stays */
+  #drop(opened) {
     clearTimeout(this.#probe.timer);
-    this.#probe.line?.close();
-    this.#attempt?.close();
+    for (const line of [this.#probe.line, this.#attempt]) if (line !== opened) line?.close();
     this.#probe.line = this.#attempt = undefined;
     if (!this.#line) return;
     this.#line.close();
@@ -251,25 +253,21 @@ export class Connection {
     this.#events.lost();
   }
 
-  /** While a lesser transport serves, a WebSocket is tried now and then. */
+  /** While a lesser transport serves, the better ones are tried now and then. */
   #probeLater() {
-    const at = this.#options.transports.indexOf("websocket");
-    if (at < 0 || at >= this.#next) return;
+    if (!this.#next) return;
     const probe = this.#probe;
+    const served = this.#line;
+    const isOver = () => served !== this.#line;
+    let at = 0;
+    const tryNext = () => {
+      if (isOver()) return;
+      while (this.#held[at]) at++;
+      if (at >= this.#next) this.#probeLater();
+      else this.#dial(at++, isOver, (line) => (probe.line = line), tryNext);
+    };
     clearTimeout(probe.timer);
-    probe.timer = setTimeout(
-      () => {
-        const served = this.#line;
-        const isOver = () => served !== this.#line;
-        this.#dial(
-          at,
-          isOver,
-          (line) => (probe.line = line),
-          () => isOver() || this.#probeLater(),
-        );
-      },
-      probe.wait * (0.5 + Math.random() / 2),
-    );
+    probe.timer = setTimeout(tryNext, probe.wait * (0.5 + Math.random() / 2));
     probe.wait = Math.min(probe.wait * 2, LONGEST_PROBE_MS);
   }
 

@@ -49,6 +49,9 @@ export class SubscribeError extends HarkError {
   }
 }
 
+/** @param {number} bytes */
+export const tooLarge = (bytes) => `the message makes a frame of more than ${bytes} bytes`;
+
 const PASSING = ["busy", "log_unavailable", "rate_limited", "internal"];
 const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
 

@@ -29,7 +29,7 @@ const LINE_CHARS = 1 << 22;
  */
 
 /** @typedef {Map<string, Topic>} Topics */
-/** @typedef {{ topics: Topics, run: Run | undefined }} Stream */
+/** @typedef {{ topics: Topics, run?: Run }} Stream */
 
 /**
  * One reading of a stream, until it is stopped. What it still hears after that does not count.
@@ -121,6 +121,8 @@ export class HttpLine {
   #outgoing = [];
   #publishing = false;
   #heartbeatMs = HEARTBEAT_MS;
+  /** Something came by a stream: from then on silence says nothing against the transport. */
+  heard = false;
 
   /**
    * @param {import("./line.js").Dial} dial
@@ -211,7 +213,7 @@ export class HttpLine {
    * @param {number} patienceMs
    */
   async get(run, path, patienceMs) {
-    const response = await this.#request(path, {}, patienceMs, run.stop.signal);
+    const response = await this.#request(path, {}, patienceMs, run.stop.signal, !this.heard);
     if (response.ok) return response;
     const { code, message } = await this.#refusalOf(response);
     await this.findRefused(run, code, message);
@@ -227,6 +229,7 @@ export class HttpLine {
     const { type, topic: name, offset, cursor } = frame;
     const topic = run.topics.get(name);
     if (run.stop.signal.aborted || this.#over) return;
+    this.heard = true;
     if (type === "welcome") {
       this.#heartbeatMs = frame.heartbeat_ms;
       this.#listener.hear(frame, 0);
@@ -236,8 +239,8 @@ export class HttpLine {
     topic.from = type === "message" ? formatCursor({ ...parseCursor(topic.from), offset }) : cursor;
     if (type === "subscribed") topic.ask = 0;
     topic.placed = true;
-    // A second `subscribed` was not asked for: the stream was started again for the sake of another topic.
-    if (type !== "subscribed" || id) this.#listener.hear({ ...frame, id }, size);
+    // A second `subscribed` was not asked for, and goes without an id: the stream was started again.
+    this.#listener.hear({ ...frame, id }, size);
   }
 
   /**
@@ -295,8 +298,8 @@ export class HttpLine {
     const { code = "", message = `status ${status}: ${text.slice(0, 200)}` } = body;
     if (status === 401) throw lost("unauthenticated", message, { refused: true });
     if (status === 429 || status >= 500 || mayPass(code)) {
-      const seconds = Number(headers.get("retry-after"));
-      throw lost(code || "unreachable", message, { retryAfterMs: seconds > 0 ? seconds * 1000 : undefined });
+      // Of a date, or none: nothing.
+      throw lost(code || "unreachable", message, { retryAfterMs: Number(headers.get("retry-after")) * 1000 || undefined });
     }
     if (!code) throw lost("unreachable", `${this.#dial.base} is no Hark: ${message}`, { unusable: true });
     return { code, message };
@@ -336,15 +339,16 @@ export class HttpLine {
    * @param {RequestInit} init
    * @param {number} patienceMs until the answer begins
    * @param {AbortSignal} [signal]
+   * @param {boolean} [unusable] what it says of the transport if none comes
    * @returns {Promise<Response>}
    */
-  async #request(path, init, patienceMs, signal = this.#stop.signal) {
+  async #request(path, init, patienceMs, signal = this.#stop.signal, unusable = !this.#pulse) {
     const { base, fetch } = this.#dial;
     const token = this.#token;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
     const late = new Promise((_, reject) => {
-      const error = lost("unreachable", `no answer from ${base} in time`, { unusable: true });
+      const error = lost("unreachable", `no answer from ${base} in time`, { unusable });
       timer = setTimeout(() => reject(error), patienceMs);
     });
     const headers = { ...init.headers, ...(token && { authorization: `Bearer ${token}` }) };
@@ -408,7 +412,7 @@ export class HttpLine {
         const chars = [...topics.values()].reduce((sum, { size }) => sum + size, topic.size);
         return topics.size < STREAM_TOPICS && chars <= STREAM_QUERY_CHARS;
       };
-      const stream = [...this.#streams].find(hasRoom) ?? { topics: new Map(), run: undefined };
+      const stream = [...this.#streams].find(hasRoom) ?? { topics: new Map() };
       stream.topics.set(name, topic);
       this.#streams.add(stream);
       this.#changed.add(stream);

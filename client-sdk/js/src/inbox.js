@@ -27,11 +27,10 @@
 
 import { draw } from "./backoff.js";
 import { fromBase64 } from "./bytes.js";
-import { formatCursor, parseCursor } from "./cursor.js";
+import { formatCursor, isCursor, parseCursor } from "./cursor.js";
+import { report } from "./emitter.js";
 import { SubscribeError, mayPass } from "./errors.js";
 
-const FIRST_WAIT_MS = 50;
-const LONGEST_WAIT_MS = 5000;
 // So often Hark is asked to fill the same hole.
 const HOLE_ATTEMPTS = 3;
 
@@ -42,10 +41,10 @@ const HOLE_ATTEMPTS = 3;
  * @typedef {object} Wanted
  * @property {Subscription} subscription
  * @property {unknown} from as the application asked, in the wire's form
- * @property {Position | undefined} position
+ * @property {Position} [position]
  * @property {number} asked the id of the `subscribe` that was sent for it: an answer to another one was for an earlier subscription
  * @property {boolean} parked not now: the queue is full, or the stored cursor is not read yet
- * @property {ReturnType<typeof setTimeout> | undefined} timer not before: Hark was busy
+ * @property {ReturnType<typeof setTimeout>} [timer] not before: Hark was busy
  * @property {number} setbacks
  * @property {[cursor: string, seen: number]} hole
  */
@@ -54,7 +53,7 @@ const HOLE_ATTEMPTS = 3;
  * @typedef {object} Seat one topic
  * @property {"off" | "asking" | "on" | "leaving"} wire
  * @property {number} id of the command that is not answered yet
- * @property {Wanted | undefined} wanted
+ * @property {Wanted} [wanted]
  */
 
 export class Inbox {
@@ -67,7 +66,7 @@ export class Inbox {
   #newId;
 
   /**
-   * @param {(frame: { type: string, id: number, topic: string, from?: unknown }) => void} say
+   * @param {(frame: { type: string, id?: number, topic?: string, from?: unknown }) => void} say
    * @param {() => number} newId
    */
   constructor(say, newId) {
@@ -82,33 +81,33 @@ export class Inbox {
   /**
    * @param {Subscription} subscription
    * @param {unknown} from
-   * @param {PromiseLike<string | undefined> | undefined} stored a cursor that wins, when it is there
+   * @param {any} stored a cursor that wins, or its promise, or anything else for none
    */
   subscribe(subscription, from, stored) {
     const { topic } = subscription;
-    const seat = this.#seats.get(topic) ?? { wire: "off", id: 0, wanted: undefined };
+    const seat = this.#seats.get(topic) ?? /** @type {Seat} */ ({ wire: "off", id: 0 });
     if (seat.wanted) {
-      throw new SubscribeError("already_subscribed", `this client is subscribed to ${topic} already`, topic);
+      throw new SubscribeError("already_subscribed", `subscribed to ${topic} already`, topic);
     }
     this.#seats.set(topic, seat);
     /** @type {Wanted} */
     const wanted = {
       subscription,
       from,
-      position: undefined,
       asked: 0,
-      parked: !!stored,
-      timer: undefined,
+      parked: true,
       setbacks: 0,
       hole: ["", 0],
     };
     seat.wanted = wanted;
-    stored?.then((cursor) => {
-      if (cursor) wanted.from = { after: cursor };
+    const begin = (/** @type {unknown} */ cursor) => {
+      if (isCursor(cursor)) wanted.from = { after: cursor };
       wanted.parked = false;
       this.#reconcile(topic);
-    });
-    this.#reconcile(topic);
+    };
+    // Where it cannot be read it is as if there were none.
+    if (stored?.then) stored.then(begin, (/** @type {unknown} */ error) => begin(report(error)));
+    else begin(stored);
   }
 
   /**
@@ -147,7 +146,11 @@ export class Inbox {
     for (const [topic, seat] of this.#seats) {
       seat.wire = "off";
       if (!seat.wanted) this.#seats.delete(topic);
-      else this.#stopWaiting(seat.wanted);
+      else {
+        clearTimeout(seat.wanted.timer);
+        seat.wanted.timer = undefined;
+        seat.wanted.setbacks = 0;
+      }
     }
   }
 
@@ -166,18 +169,18 @@ export class Inbox {
   }
 
   /**
-   * Whether that was an answer to a living command.
+   * Whether that was an answer to a living command. Without an id it answers none: a stream was started again for a subscription
+   * that stands, and may have found the topic under another epoch.
    *
    * @param {{ id?: number, topic: string, cursor: string, resumed: boolean }} frame
    */
-  subscribed({ id = 0, cursor, resumed }) {
-    const topic = this.#requests.get(id) ?? "";
+  subscribed({ id, topic, cursor, resumed }) {
     const seat = this.#seats.get(topic);
-    this.#requests.delete(id);
-    if (!seat || seat.wire !== "asking" || seat.id !== id) return false;
+    if (id) this.#requests.delete(id);
+    if (!seat || (id ? seat.wire !== "asking" || seat.id !== id : seat.wire !== "on")) return false;
     seat.wire = "on";
     const { wanted } = seat;
-    if (wanted?.asked === id) {
+    if (wanted && (!id || wanted.asked === id)) {
       wanted.setbacks = 0;
       const { position } = wanted;
       const asked = parseCursor(cursor);
@@ -226,7 +229,7 @@ export class Inbox {
     const { wanted } = seat;
     if (seat.wire === "asking" && wanted?.asked === id) {
       if (mayPass(code)) {
-        const wait = Math.max(draw(wanted.setbacks++, FIRST_WAIT_MS, LONGEST_WAIT_MS), retryAfterMs);
+        const wait = Math.max(draw(wanted.setbacks++), retryAfterMs);
         wanted.timer = setTimeout(() => {
           wanted.timer = undefined;
           this.#reconcile(topic);
@@ -324,6 +327,8 @@ export class Inbox {
     if (!wanted) this.#seats.delete(topic);
     if (!now || wanted.timer || !this.#connected) return;
     const { position, from } = wanted;
+    // Hark may not be able to read what the application gave, and ends who says ten such things in a row.
+    if (!position && typeof from === "object") this.#say({ type: "ping" });
     wanted.asked = this.#ask("asking", seat, topic, {
       type: "subscribe",
       from: position ? { after: formatCursor(position) } : from,
@@ -351,12 +356,5 @@ export class Inbox {
     this.#requests.set(id, topic);
     this.#say({ type, id, topic, ...more });
     return id;
-  }
-
-  /** @param {Wanted} wanted */
-  #stopWaiting(wanted) {
-    clearTimeout(wanted.timer);
-    wanted.timer = undefined;
-    wanted.setbacks = 0;
   }
 }

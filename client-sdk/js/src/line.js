@@ -11,7 +11,7 @@
  * @typedef {object} Dial
  * @property {string} base `http(s)://host[/prefix]`, without a slash at the end
  * @property {string | undefined} token
- * @property {typeof globalThis.WebSocket | undefined} WebSocket
+ * @property {import("../hark").Options["WebSocket"]} WebSocket
  * @property {typeof globalThis.fetch} fetch
  * @property {number} patienceMs how long opening may take
  */
@@ -27,12 +27,12 @@
  * How a line ended.
  *
  * @typedef {object} Loss
- * @property {import("./errors.js").HarkError} error
+ * @property {import("./errors.js").HarkError} [error] none: it was not lost but given up
  * @property {boolean} [unusable] another transport may do: this one cannot be had here
  * @property {boolean} [refused] the token is no good
  * @property {boolean} [final] connecting again makes no sense
  * @property {boolean} [opened] it had been open
- * @property {boolean} [again] at once: it was not lost but given up
+ * @property {boolean} [again] at once
  * @property {number} [retryAfterMs] what Hark asked for
  */
 

@@ -39,7 +39,8 @@ const read = async (line, run) => {
 const hearPage = (line, run, { topic: name, messages, cursor, caught_up, gap }, size) => {
   const topic = run.topics.get(name);
   if (!topic) return 0;
-  if (topic.ask) line.hear(run, { type: "subscribed", topic: name, ...startOf(topic, messages[0], cursor, gap) }, 0);
+  // Of each page: it may be of another epoch than the one before.
+  line.hear(run, { type: "subscribed", topic: name, ...startOf(topic, messages[0], cursor, gap) }, 0);
   if (gap) line.hear(run, gap, 0);
   // One text holds them all; each weighs an equal part.
   for (const message of messages) line.hear(run, message, size / messages.length);

@@ -6,12 +6,15 @@ import { HarkError } from "./errors.js";
 /** @typedef {import("../hark").Options} Options */
 /** @typedef {import("../hark").Transport} Transport */
 
+/** @type {Transport[]} */
+const TRANSPORTS = ["websocket", "sse", "longpoll"];
+
 /**
  * @typedef {object} Settled
  * @property {string} base
  * @property {Options["token"]} token
  * @property {Transport[]} transports
- * @property {typeof globalThis.WebSocket | undefined} WebSocket
+ * @property {Options["WebSocket"]} WebSocket
  * @property {typeof globalThis.fetch} fetch
  * @property {number} patienceMs
  * @property {number} probeMs
@@ -26,7 +29,7 @@ import { HarkError } from "./errors.js";
 export const settle = ({
   url = globalThis.location?.origin,
   token,
-  transports = ["websocket", "sse", "longpoll"],
+  transports = TRANSPORTS,
   WebSocket = globalThis.WebSocket,
   fetch = globalThis.fetch,
   connectTimeoutMs: patienceMs = 6000,
@@ -35,8 +38,10 @@ export const settle = ({
   queue = {},
 }) => {
   const usable = transports.filter((name) => name !== "websocket" || WebSocket);
-  if (!usable.length)
-    throw new HarkError("no_transport", "there is no WebSocket here: give one, or allow sse or longpoll");
+  if (!usable.length || !usable.every((name) => TRANSPORTS.includes(name))) {
+    const sentence = `transports are sse, longpoll and, with a WebSocket class, websocket; not ${transports}`;
+    throw new HarkError("no_transport", sentence);
+  }
   return {
     base: baseOf(url),
     token,
@@ -66,6 +71,6 @@ const baseOf = (url) => {
   }
   throw new HarkError(
     "bad_url",
-    `${url} is no Hark URL; it looks like ws://127.0.0.1:4275/ws or http://127.0.0.1:4275`,
+    `${url} is no Hark URL, such as ws://127.0.0.1:4275/ws or http://127.0.0.1:4275`,
   );
 };

@@ -28,18 +28,19 @@
 // 6. Numbers of two producers say nothing about each other's order: nothing is sent under the fresh name before the entries in
 //    front of it are answered (the `fence`).
 // 7. Any other error is about that message alone, and the rest of the lane finds its way by rule 5.
+// 8. A message with a key has no number that would keep its place. So it is sent when all before it are answered, and those
+//    behind it when it is. Hark forgets keys, so it is not sent again later than that: then it fails.
 
 import { draw } from "./backoff.js";
 import { isLarger } from "./bytes.js";
-import { PublishError, mayPass } from "./errors.js";
+import { PublishError, mayPass, tooLarge } from "./errors.js";
 
-// The wait after a first setback is drawn below this; the longest is for a broker whose log is closed until a restart.
-const FIRST_WAIT_MS = 50;
-const LONGEST_WAIT_MS = 5000;
 // Lanes without entries are kept for their count up to so many, then forgotten: their topics go on under a new producer.
 const IDLE_LANES = 10_000;
 // Hark stops reading beyond this.
 const IN_FLIGHT_BYTES = 1 << 20;
+// Hark knows a key again for two minutes; less what a sending may take to get there.
+const KEY_MS = 100_000;
 
 /** @typedef {import("../hark").Receipt} Receipt */
 /** @typedef {{ frameBytes: number, inFlight: number }} Limits what Hark's `welcome` allows */
@@ -47,11 +48,12 @@ const IN_FLIGHT_BYTES = 1 << 20;
 /**
  * @typedef {object} Entry
  * @property {string} body the frame's fields but for type, id and topic
- * @property {string | undefined} producer
+ * @property {string} [producer]
  * @property {number} seq 0: not numbered
- * @property {boolean} keyed has a `message_id`, so it needs no number
+ * @property {boolean} keyed has a `message_id`, and no number
  * @property {number} id of the last sending
  * @property {number} sendings
+ * @property {number} asked when Hark was asked first to keep it
  * @property {(receipt: Receipt) => void} resolve
  * @property {(error: Error) => void} reject
  */
@@ -65,7 +67,7 @@ const IN_FLIGHT_BYTES = 1 << 20;
  * @property {number} sent
  * @property {number} fence 0: none
  * @property {number} setbacks since the last receipt
- * @property {ReturnType<typeof setTimeout> | undefined} timer the lane waits after a setback
+ * @property {ReturnType<typeof setTimeout>} [timer] the lane waits after a setback
  */
 
 // 128 random bits: two clients never draw the same name.
@@ -118,7 +120,7 @@ export class Outbox {
       this.#unanswered++;
       this.#unansweredBytes += body.length;
       const lane = this.#lane(topic);
-      lane.entries.push({ body, producer: undefined, seq: 0, keyed, id: 0, sendings: 0, resolve, reject });
+      lane.entries.push({ body, seq: 0, keyed, id: 0, sendings: 0, asked: 0, resolve, reject });
       this.#getReady(lane);
       this.#pump();
     });
@@ -134,7 +136,7 @@ export class Outbox {
         this.#producer = randomProducer();
       }
       const producer = this.#producer;
-      lane = { topic, producer, nextSeq: 1, entries: [], sent: 0, fence: 0, setbacks: 0, timer: undefined };
+      lane = { topic, producer, nextSeq: 1, entries: [], sent: 0, fence: 0, setbacks: 0 };
       this.#lanes.set(topic, lane);
     }
     return lane;
@@ -156,14 +158,19 @@ export class Outbox {
       const entry = lane.entries[lane.sent];
       // It may have been answered, or come to the fence, since it got in line.
       if (!entry || !this.#maySend(lane)) continue;
+      entry.asked ||= Date.now();
+      if (entry.keyed && Date.now() - entry.asked > KEY_MS) {
+        const message = "no receipt for as long as Hark knows a messageId";
+        this.#finish(lane, entry, new PublishError("lost", message, lane.topic, true));
+        continue;
+      }
       const isNew = !entry.seq && !entry.keyed;
       const [producer, seq] = isNew ? [lane.producer, lane.nextSeq] : [entry.producer, entry.seq];
       const id = newId();
       const number = entry.keyed ? "" : `,"producer":"${producer}","seq":${seq}`;
       const text = `{"type":"publish","id":${id},"topic":${JSON.stringify(lane.topic)},${entry.body}${number}}`;
       if (isLarger(text, frameBytes)) {
-        const message = `the message makes a frame of more than the ${frameBytes} bytes that Hark takes`;
-        this.#finish(lane, entry, new PublishError("too_large", message, lane.topic, false));
+        this.#finish(lane, entry, new PublishError("too_large", tooLarge(frameBytes), lane.topic, false));
         continue;
       }
       if (isNew) lane.nextSeq++;
@@ -191,16 +198,16 @@ export class Outbox {
   refused({ id, code, message, expected_seq: expected, retry_after_ms: retryAfterMs = 0 }) {
     const [lane, entry] = this.#spend(id);
     if (!lane) return;
-    const at = lane.entries.indexOf(entry);
+    const wait = draw(lane.setbacks);
     if (code === "out_of_sequence" && expected && expected < entry.seq) {
       const isMissing = (/** @type {Entry} */ other) => other.producer === entry.producer && other.seq >= expected;
       const first = lane.entries.findIndex(isMissing);
       if (lane.entries[first].seq !== expected) this.#countAnew(lane, first);
       this.#goBack(lane, first);
-      this.#wait(lane, lane.setbacks && draw(lane.setbacks, FIRST_WAIT_MS, LONGEST_WAIT_MS));
+      this.#wait(lane, lane.setbacks && wait);
     } else if (mayPass(code)) {
-      this.#goBack(lane, at);
-      this.#wait(lane, Math.max(draw(lane.setbacks, FIRST_WAIT_MS, LONGEST_WAIT_MS), retryAfterMs));
+      this.#goBack(lane, lane.entries.indexOf(entry));
+      this.#wait(lane, Math.max(wait, retryAfterMs));
     } else {
       this.#finish(lane, entry, new PublishError(code, message, lane.topic, entry.sendings > 1));
     }
@@ -316,7 +323,10 @@ export class Outbox {
 
   /** @param {Lane} lane */
   #maySend(lane) {
-    return lane.sent < lane.entries.length && !(lane.fence && lane.sent >= lane.fence) && !lane.timer;
+    const { entries, sent, fence, timer } = lane;
+    // Rules 6 and 8.
+    const isFenced = sent && (sent >= (fence || Infinity) || entries[sent]?.keyed || entries[sent - 1].keyed);
+    return sent < entries.length && !isFenced && !timer;
   }
 
   /** @param {Lane} lane */

@@ -14,7 +14,7 @@ const read = async (line, run) => {
   let welcomed = false;
   let data = "";
   // What keeps the events to itself until there are more, as some proxies do, is of no use.
-  const timer = setTimeout(() => welcomed || line.lose(held().loss), line.patienceMs);
+  const timer = setTimeout(() => welcomed || line.lose(held(line).loss), line.patienceMs);
   try {
     for await (const text of linesOf(response)) {
       // Comments too.
@@ -40,10 +40,11 @@ const read = async (line, run) => {
   } finally {
     clearTimeout(timer);
   }
-  throw welcomed || retryAfterMs !== undefined ? lost("lost", "the stream ended", { retryAfterMs }) : held();
+  throw welcomed || retryAfterMs !== undefined ? lost("lost", "the stream ended", { retryAfterMs }) : held(line);
 };
 
-const held = () => lost("unreachable", "no welcome on the event stream in time", { unusable: true });
+const held = (/** @type {HttpLine} */ line) =>
+  lost("unreachable", "no welcome on the event stream in time", { unusable: !line.heard });
 
 /** @type {import("./line.js").Open} */
 export const openSse = (dial, listener) => new HttpLine(dial, listener, read);

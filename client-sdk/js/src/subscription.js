@@ -1,6 +1,7 @@
 // @ts-check
 // What the application holds of a subscription: events to iterate over or to be called with, and the cursor of what it has taken.
-// Owns when a message counts as taken, and that the cursor is stored only then; positions on the wire are the inbox's.
+// Owns when a message counts as taken, and that the cursor is stored only then, one after the other; positions on the wire are the
+// inbox's.
 //
 // A message is taken when the iterator is asked for the next one, or when the callbacks have returned (a promise: when it is
 // settled). So a page that dies while it works on a message gets that message again.
@@ -30,6 +31,7 @@ export class Subscription {
   #emitter = new Emitter();
   #calling = false;
   #stored = "";
+  #storing = false;
   /** The cursor of the event that the iterator gave last. @type {string | undefined} */
   #given;
   /** Calls of `next` that wait. @type {Taker[]} */
@@ -181,13 +183,23 @@ export class Subscription {
   /** @param {string} cursor */
   #take(cursor) {
     this.cursor = cursor;
-    if (!this.#store || cursor === this.#stored) return;
+    this.#save();
+  }
+
+  /** One at a time, or an earlier cursor could be written over a later one. What is taken meanwhile is saved behind it, as one. */
+  async #save() {
+    const { cursor = "" } = this;
+    if (!this.#store || this.#storing || cursor === this.#stored) return;
+    this.#storing = true;
     this.#stored = cursor;
     try {
-      const saved = this.#store.save(cursor);
-      if (saved) saved.catch(report);
+      const saved = /** @type {any} */ (this.#store.save(cursor));
+      // Of a store that has it at once, the next one is not put off.
+      if (saved?.then) await saved;
     } catch (error) {
       report(error);
     }
+    this.#storing = false;
+    this.#save();
   }
 }

@@ -12,7 +12,7 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
   let isOver = false;
   let heard = 0;
   let heartbeatMs = HEARTBEAT_MS;
-  /** @type {WebSocket | undefined} */
+  /** @type {import("../hark").WebSocketLike | undefined} */
   let socket;
   /** @type {ReturnType<typeof setInterval> | undefined} */
   let pulse;
@@ -51,8 +51,7 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
   };
 
   try {
-    if (!WebSocket) throw "there is no WebSocket here";
-    socket = new WebSocket(url, "hark.v1.json");
+    socket = new /** @type {NonNullable<typeof WebSocket>} */ (WebSocket)(url, "hark.v1.json");
     deadline = setTimeout(() => lose("unreachable", `no welcome from ${url} in time`, { unusable: true }), patienceMs);
   } catch (error) {
     // As every other way to end: not before the line has been handed out.

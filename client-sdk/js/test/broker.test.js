@@ -279,3 +279,96 @@ test("close ends everything: the process exits", async (t) => {
   await until("the process exits", () => child.exitCode !== null);
   assert.equal(said, "closed\nclosed\n");
 });
+
+// Ten frames in a row that Hark cannot read end a connection for good: they must never be said.
+const many = (names, value = "v") => Object.fromEntries(Array.from({ length: names }, (_, at) => [`h${at}`, value]));
+const half = "\ud800";
+const unreadable = {
+  "no topic": ["", 1, {}, "bad_topic"],
+  "a topic with an empty segment": ["a..b", 1, {}, "bad_topic"],
+  "a topic that ends with a dot": ["a.", 1, {}, "bad_topic"],
+  "a topic with a space": ["a b", 1, {}, "bad_topic"],
+  "a topic with a line break": ["a\n", 1, {}, "bad_topic"],
+  "a topic with a dollar inside": ["a$b", 1, {}, "bad_topic"],
+  "a topic of the system": ["$sys.a", 1, {}, "bad_topic"],
+  "a long topic": ["a".repeat(256), 1, {}, "bad_topic"],
+  "a header that is no text": ["a", 1, { headers: { n: 1 } }, "bad_frame"],
+  "a header that is a list": ["a", 1, { headers: { n: ["b"] } }, "bad_frame"],
+  "a header with half a character": ["a", 1, { headers: { n: half } }, "bad_frame"],
+  "a header named half a character": ["a", 1, { headers: { [half]: "\udc00" } }, "bad_frame"],
+  "a header without a name": ["a", 1, { headers: { "": "b" } }, "bad_frame"],
+  "headers that are a list": ["a", 1, { headers: ["b"] }, "bad_frame"],
+  "headers that are a text": ["a", 1, { headers: "b" }, "bad_frame"],
+  "headers that are an empty text": ["a", 1, { headers: "" }, "bad_frame"],
+  "33 headers": ["a", 1, { headers: many(33) }, "too_large"],
+  "headers of 4,097 bytes": ["a", 1, { headers: { h: "ü".repeat(2048) } }, "too_large"],
+  "an empty key": ["a", 1, { messageId: "" }, "bad_frame"],
+  "a key of 65 bytes": ["a", 1, { messageId: "k".repeat(65) }, "bad_frame"],
+  "a key of 66 bytes": ["a", 1, { messageId: "ü".repeat(33) }, "bad_frame"],
+  "a key with a control character": ["a", 1, { messageId: "a\u0085" }, "bad_frame"],
+  "a key with half a character": ["a", 1, { messageId: half }, "bad_frame"],
+  "a key that is no text": ["a", 1, { messageId: 5 }, "bad_frame"],
+  "a content type of 256 bytes": ["a", new Uint8Array(), { contentType: "t".repeat(256) }, "bad_frame"],
+  "a content type with a line break": ["a", new Uint8Array(), { contentType: "a\nb" }, "bad_frame"],
+  "a content type that is no text": ["a", new Uint8Array(), { contentType: {} }, "bad_frame"],
+  "data that JSON cannot say": ["a", () => {}, {}, "bad_frame"],
+};
+
+test("ten messages in a row that Hark could not read cost the client nothing", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url);
+  const changes = [];
+  hark.on("state", ({ state }) => changes.push(state));
+  for (const [what, [topic, data, options, code]] of Object.entries(unreadable)) {
+    const refused = count(10).map(() =>
+      assert.rejects(hark.publish(topic, data, options), { name: "PublishError", code, topic, maybeKept: false }, what),
+    );
+    await Promise.all([...refused, hark.publish("b", what)]);
+  }
+  assert.deepEqual(changes, ["connecting", "open"]);
+  assert.deepEqual(await broker.history("b"), Object.keys(unreadable));
+});
+
+test("what is just within the limits is kept", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url);
+  const topic = `${"a-Z_9:@.".repeat(31)}1234567`;
+  assert.equal(topic.length, 255);
+  const whole = "\u{1f600}";
+  await hark.publish(topic, half, { headers: { ...many(31), whole }, messageId: whole.repeat(16) });
+  await hark.publish(topic, 2, { headers: { [whole]: "ü".repeat(2046) }, messageId: null });
+  await hark.publish(topic, new Uint8Array(), { contentType: "ü".repeat(127), headers: null });
+  await hark.publish(topic, new Uint8Array(), { contentType: "", headers: { "a\u0000": "b\n" } });
+  assert.equal((await broker.history(topic)).length, 4);
+});
+
+test("ten subscriptions in a row that Hark cannot read end alone", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url);
+  const changes = [];
+  hark.on("state", ({ state }) => changes.push(state));
+  for (const [topic, from, code] of [
+    ["a..b", "now", "bad_topic"],
+    ["$", "now", "bad_topic"],
+    ["", "now", "bad_topic"],
+    ["a", {}, "bad_cursor"],
+    ["a", null, "bad_cursor"],
+    ["a", "soon", "bad_cursor"],
+    ["a", { last: -1 }, "bad_cursor"],
+    ["a", { after: "rubbish" }, "bad_cursor"],
+    // These only Hark can tell.
+    ["a", { after: "no-epoch:1" }, "bad_cursor"],
+    ["a", { since: "a while" }, "bad_cursor"],
+    ["a", { since: new Date(8.64e15) }, "bad_cursor"],
+  ]) {
+    const ended = count(12).map((n) => {
+      const name = topic === "a" ? `a${n}` : topic;
+      const subscription = hark.subscribe(name, { from });
+      return assert.rejects(subscription.next(), { name: "SubscribeError", code, topic: name });
+    });
+    await Promise.all(ended);
+  }
+  await hark.subscribe("$sys.anything").ready;
+  await hark.subscribe("a", { from: { since: "5m" } }).ready;
+  assert.deepEqual(changes, ["connecting", "open"]);
+});

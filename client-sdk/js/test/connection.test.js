@@ -292,3 +292,91 @@ test("a closed client listens to nothing and says nothing", async (t) => {
     ["connecting", "open", "closed"],
   );
 });
+
+/** A `fetch` whose answers the test gives, in the order of the requests. */
+const scriptedFetch = () => {
+  const requests = [];
+  const fetch = (url, { method = "GET", signal }) =>
+    new Promise((resolve, reject) => {
+      signal.addEventListener("abort", () => reject(new Error("aborted")));
+      requests.push({ what: `${method} ${new URL(url).pathname}`, answer: () => resolve(new Response("")) });
+    });
+  return { fetch, requests };
+};
+const steps = (changes) => changes.map(({ state, transport }) => transport ?? state);
+
+test("a slow answer on an event stream's line is no reason to do with less", async (t) => {
+  const page = browser(t);
+  const { fetch, requests } = scriptedFetch();
+  const { hark, changes, pass } = await start(t, { fetch, transports: ["sse", "longpoll"] });
+  requests[0].answer();
+  await pass(1);
+  page.window.dispatchEvent(new Event("pageshow"));
+  await pass(5400);
+  assert.equal(requests.length, 3, "the check was not answered, so there is a new line");
+  requests[2].answer();
+  await pass(1);
+  assert.deepEqual(steps(changes), ["connecting", "sse", "waiting", "connecting", "sse"]);
+  assert.equal(hark.transport, "sse");
+});
+
+for (const [what, silent] of Object.entries({
+  "that is not answered": () => new Promise(() => {}),
+  "that is answered with nothing": async () => new Response(new ReadableStream()),
+})) {
+  test(`where a stream got through once, another one ${what} is no reason to do with less`, async (t) => {
+    const requests = [];
+    let isSlow = false;
+    const welcome = `data: {"type":"welcome","heartbeat_ms":25000,"max_message_bytes":9999,"max_inflight":9}\n\n`;
+    const fetch = async (url, { method = "GET", signal }) => {
+      requests.push(`${method} ${new URL(url).pathname}`);
+      if (method === "POST") return new Response("");
+      if (isSlow) {
+        const aborted = new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
+        return Promise.race([silent(), aborted]);
+      }
+      const body = new ReadableStream({ start: (stream) => stream.enqueue(new TextEncoder().encode(welcome)) });
+      return new Response(body);
+    };
+    const { hark, changes, pass } = await start(t, { fetch, transports: ["sse", "longpoll"] });
+    hark.subscribe("a");
+    await pass(50);
+    isSlow = true;
+    hark.subscribe("b");
+    await pass(6500);
+    assert.deepEqual(steps(changes), ["connecting", "sse", "waiting", "connecting", "sse"]);
+    assert.ok(!requests.includes("GET /prefix/v1/messages"), "no long-poll");
+  });
+}
+
+test("what is better is tried in the background: not a WebSocket alone", async (t) => {
+  const { fetch, requests } = scriptedFetch();
+  const { hark, sockets, changes, pass } = await start(t, {
+    fetch,
+    transports: ["websocket", "sse", "longpoll"],
+    probeMs: 1000,
+  });
+  sockets[0].end();
+  // Server-sent events are slow this once.
+  await pass(6100);
+  assert.equal(requests.length, 2);
+  requests[1].answer();
+  await pass(1);
+  assert.equal(hark.transport, "longpoll");
+  await pass(1000);
+  assert.equal(sockets.length, 2, "a WebSocket is tried first");
+  sockets[1].end();
+  await pass(1);
+  requests.at(-1).answer();
+  await pass(1);
+  assert.deepEqual(steps(changes), ["connecting", "longpoll", "sse"]);
+  // It opens, but its stream is held back: then it is passed over as at the start.
+  hark.subscribe("a");
+  await pass(1);
+  assert.equal(requests.at(-1).what, "GET /prefix/v1/events");
+  await pass(6100);
+  requests.at(-1).answer();
+  await pass(1);
+  assert.deepEqual(steps(changes), ["connecting", "longpoll", "sse", "longpoll"]);
+  hark.close();
+});

@@ -217,6 +217,27 @@ test("falls back to long-poll where streams are held back, too", async (t) => {
   assert.equal(hark.transport, "longpoll");
 });
 
+test("streams that were held back are not tried again in the background, a WebSocket is", async (t) => {
+  const { proxy } = await start(t);
+  proxy.websockets = "refuse";
+  proxy.holdsStreams = true;
+  const hark = client(t, proxy.url, { connectTimeoutMs: 300, probeMs: 10 });
+  const changes = [];
+  const events = hark.subscribe("a", { from: "earliest" });
+  await until("it has fallen back", () => hark.transport === "longpoll");
+  hark.on("state", (change) => changes.push(change));
+  proxy.requests.length = 0;
+  const upgrades = () => proxy.requests.filter((line) => line.startsWith("UPGRADE")).length;
+  await until("some tries of a WebSocket", () => upgrades() >= 4);
+  await hark.publish("a", 1);
+  assert.deepEqual(await messages(events, 1), [1]);
+  assert.deepEqual(
+    proxy.requests.filter((line) => line.includes("/events")),
+    [],
+  );
+  assert.deepEqual(changes, []);
+});
+
 test("falls back where WebSockets are swallowed", async (t) => {
   const { proxy } = await start(t);
   proxy.websockets = "swallow";
@@ -232,6 +253,10 @@ test("does without a WebSocket where there is none", async (t) => {
   assert.equal(hark.transport, "sse");
   assert.throws(() => connect({ url: broker.url, WebSocket: null, transports: ["websocket"] }), {
     code: "no_transport",
+  });
+  assert.throws(() => connect({ url: broker.url, transports: ["websockets", "sse"] }), {
+    code: "no_transport",
+    message: /websockets/,
   });
 });
 

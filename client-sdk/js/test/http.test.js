@@ -59,7 +59,7 @@ const waited = (changes, least = 1) =>
 
 test("the token goes with every request, and none where there is none", async (t) => {
   const { hark, requests } = start(t, "sse", {}, { token: async () => "secret" });
-  hark.subscribe("a b", { from: { last: 5 } });
+  hark.subscribe("a:b@c", { from: { last: 5 } });
   await until("the stream is asked for", () => requests.length === 2);
   assert.deepEqual(
     requests.map(({ method, pathname, headers }) => [method, pathname, headers.authorization]),
@@ -71,7 +71,7 @@ test("the token goes with every request, and none where there is none", async (t
   assert.deepEqual(
     [...requests[1].query],
     [
-      ["topic", "a b"],
+      ["topic", "a:b@c"],
       ["from", "last:5"],
     ],
   );
@@ -344,3 +344,88 @@ test("what a stream still says after it was started again does not count", async
     ["deleted", "of the second"],
   );
 });
+
+/** What a subscription is told of a topic that is found again under another epoch, and what is stored. */
+const overAnotherEpoch = async (t, transport, get) => {
+  const { hark, requests } = start(t, transport, { get });
+  const saved = [];
+  const events = hark.subscribe("a", { cursor: { load: () => "old:4", save: (cursor) => saved.push(cursor) } });
+  return { hark, events, saved, asked: () => requests.filter(({ method }) => method === "GET") };
+};
+const found = (cursor, resumed) => ({ type: "subscribed", topic: "a", cursor, head: 99, resumed });
+const message = (offset) => ({ type: "message", topic: "a", offset, time: 1, data: offset });
+const words = (events) => events.map(({ type, reason, cursor }) => `${reason ?? type} ${cursor}`);
+
+for (const [what, resumed, expected] of [
+  ["the epoch is taken over", true, ["message old:5", "message new:6"]],
+  ["without a word of what that means: a gap", false, ["message old:5", "other_epoch new:5", "message new:6"]],
+]) {
+  test(`sse: a stream that was started again finds another epoch: ${what}`, async (t) => {
+    const streams = [];
+    const get = () => (streams.push(eventStream()), streams.at(-1).response);
+    const { hark, events, saved, asked } = await overAnotherEpoch(t, "sse", get);
+    const again = async (count) => {
+      hark.subscribe(`other${count}`);
+      await until("a stream is started", () => streams.length === count);
+      streams.at(-1).say(welcome);
+    };
+    await until("a stream is started", () => streams.length === 1);
+    streams[0].say(welcome);
+    streams[0].say(found("old:4", true));
+    streams[0].say(message(5));
+    await until("it is there", () => events.cursor);
+    await again(2);
+    streams[1].say(found("new:5", resumed));
+    streams[1].say(message(6));
+    const taken = await take(events, ({ cursor }) => cursor === "new:6");
+    assert.deepEqual(words(taken), expected);
+    await Promise.race([events.next(), undefined]);
+    assert.deepEqual(saved.at(-1), "new:6");
+    await again(3);
+    assert.equal(asked()[2].query.get("from"), "new:6");
+  });
+}
+
+test("long-poll: a page of another epoch, with messages and without", async (t) => {
+  const page = (cursor, ...messages) => json({ pages: [{ topic: "a", messages, cursor, caught_up: true }], cursor: "c" });
+  const pages = [
+    page("old:5", message(5)),
+    page("new:6", message(6)),
+    page("new:7", message(7)),
+    // Nothing new, but a name: the next message has it.
+    page("newer:7"),
+    page("newer:8", message(8)),
+  ];
+  const { events, saved, asked } = await overAnotherEpoch(t, "longpoll", () => pages.shift());
+  const taken = await take(events, ({ cursor }) => cursor === "newer:8");
+  assert.deepEqual(
+    words(taken).filter((word) => !word.startsWith("caught_up")),
+    ["message old:5", "message new:6", "message new:7", "message newer:8"],
+  );
+  await Promise.race([events.next(), undefined]);
+  assert.equal(saved.at(-1), "newer:8");
+  await until("it goes on", () => asked().length === 6);
+  assert.equal(asked()[5].query.get("from"), "newer:8");
+});
+
+for (const transport of ["sse", "longpoll"]) {
+  test(`${transport}: a place that is none ends that subscription alone`, { timeout: 20_000 }, async (t) => {
+    const { hark, changes } = start(t, transport, {
+      get: () =>
+        transport === "sse"
+          ? new Promise(() => {})
+          : json({ pages: [{ topic: "good", messages: [], cursor: "e:3", caught_up: true }], cursor: "c" }),
+    });
+    const good = hark.subscribe("good");
+    for (const from of [{}, null, 5, "soon", { after: "rubbish" }, { last: -1 }, { last: 1.5 }, { since: 5 }]) {
+      await assert.rejects(hark.subscribe("bad", { from }).next(), { name: "SubscribeError", code: "bad_cursor" });
+      await assert.rejects(hark.subscribe("bad", { from: { since: new Date(NaN) } }).ready, { code: "bad_cursor" });
+    }
+    await until("it is open", () => hark.state === "open");
+    if (transport === "longpoll") assert.equal(await good.ready, "e:3");
+    assert.deepEqual(
+      changes.map(({ state }) => state),
+      ["connecting", "open"],
+    );
+  });
+}

@@ -22,6 +22,18 @@ const answer = (socket, cursor, resumed = false) => {
 };
 const message = (offset, more) => ({ type: "message", topic: "a", offset, time: 1, data: offset, ...more });
 const words = (events) => events.map(({ type, offset, reason, cursor }) => `${reason ?? offset ?? type} ${cursor}`);
+/** The messages of errors that nothing caught. */
+const uncaught = (t) => {
+  const failures = [];
+  const listeners = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", (error) => failures.push(error.message));
+  t.after(() => {
+    process.removeAllListeners("uncaughtException");
+    for (const listener of listeners) process.on("uncaughtException", listener);
+  });
+  return failures;
+};
 const reconnected = async (sockets) => {
   const before = sockets.length;
   sockets.at(-1).end();
@@ -131,14 +143,7 @@ test("a full queue parks the subscription, half of it taken brings it back", asy
 test("a callback that fails is reported, and the next message comes", async (t) => {
   const { hark, socket } = await start(t);
   const subscription = hark.subscribe("a");
-  const failures = [];
-  const listeners = process.listeners("uncaughtException");
-  process.removeAllListeners("uncaughtException");
-  process.on("uncaughtException", (error) => failures.push(error.message));
-  t.after(() => {
-    process.removeAllListeners("uncaughtException");
-    for (const listener of listeners) process.on("uncaughtException", listener);
-  });
+  const failures = uncaught(t);
   const seen = [];
   subscription.on("message", ({ offset }) => {
     seen.push(offset);
@@ -254,3 +259,128 @@ test("nothing goes out under a fresh name before what has the old one is answere
   }
   await Promise.all([receipts[0], receipts[2], other]);
 });
+
+test("cursors are stored one at a time, whatever the store's saves take: the newest is the last", async (t) => {
+  const { hark, socket } = await start(t);
+  const stored = [];
+  const saves = [];
+  const save = (cursor) =>
+    new Promise((resolve, reject) =>
+      saves.push({ cursor, reject, done: () => (stored.push(cursor), resolve()) }),
+    );
+  const subscription = hark.subscribe("a", { cursor: { load: () => "e:0", save } });
+  subscription.on("message", () => {});
+  answer(socket, "e:0", true);
+  for (const offset of [1, 2, 3, 4]) socket.say(message(offset));
+  await until("all are taken", () => subscription.cursor === "e:4");
+  // A store that writes for as long as it likes: what it is given later is done first.
+  for (const { done } of [...saves].reverse()) done();
+  await until("the newest is saved", () => saves.at(-1).cursor === "e:4");
+  assert.deepEqual(
+    saves.map(({ cursor }) => cursor),
+    ["e:0", "e:4"],
+    "those between were overtaken",
+  );
+  saves[1].done();
+  socket.say(message(5));
+  await until("it goes on", () => saves.length === 3);
+  saves[2].done();
+  assert.deepEqual(stored, ["e:0", "e:4", "e:5"]);
+});
+
+test("a save that fails is reported, and the next one is made", async (t) => {
+  const { hark, socket } = await start(t);
+  const failures = uncaught(t);
+  const saved = [];
+  const save = async (cursor) => {
+    saved.push(cursor);
+    if (cursor === "e:1") throw new Error("the disk is full");
+  };
+  const subscription = hark.subscribe("a", { cursor: { load: () => "e:1", save } });
+  subscription.on("message", () => {});
+  answer(socket, "e:1", true);
+  socket.say(message(2));
+  await until("both", () => saved.length === 2 && failures.length);
+  assert.deepEqual([saved, failures], [["e:1", "e:2"], ["the disk is full"]]);
+});
+
+for (const [what, keep] of Object.entries({
+  "the cursor": (map, cursor) => (map.set("at", cursor), cursor),
+  "a map": (map, cursor) => map.set("at", cursor),
+})) {
+  test(`a store whose save gives ${what} is as good as one that gives nothing`, async (t) => {
+    const { hark, socket } = await start(t);
+    const failures = uncaught(t);
+    const map = new Map([["at", "e:0"]]);
+    const cursor = { load: () => map.get("at"), save: (cursor) => keep(map, cursor) };
+    hark.subscribe("a", { cursor }).on("message", () => {});
+    answer(socket, "e:0", true);
+    for (const offset of [1, 2]) socket.say(message(offset));
+    await until("it is stored", () => map.get("at") === "e:2");
+    assert.deepEqual(failures, []);
+  });
+}
+
+const receipt = (socket, { id }, cursor = "e:1") =>
+  socket.say({ type: "published", id, topic: "a", cursor, duplicate: false });
+
+test("a message with a key keeps its place: it goes alone, also when it is sent again", async (t) => {
+  const { hark, socket } = await start(t);
+  const key = { messageId: "k" };
+  const receipts = [hark.publish("a", 1), hark.publish("a", 2, key), hark.publish("a", 3), hark.publish("a", 4)];
+  const said = () => socket.said("publish").map(({ data }) => data);
+  await until("the first is sent", () => said().length);
+  const other = hark.publish("b", 5);
+  await until("another topic does not wait", () => said().length === 2);
+  assert.deepEqual(said(), [1, 5], "the one before is not answered");
+  receipt(socket, socket.said("publish")[0]);
+  assert.deepEqual(said(), [1, 5, 2]);
+  const { id, message_id, seq } = socket.said("publish")[2];
+  assert.deepEqual([message_id, seq], ["k", undefined]);
+  socket.say({ type: "error", id, code: "busy", message: "later", retry_after_ms: 1 });
+  await until("it is sent again", () => said().length === 4);
+  assert.deepEqual(said(), [1, 5, 2, 2], "and nothing has overtaken it");
+  receipt(socket, socket.said("publish")[3]);
+  assert.deepEqual(said(), [1, 5, 2, 2, 3, 4]);
+  const [, five, , , three, four] = socket.said("publish");
+  assert.deepEqual([three.seq, four.seq], [2, 3], "the numbers have no hole");
+  for (const frame of [five, three, four]) receipt(socket, frame);
+  await Promise.all([...receipts, other]);
+});
+
+for (const [outage, isKept] of [
+  [90_000, true],
+  [121_000, false],
+]) {
+  test(`a message with a key, after an outage of ${outage / 1000} s`, { timeout: 20_000 }, async (t) => {
+    let now = Date.now();
+    const { hark, sockets, socket } = await start(t);
+    t.mock.method(Date, "now", () => now);
+    const keyed = hark.publish("a", 1, { messageId: "k" });
+    const numbered = hark.publish("a", 2);
+    const neverSent = hark.publish("a", 3, { messageId: "never sent" });
+    await until("it is sent", () => socket.said("publish").length === 1);
+    now += outage;
+    const second = await reconnected(sockets);
+    if (isKept) {
+      await until("it is sent again", () => second.said("publish").length === 1);
+      assert.equal(second.said("publish")[0].message_id, "k");
+      receipt(second, second.said("publish")[0]);
+      await keyed;
+    } else {
+      // Hark may have kept it and forgotten the key.
+      await assert.rejects(keyed, { name: "PublishError", code: "lost", maybeKept: true, topic: "a" });
+    }
+    const rest = () => second.said("publish").slice(isKept ? 1 : 0);
+    await until("the next goes on", () => rest().length === 1);
+    receipt(second, rest()[0]);
+    await until("the next goes on", () => rest().length === 2);
+    assert.deepEqual(
+      rest().map(({ data }) => data),
+      [2, 3],
+      "those that were never sent are sent however late",
+    );
+    receipt(second, rest()[1]);
+    await Promise.all([numbered, neverSent]);
+  });
+}

@@ -1,6 +1,7 @@
 // Never runs: `npm run check` compares what the sources export with what hark.d.ts promises, in both directions.
 
 import * as sources from "../src/index.js";
+import { WebSocket as NodeWebSocket } from "ws";
 import type * as promised from "../hark.js";
 
 export const isPromised: typeof promised = sources;
@@ -15,6 +16,10 @@ export const isSaid: Record<keyof typeof sources, true> = {
 
 export async function use({ connect, localCursor }: typeof promised) {
   const hark = connect({ url: "ws://127.0.0.1:4275/ws", token: async (reason) => reason });
+  connect({ WebSocket: NodeWebSocket });
+  connect({ WebSocket: globalThis.WebSocket });
+  const map = new Map<string, string>();
+  hark.subscribe("a", { cursor: { load: () => map.get("a"), save: (cursor) => map.set("a", cursor) } });
   const receipt = await hark.publish("orders.eu", { any: "json" }, { headers: { trace: "1" } });
   receipt.cursor.at(0);
   const subscription = hark.subscribe("orders.eu", { from: { last: 50 }, cursor: localCursor("orders") });
