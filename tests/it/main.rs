@@ -41,6 +41,7 @@ mod publish_many;
 mod races;
 mod restart;
 mod resume;
+mod retention;
 mod sdk;
 mod slow_client;
 mod soak;

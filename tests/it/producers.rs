@@ -167,6 +167,80 @@ async fn producers_are_known_again_after_a_restart() {
     assert_eq!(data.iter().filter(|data| *data == "45").count(), 1);
 }
 
+/// The answers to numbers from 1 on of the one producer of `a`: what was kept before is a duplicate, what was not follows it without
+/// a hole, and everything that is new lies where its number says, since there is nobody else. Gives how many were duplicates.
+fn check_in_place(answers: &[Value]) -> u64 {
+    let duplicates = answers
+        .iter()
+        .take_while(|answer| answer["duplicate"] == true)
+        .count() as u64;
+    for (seq, answer) in (1..).zip(answers) {
+        assert_eq!(answer["type"], "published", "{seq}: {answer}");
+        assert_eq!(answer["duplicate"], seq <= duplicates, "{seq}: {answer}");
+        let offset = answer["cursor"].as_str().unwrap().split_once(':').unwrap();
+        let offset: u64 = offset.1.parse().unwrap();
+        let place = match answer["duplicate"] == true {
+            true => seq..=duplicates, // there, or at a later one of the producer
+            false => seq..=seq,
+        };
+        assert!(place.contains(&offset), "{seq}: {answer}");
+    }
+    duplicates
+}
+
+/// A client that has lost its connection knows of a part of what it sent that it was kept, and of the rest nothing. It may send
+/// again all it has.
+#[tokio::test]
+async fn thousands_that_are_sent_again_after_kill_9_are_kept_once() {
+    const ROUNDS: u64 = 6;
+    const WINDOW: u64 = 1024;
+    /// How many receipts of a window are read before the kill: that leaves hundreds unanswered, whatever of them was kept.
+    const READ: [u64; 3] = [1, 100, 300];
+    let mut broker = Setup::new().restarts().start();
+    let all = |sent| (1..=sent).map(|seq| numbered("p", seq, json!(seq)));
+    let (mut sent, mut again, mut duplicates, mut unanswered, mut kept_unanswered) =
+        (0, 0, 0, 0, 0);
+    for (round, subprotocol) in (0..ROUNDS).zip(Subprotocol::ALL.into_iter().cycle()) {
+        let mut ws = Ws::connect_as(&broker, subprotocol).await;
+        for seq in sent + 1..=sent + WINDOW {
+            let mut frame = numbered("p", seq, json!(seq));
+            frame["id"] = json!(ws.new_id());
+            ws.try_feed(&frame).await.unwrap();
+        }
+        ws.flush().await.unwrap();
+        let read = READ[usize::try_from(round).unwrap() % READ.len()];
+        for seq in sent + 1..=sent + read {
+            let receipt = ws.expect("published").await;
+            assert_eq!(receipt["duplicate"], false, "{seq}: {receipt}");
+        }
+        broker.kill9();
+        broker.start_again();
+        let answered = sent + read;
+        sent += WINDOW;
+
+        let mut ws = Ws::connect_as(&broker, subprotocol).await;
+        let answers = ws.publish_all(all(sent), WINDOW).await;
+
+        assert_eq!(answers.len() as u64, sent);
+        let found = check_in_place(&answers);
+        assert!(
+            found >= answered,
+            "{answered} were answered, and {found} are there"
+        );
+        again += sent;
+        duplicates += found;
+        unanswered += sent - answered;
+        kept_unanswered += found - answered;
+    }
+    println!(
+        "{again} sent again after {ROUNDS} kills, {duplicates} of them duplicates; of {unanswered} that a kill left unanswered {kept_unanswered} \
+         had been kept"
+    );
+    assert!(again >= 2000 && duplicates >= 2000 && unanswered >= 2000);
+    let expected: Vec<String> = (1..=ROUNDS * WINDOW).map(|n| n.to_string()).collect();
+    assert_eq!(data_of(&broker).await, expected);
+}
+
 #[tokio::test]
 async fn a_key_that_was_used_is_a_duplicate() {
     for subprotocol in Subprotocol::ALL {

@@ -48,6 +48,7 @@ fn whatever_happens_to_the_broker_nothing_is_lost_doubled_or_passed_over() {
             );
         }
         for work in [
+            "topics begun",
             "messages acknowledged",
             "messages sent again",
             "gaps told: expired",

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::judge::{Judged, violated};
 use crate::run::Run;
 use crate::server::Said;
-use crate::world::{Phase, TOPICS};
+use crate::world::Phase;
 
 /// What is done to a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,6 +340,7 @@ impl Run {
     /// Damages the files of a broker that does not run. It serves, and says what is missing, or refuses; then it gets its files back.
     async fn damage(&mut self, how: &str, damage: fn(&mut Self, &Path)) -> Judged<Then> {
         self.end().await?;
+        self.remember_places().await?;
         let (copy, damaged) = (self.work.join("copy"), self.work.join("damaged"));
         for old in [&copy, &damaged].into_iter().filter(|old| old.exists()) {
             std::fs::remove_dir_all(old).expect("a folder of ours");
@@ -371,6 +372,7 @@ impl Run {
                         std::fs::remove_dir_all(self.server.data_dir()).expect("a folder of ours");
                         copy_folder(&copy, self.server.data_dir());
                         self.world.tell(|judge| judge.restored(before));
+                        self.places.clear();
                         self.start().await?;
                         Then::GoOn
                     }
@@ -401,7 +403,7 @@ impl Run {
         if !self.server.log().contains("hark log recover") {
             violated!("a topic is not served, and the broker's log does not say what to do");
         }
-        self.log_recover()?;
+        self.log_recover().await?;
         self.world
             .tally
             .add("damage: a topic was not served, recovered", 1);
@@ -428,7 +430,7 @@ impl Run {
         self.server.disk.heal_syncs();
         self.world.may_be_unavailable.store(true, Ordering::SeqCst);
         self.world.tell(|judge| judge.damaged());
-        self.log_recover()?;
+        self.log_recover().await?;
         self.world
             .tally
             .add("damage: a write met it later, recovered", 1);
@@ -440,8 +442,9 @@ impl Run {
         }
     }
 
-    fn log_recover(&mut self) -> Judged {
+    async fn log_recover(&mut self) -> Judged {
         self.server.end_damaged();
+        self.remember_places().await?;
         let recovered = hark_tests::hark()
             .args(["log", "recover", "--data-dir"])
             .arg(self.server.data_dir())
@@ -456,15 +459,34 @@ impl Run {
         Ok(())
     }
 
+    /// Where each topic has come to in a life that has just ended: what is lost of it is to be told to whoever comes from there. By the time
+    /// the next life serves, publishers may have made more of it than was left.
+    async fn remember_places(&mut self) -> Judged {
+        // A receipt may be all that is known of a topic.
+        self.all_publishers_found_out().await?;
+        for topic in 0..self.world.topics() {
+            let newest = self.world.tell(|judge| judge.cursors(topic)).pop();
+            self.places.extend(newest.map(|newest| (topic, newest)));
+        }
+        Ok(())
+    }
+
     /// Everybody who was ahead is told what is lost; so it is known before anything else is judged.
     async fn look_at_damage(&mut self) -> Judged<Then> {
-        for topic in 0..TOPICS.len() {
-            let newest = self.world.tell(|judge| judge.cursors(topic)).pop();
-            match tokio::time::timeout(DAMAGED_TOPIC_PATIENCE, self.read(topic, newest)).await {
+        let places = self.places.iter().cloned();
+        let mut places: Vec<_> = places.map(|(topic, place)| (topic, Some(place))).collect();
+        for topic in 0..self.world.topics() {
+            if !places.iter().any(|(known, _)| *known == topic) {
+                places.push((topic, None));
+            }
+        }
+        for (topic, from) in places {
+            match tokio::time::timeout(DAMAGED_TOPIC_PATIENCE, self.read(topic, from)).await {
                 Ok(read) => read?,
                 Err(_) => return Ok(Then::RunIsOver),
             }
         }
+        self.places.clear();
         self.world.tell(|judge| judge.settled());
         Ok(Then::GoOn)
     }

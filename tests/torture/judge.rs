@@ -226,7 +226,7 @@ struct Message {
 }
 
 impl Judge {
-    /// For so many topics, of which nothing expires.
+    /// For so many topics at first, of which nothing expires.
     pub(crate) fn new(topics: usize) -> Self {
         Self {
             topics: (0..topics).map(|_| Topic::default()).collect(),
@@ -237,6 +237,16 @@ impl Judge {
             back_after_kill: 0,
             lost_after_damage: 0,
         }
+    }
+
+    pub(crate) fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// One more topic, of which nothing was known before.
+    pub(crate) fn begin_topic(&mut self) -> usize {
+        self.topics.push(Topic::default());
+        self.topics.len() - 1
     }
 
     /// From now on retention may take all but the newest so many messages of a topic.

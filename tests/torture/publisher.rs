@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use crate::judge::{Id, Kind, Place, Violation};
-use crate::world::{Phase, TOPICS, Trouble, World};
+use crate::world::{Phase, Trouble, World, name_of};
 
 /// How a publisher behaves.
 #[derive(Debug, Clone)]
@@ -32,6 +32,9 @@ pub(crate) struct Manner {
     pub(crate) rest: Duration,
     /// It disconnects when it rests.
     pub(crate) leaves: bool,
+    /// It sends a window of messages, and when all are answered it goes on to another topic, now and then a new one. Rests then, and not
+    /// before: what it has been told of a topic must be known when the broker's files are damaged.
+    pub(crate) wanders: bool,
 }
 
 /// A message that was sent, and whose answer is still to come.
@@ -79,7 +82,9 @@ pub(crate) async fn publish(world: Arc<World>, manner: Manner, rng: StdRng) {
     publisher.start_anew();
     loop {
         match publisher.session().await {
-            Ok(()) | Err(Trouble::Violated) => return,
+            Ok(()) | Err(Trouble::Violated) => {
+                return publisher.world.set_done(publisher.manner.slot);
+            }
             Err(Trouble::Broken) => publisher.lose_connection(),
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -87,6 +92,15 @@ pub(crate) async fn publish(world: Arc<World>, manner: Manner, rng: StdRng) {
 }
 
 impl Publisher {
+    /// Goes on to a topic that nobody has used, or to one that was begun a while ago.
+    fn wander(&mut self) {
+        let begun = self.world.begun_topics();
+        let anew = begun.is_empty() || self.rng.random_ratio(1, 8);
+        let new = anew.then(|| self.world.begin_topic()).flatten();
+        self.manner.topic = new.unwrap_or_else(|| self.rng.random_range(begun));
+        self.start_anew();
+    }
+
     /// Becomes a publisher that the judge does not know yet.
     fn start_anew(&mut self) {
         let Manner { topic, kind, .. } = self.manner;
@@ -101,6 +115,7 @@ impl Publisher {
     }
 
     fn lose_connection(&mut self) {
+        self.world.count_disconnected(self.manner.slot);
         let sent = self.unanswered.iter().filter_map(|message| message.frame);
         self.world.broken_with(sent.map(|(_, at)| at));
         if self.manner.kind == Kind::Plain {
@@ -127,7 +142,8 @@ impl Publisher {
             if !running && self.unanswered.is_empty() {
                 return Ok(());
             }
-            self.send(&mut ws, running).await?;
+            let more = running && (self.unanswered.is_empty() || !self.manner.wanders);
+            self.send(&mut ws, more).await?;
             world.set_unanswered(self.manner.slot, self.unanswered.len());
             let Ok(answer) = tokio::time::timeout(self.manner.patience, ws.next()).await else {
                 world.tally.add("connections left for want of an answer", 1);
@@ -147,7 +163,10 @@ impl Publisher {
                 tokio::time::sleep(rest).await;
                 return Err(Trouble::Broken);
             }
-            if !rest.is_zero() {
+            if self.manner.wanders && self.unanswered.is_empty() && running {
+                tokio::time::sleep(rest).await;
+                self.wander();
+            } else if !rest.is_zero() && !self.manner.wanders {
                 tokio::time::sleep(rest).await;
             }
         }
@@ -204,7 +223,7 @@ impl Publisher {
             n,
         }
         .data();
-        let topic = TOPICS[self.manner.topic];
+        let topic = name_of(self.manner.topic);
         let mut frame =
             json!({"type": "publish", "id": self.next_frame, "topic": topic, "data": data});
         match self.manner.kind {

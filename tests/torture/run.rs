@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::fault::{Fault, Then};
 use crate::judge::{Judged, Kind, Place, Violation, violated};
 use crate::server::Server;
-use crate::world::{Phase, RARE, TOPICS, Trouble, World};
+use crate::world::{Phase, RARE, Trouble, World};
 use crate::{publisher, subscriber};
 
 /// Topic and kind of each publisher.
@@ -31,11 +31,15 @@ const PUBLISHERS: [(usize, Kind); 8] = [
     (2, Kind::Plain),
     (RARE, Kind::Numbered),
 ];
+/// The kinds of those that go from one new topic to the next.
+const WANDERERS: [Kind; 2] = [Kind::Numbered, Kind::Keyed];
 /// The topics of the subscribers of each manner.
 const STEADY: [usize; 4] = [0, 1, 2, 0];
 const SLOW: [usize; 2] = [0, 1];
 const VISITORS: [usize; 4] = [0, 1, 2, RARE];
 const PAGING: [usize; 3] = [0, 1, RARE];
+/// How many of the topics that were begun in the midst of it the run reads on in each cycle.
+const READ_IN_A_CYCLE: usize = 4;
 /// How often everything that is known is judged together.
 const LOOK_OVER_EVERY: u32 = 5;
 
@@ -59,12 +63,14 @@ pub(crate) struct Run {
     readers: JoinSet<()>,
     /// Up to where the run itself has read each topic, from its beginning.
     read: Vec<Option<Place>>,
+    /// Topics and where they had come to before damage that has not been looked at yet.
+    pub(crate) places: Vec<(usize, Place)>,
 }
 
 impl Run {
     /// A run whose broker's log and copies go to `work`.
     pub(crate) fn new(seed: u64, work: &Path, knows_recover: bool) -> Self {
-        let world = Arc::new(World::new(PUBLISHERS.len()));
+        let world = Arc::new(World::new(PUBLISHERS.len() + WANDERERS.len()));
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -82,7 +88,8 @@ impl Run {
             log: log.expect("a file in a folder of ours"),
             publishers: JoinSet::new(),
             readers: JoinSet::new(),
-            read: vec![None; TOPICS.len()],
+            read: Vec::new(),
+            places: Vec::new(),
         }
     }
 
@@ -112,10 +119,23 @@ impl Run {
                 patience: Duration::from_millis(self.rng.random_range(patience_ms)),
                 rest: Duration::from_millis(self.rng.random_range(rest_ms)),
                 leaves: rare,
+                wanders: false,
             };
-            let rng = self.branch();
-            self.publishers
-                .spawn(publisher::publish(Arc::clone(&self.world), manner, rng));
+            self.spawn_publisher(manner);
+        }
+        for (slot, kind) in (PUBLISHERS.len()..).zip(WANDERERS) {
+            let manner = publisher::Manner {
+                slot,
+                topic: RARE, // until it goes on for the first time
+                kind,
+                subprotocol: self.subprotocol(),
+                window: self.rng.random_range(1..8),
+                patience: DEADLINE,
+                rest: Duration::from_millis(self.rng.random_range(20..150)),
+                leaves: false,
+                wanders: true,
+            };
+            self.spawn_publisher(manner);
         }
         let slow = subscriber::Manner::Slow(Duration::from_millis(self.rng.random_range(20..400)));
         let manners: [(_, &[usize]); 3] = [
@@ -135,6 +155,12 @@ impl Run {
             let reading = subscriber::page(Arc::clone(&self.world), topic, self.branch());
             self.readers.spawn(reading);
         }
+    }
+
+    fn spawn_publisher(&mut self, manner: publisher::Manner) {
+        let rng = self.branch();
+        self.publishers
+            .spawn(publisher::publish(Arc::clone(&self.world), manner, rng));
     }
 
     fn subprotocol(&mut self) -> Option<Subprotocol> {
@@ -158,7 +184,7 @@ impl Run {
         }
         self.progress(1).await?;
         self.world.may_be_unavailable.store(false, Ordering::SeqCst);
-        for topic in 0..TOPICS.len() {
+        for topic in self.some_topics() {
             self.read_on(topic).await?;
         }
         if self.cycles.is_multiple_of(LOOK_OVER_EVERY) {
@@ -166,6 +192,16 @@ impl Run {
         }
         self.server.judge_log()?;
         Ok(Then::GoOn)
+    }
+
+    /// Those that the run began with, and a few of the others: all of them are read after damage and at the end.
+    fn some_topics(&mut self) -> Vec<usize> {
+        let begun = self.world.begun_topics();
+        let mut some: Vec<usize> = (0..begun.start).collect();
+        if !begun.is_empty() {
+            some.extend((0..READ_IN_A_CYCLE).map(|_| self.rng.random_range(begun.clone())));
+        }
+        some
     }
 
     /// Lets publishers and readers come to their end, restarts the broker once more, and judges everything.
@@ -181,7 +217,7 @@ impl Run {
             .await?;
         self.server.kill();
         self.start().await?;
-        for topic in 0..TOPICS.len() {
+        for topic in 0..self.world.topics() {
             self.read_on(topic).await?;
             self.read(topic, None).await?;
         }
@@ -199,7 +235,7 @@ impl Run {
     }
 
     fn look_over(&self, complete: bool) -> Judged {
-        (0..TOPICS.len())
+        (0..self.world.topics())
             .try_for_each(|topic| self.world.tell(|judge| judge.look_over(topic, complete)))
     }
 
@@ -232,6 +268,22 @@ impl Run {
         .await
     }
 
+    /// Waits until every publisher has found out that the broker has ended, and has passed on whatever it was told before.
+    pub(crate) async fn all_publishers_found_out(&mut self) -> Judged {
+        let before = self.world.disconnected();
+        let end = Instant::now() + DEADLINE;
+        while !self.world.have_disconnected(&before) {
+            self.check()?;
+            if Instant::now() > end {
+                violated!(
+                    "a publisher has not found out in {DEADLINE:?} that the broker has ended"
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
     /// Takes down what the last kill has hit. The publishers have found out by when they go on.
     pub(crate) async fn count_hits(&mut self) -> Judged {
         self.progress(1).await?;
@@ -249,6 +301,7 @@ impl Run {
 
     /// Reads on where the run itself has been.
     async fn read_on(&mut self, topic: usize) -> Judged {
+        self.read.resize(self.read.len().max(topic + 1), None);
         let place = self.read[topic].clone();
         match subscriber::read_to_head(&self.world, topic, place).await {
             Ok(place) => self.read[topic] = Some(place),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::judge::{Known, Place, Violation};
 use crate::reader::{From, Reader};
-use crate::world::{Phase, TOPICS, Trouble, World};
+use crate::world::{Phase, Trouble, World, name_of};
 
 /// How a subscriber behaves.
 #[derive(Debug, Clone, Copy)]
@@ -181,7 +181,7 @@ impl Visit<'_> {
     async fn leave(&self, ws: &mut Ws, reader: &mut Reader) -> Result<(), Trouble> {
         let world = self.world;
         let id = ws.new_id();
-        let leave = json!({"type": "unsubscribe", "id": id, "topic": TOPICS[self.topic]});
+        let leave = json!({"type": "unsubscribe", "id": id, "topic": name_of(self.topic)});
         ws.try_feed(&leave)
             .await
             .map_err(|ended| world.ended(&ended))?;
@@ -210,7 +210,7 @@ async fn connect(world: &World, subprotocol: Option<Subprotocol>) -> Result<Ws, 
 async fn join(world: &World, ws: &mut Ws, topic: usize, from: &From) -> Result<Reader, Trouble> {
     loop {
         let known = world.tell(|judge| judge.known(topic));
-        let ask = json!({"type": "subscribe", "topic": TOPICS[topic], "from": from.json()});
+        let ask = json!({"type": "subscribe", "topic": name_of(topic), "from": from.json()});
         let said = ws.try_ask(ask).await.map_err(|ended| world.ended(&ended))?;
         match (said["type"].as_str(), said["code"].as_str()) {
             (Some("subscribed"), _) => {
@@ -287,7 +287,7 @@ async fn get(
     let url = format!(
         "http://{}/v1/topics/{}/messages?{from}&limit={limit}",
         world.addr(),
-        TOPICS[topic]
+        name_of(topic)
     );
     let agent = agent.clone();
     let asked = tokio::task::spawn_blocking(move || -> Result<(u16, String), ureq::Error> {

@@ -286,6 +286,59 @@ fn a_wrong_order_is_noticed() {
     judge.look_over(TOPIC, false).unwrap();
 }
 
+/// A topic's name is written once: damage may take it alone, and leave the epoch that names without a topic share.
+#[test]
+fn a_topic_begun_later_that_is_back_at_its_beginning_is_noticed() {
+    let begun = || {
+        let mut judge = kept(10);
+        let later = judge.begin_topic();
+        let publisher = judge.join(later, Kind::Numbered);
+        for n in 1..=3 {
+            let id = Id { publisher, n };
+            judge.sending(id);
+            judge.receipt(id, &place(&format!("e:{n}")), false).unwrap();
+        }
+        judge.damaged();
+        (judge, later, publisher)
+    };
+    let subscribe = |judge: &mut Judge, later, from: &From, cursor: &str| {
+        let known = judge.known(later);
+        let said = json!({"type": "subscribed", "cursor": cursor, "head": 0, "resumed": false});
+        Reader::subscribed(judge, later, from, known, &said)
+    };
+    // Whoever has not been there.
+    let (mut judge, later, _) = begun();
+    noticed(
+        subscribe(&mut judge, later, &From::Earliest, "e:0"),
+        "has its head at 0",
+    );
+    // Whoever comes back.
+    let (mut judge, later, _) = begun();
+    let mut reader = subscribe(&mut judge, later, &after("e:3"), "e:3").unwrap();
+    let ahead = json!({"type": "gap", "reason": "ahead", "from": 1, "to": 3, "cursor": "e:0"});
+    noticed(
+        reader.take(&mut judge, &ahead),
+        "a gap that nothing explains",
+    );
+    // Whoever publishes.
+    let (mut judge, _, publisher) = begun();
+    let next = Id { publisher, n: 4 };
+    judge.sending(next);
+    noticed(
+        judge.receipt(next, &place("e:1"), false),
+        "one place, two messages",
+    );
+    // In another epoch, and named, it is right.
+    let (mut judge, later, publisher) = begun();
+    let mut reader = subscribe(&mut judge, later, &after("e:3"), "e:3").unwrap();
+    let another = json!({"type": "gap", "reason": "other_epoch", "cursor": "f:0"});
+    reader.take(&mut judge, &another).unwrap();
+    judge.settled();
+    let next = Id { publisher, n: 4 };
+    judge.sending(next);
+    judge.receipt(next, &place("f:1"), false).unwrap();
+}
+
 #[test]
 fn delivery_out_of_order_is_noticed() {
     let mut judge = kept(10);

@@ -12,9 +12,20 @@ use tokio::sync::watch;
 use crate::judge::{Judge, Judged, Violation};
 use crate::tally::Tally;
 
-/// The topics of a run. To the last one little is published, and nobody stays: its room may retire.
-pub(crate) const TOPICS: [&str; 4] = ["orders", "prices.eu", "chat.room-7", "rare"];
+/// The topics that a run begins with. To the last one little is published, and nobody stays: its room may retire.
+const TOPICS: [&str; 4] = ["orders", "prices.eu", "chat.room-7", "rare"];
 pub(crate) const RARE: usize = 3;
+/// How many more are begun in the midst of a run at most. So there is always one whose name was written lately, and many whose names lie
+/// where nothing else is written any more: damage finds either.
+const MOST_BEGUN: usize = 40;
+
+/// What the topic is named.
+pub(crate) fn name_of(topic: usize) -> String {
+    let begun_later = || format!("begun.later.{}", topic - TOPICS.len());
+    TOPICS
+        .get(topic)
+        .map_or_else(begun_later, |name| (*name).to_owned())
+}
 
 /// What the clients are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +57,8 @@ pub(crate) struct World {
     answered: Vec<AtomicU64>,
     /// How many publishes each has unanswered.
     unanswered: Vec<AtomicUsize>,
+    /// How often each has been without a connection, after it had taken whatever came on the last one.
+    disconnected: Vec<AtomicU64>,
     /// How many publishes were refused with `log_unavailable`.
     pub(crate) unavailable: AtomicU64,
     /// The log may be unavailable: the disk fails, or the broker ends.
@@ -68,6 +81,7 @@ impl World {
             phase: watch::Sender::new(Phase::Running),
             answered: (0..publishers).map(|_| AtomicU64::new(0)).collect(),
             unanswered: (0..publishers).map(|_| AtomicUsize::new(0)).collect(),
+            disconnected: (0..publishers).map(|_| AtomicU64::new(0)).collect(),
             unavailable: AtomicU64::new(0),
             may_be_unavailable: AtomicBool::new(false),
             may_be_damaged: AtomicBool::new(false),
@@ -86,6 +100,28 @@ impl World {
     /// Tells the judge something that cannot be wrong.
     pub(crate) fn tell<T>(&self, tell: impl FnOnce(&mut Judge) -> T) -> T {
         tell(&mut self.judge.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many topics there are by now.
+    pub(crate) fn topics(&self) -> usize {
+        self.tell(|judge| judge.topics())
+    }
+
+    /// A topic that nobody has used; `None` if there are as many as may be.
+    pub(crate) fn begin_topic(&self) -> Option<usize> {
+        let topic = self.tell(|judge| {
+            let may_begin = judge.topics() < TOPICS.len() + MOST_BEGUN;
+            may_begin.then(|| judge.begin_topic())
+        });
+        if topic.is_some() {
+            self.tally.add("topics begun", 1);
+        }
+        topic
+    }
+
+    /// The topics that were begun in the midst of the run.
+    pub(crate) fn begun_topics(&self) -> std::ops::Range<usize> {
+        TOPICS.len()..self.topics()
     }
 
     /// Takes down what was violated; the first counts.
@@ -156,6 +192,27 @@ impl World {
     pub(crate) fn unanswered(&self) -> usize {
         let counts = self.unanswered.iter();
         counts.map(|count| count.load(Ordering::SeqCst)).sum()
+    }
+
+    pub(crate) fn count_disconnected(&self, publisher: usize) {
+        self.disconnected[publisher].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It will not connect again.
+    pub(crate) fn set_done(&self, publisher: usize) {
+        self.disconnected[publisher].store(u64::MAX, Ordering::SeqCst);
+    }
+
+    /// Whether all of them have been without a connection (or are done) since `before`.
+    pub(crate) fn have_disconnected(&self, before: &[u64]) -> bool {
+        let now = self.disconnected();
+        let mut all = now.iter().zip(before);
+        all.all(|(now, before)| now > before || *now == u64::MAX)
+    }
+
+    pub(crate) fn disconnected(&self) -> Vec<u64> {
+        let counts = self.disconnected.iter();
+        counts.map(|count| count.load(Ordering::SeqCst)).collect()
     }
 
     /// The broker is about to be killed.

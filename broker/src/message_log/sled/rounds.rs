@@ -245,7 +245,13 @@ impl Writer {
         rounds.at = None;
         rounds.quick = false;
         rounds.total = Some(rounds.sum);
-        rounds.due = Instant::now() + self.rounds_every.max(took);
+        // A quick round has looked at sizes alone: one that looks at all follows, as after a start with smaller bounds.
+        let rest = if was_quick {
+            QUICK_REST
+        } else {
+            self.rounds_every
+        };
+        rounds.due = Instant::now() + rest.max(took);
         let limit = if rounds.level.is_some() {
             target
         } else {
