@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use super::ids;
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
 use super::open::OpenError;
-use super::raw;
+use super::replay::find_flaw;
 use super::rows::Records;
 use super::scan::is_damage;
 use super::store::plainly;
@@ -197,23 +197,25 @@ pub(super) fn check_sleds_files(dir: &Path, answered: u64) -> Result<(), Fault> 
     // sled reads the newest snapshot. Its last 12 bytes are a length and a checksum, which does not cover the length.
     let mut snapshots = snapshots(dir).map_err(Fault::Io)?;
     snapshots.retain(|path| path.extension() != Some(OsStr::new("generating")));
-    if let Some(newest) = snapshots.into_iter().max() {
-        let bytes = fs::read(&newest).map_err(Fault::Io)?;
-        if bytes.len() <= 12 || !ends_with_checksum(&bytes, &bytes[..bytes.len() - 12]) {
-            return damaged("sled's snapshot does not match its checksum");
-        }
-        let db = match File::open(dir.join("db")) {
-            Ok(db) => db,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return damaged("the file `db` is missing");
-            }
-            Err(e) => return Err(Fault::Io(e)),
-        };
-        if raw::ends_before_snapshot(&db, &bytes).map_err(Fault::Io)? {
-            return damaged("the file `db` ends before what sled's snapshot has seen of it");
-        }
+    let snapshot = snapshots.into_iter().max().map(fs::read);
+    let snapshot = snapshot.transpose().map_err(Fault::Io)?;
+    if let Some(bytes) = &snapshot
+        && (bytes.len() <= 12 || !ends_with_checksum(bytes, &bytes[..bytes.len() - 12]))
+    {
+        return damaged("sled's snapshot does not match its checksum");
     }
-    Ok(())
+    let db = match File::open(dir.join("db")) {
+        Ok(db) => db,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && snapshot.is_none() => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return damaged("the file `db` is missing");
+        }
+        Err(e) => return Err(Fault::Io(e)),
+    };
+    match find_flaw(&db, snapshot.as_deref()).map_err(Fault::Io)? {
+        Some(flaw) => damaged(&flaw.to_string()),
+        None => Ok(()),
+    }
 }
 
 fn ends_with_checksum(bytes: &[u8], covered: &[u8]) -> bool {

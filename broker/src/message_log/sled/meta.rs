@@ -236,6 +236,10 @@ impl Deletions {
         self.next_epoch == epoch.get() || self.epochs.contains(&epoch.get())
     }
 
+    pub(super) fn cuts_seen(&self) -> u64 {
+        self.cuts_seen
+    }
+
     pub(super) fn epochs(&self) -> Vec<Epoch> {
         self.epochs.iter().copied().map(Epoch::new).collect()
     }
@@ -822,7 +826,7 @@ impl Entry {
 
 impl Directory {
     /// What goes on in the place of a directory of which this was `found`: as after a cut. `cuts_seen` is the most that any
-    /// topic has taken notice of.
+    /// topic, or any deletion, has taken notice of.
     pub(super) fn salvaged(found: Option<Self>, cuts_seen: u64) -> Self {
         let mut directory = found.unwrap_or_else(Self::new);
         directory.cuts = directory.cuts.max(cuts_seen);
@@ -835,6 +839,10 @@ impl Directory {
 impl Meta {
     pub(super) fn forget_name(&self, topic: &TopicName) {
         self.0.remove(name_key(topic)).unwrap();
+    }
+
+    pub(super) fn forget_directory(&self) {
+        self.0.remove(DIRECTORY).unwrap();
     }
 }
 

@@ -26,6 +26,8 @@ use crate::clock::Clock;
 mod append;
 mod blobs;
 mod checkpoint;
+#[cfg(test)]
+mod damage_tests;
 mod delete;
 mod directory;
 mod faults;
@@ -42,6 +44,7 @@ mod page;
 mod queue;
 mod raw;
 mod reader;
+mod replay;
 mod retention;
 mod rounds;
 mod rows;

@@ -17,15 +17,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// sled's default, which we never change; written in its `conf`.
-const SEGMENT_BYTES: u64 = 512 * 1024;
-const SEGMENT_HEADER_BYTES: usize = 20;
+pub(super) const SEGMENT_BYTES: u64 = 512 * 1024;
+pub(super) const SEGMENT_HEADER_BYTES: usize = 20;
 /// No message begins where less than this is left of a segment.
-const MAX_MESSAGE_HEADER_BYTES: u64 = 32;
+pub(super) const MAX_MESSAGE_HEADER_BYTES: u64 = 32;
 /// sled gives out no page number above.
 const MAX_PAGE: u64 = 1 << 37;
 
 /// A place in sled's log.
-type Lsn = u64;
+pub(super) type Lsn = u64;
 
 /// The keys and values of a page.
 pub(super) type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -154,8 +154,13 @@ impl Page {
             }
             Kind::Link | Kind::BlobLink if node < Some(lsn) => self.links.push((lsn, place)),
             Kind::Free => self.freed = self.freed.max(Some(lsn)),
-            Kind::Node | Kind::BlobNode | Kind::Link | Kind::BlobLink | Kind::Cap | Kind::Other => {
-            }
+            Kind::Node
+            | Kind::BlobNode
+            | Kind::Link
+            | Kind::BlobLink
+            | Kind::Cap
+            | Kind::Own
+            | Kind::Other => {}
         }
     }
 
@@ -168,65 +173,8 @@ impl Page {
     }
 }
 
-/// Whether sled would find the end of its log before the place that its snapshot has seen already. It then refuses the
-/// file, but only after it has overwritten what comes behind that end: so it must be known before.
-pub(super) fn ends_before_snapshot(db: &File, snapshot: &[u8]) -> io::Result<bool> {
-    let Some(seen) = stable_lsn(snapshot) else {
-        return Ok(false);
-    };
-    let end = end_of_log(db, seen / SEGMENT_BYTES * SEGMENT_BYTES)?;
-    // Near the end of a segment sled goes on in the next one.
-    Ok(end.is_some_and(|end| {
-        end < seen && end % SEGMENT_BYTES + MAX_MESSAGE_HEADER_BYTES < SEGMENT_BYTES
-    }))
-}
-
-/// A snapshot begins with the place up to which it has seen the log, shifted by one to tell it from none.
-fn stable_lsn(snapshot: &[u8]) -> Option<Lsn> {
-    let shifted = i64::from_le_bytes(*snapshot.first_chunk()?);
-    u64::try_from(shifted).ok()?.checked_sub(1)
-}
-
-/// The end of the last message before the first tear in the log's tail, as sled looks for it in segments from `min` on.
-/// `None` if there is no such segment.
-fn end_of_log(db: &File, min: Lsn) -> io::Result<Option<Lsn>> {
-    let mut segments = BTreeMap::new();
-    let mut stable = min;
-    let bytes = db.metadata()?.len();
-    for base in (0..bytes).step_by(usize::try_from(SEGMENT_BYTES).unwrap_or(usize::MAX)) {
-        let mut header = [0; SEGMENT_HEADER_BYTES];
-        if base + header.len() as u64 > bytes {
-            break;
-        }
-        db.read_exact_at(&mut header, base)?;
-        if let Some(header) = parse_segment_header(&header).filter(|header| header.lsn >= min) {
-            stable = stable.max(header.stable);
-            segments.insert(header.lsn, base);
-        }
-    }
-    let mut end = None;
-    let mut expected = stable / SEGMENT_BYTES * SEGMENT_BYTES;
-    let mut segment = Vec::new();
-    for (&lsn, &base) in segments.range(expected..) {
-        if lsn != expected {
-            break;
-        }
-        expected += SEGMENT_BYTES;
-        read_segment(db, base, &mut segment)?;
-        let mut messages = Messages::new(&segment, OnDamage::Stop);
-        let mut last = None;
-        for message in messages.by_ref() {
-            last = Some(message.kind);
-        }
-        end = Some(lsn + messages.at as u64);
-        if !messages.is_full() && last != Some(Kind::Cap) {
-            break;
-        }
-    }
-    Ok(end)
-}
-
-fn read_segment(db: &File, base: u64, into: &mut Vec<u8>) -> io::Result<()> {
+/// Fewer bytes where the file ends.
+pub(super) fn read_segment(db: &File, base: u64, into: &mut Vec<u8>) -> io::Result<()> {
     into.resize(usize::try_from(SEGMENT_BYTES).unwrap_or(usize::MAX), 0);
     let mut filled = 0;
     while filled < into.len() {
@@ -241,12 +189,13 @@ fn read_segment(db: &File, base: u64, into: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-struct SegmentHeader {
-    lsn: Lsn,
-    stable: Lsn,
+pub(super) struct SegmentHeader {
+    pub(super) lsn: Lsn,
+    /// What was stable when the segment was begun.
+    pub(super) stable: Option<Lsn>,
 }
 
-fn parse_segment_header(bytes: &[u8]) -> Option<SegmentHeader> {
+pub(super) fn parse_segment_header(bytes: &[u8]) -> Option<SegmentHeader> {
     let (crc, covered) = bytes.get(..SEGMENT_HEADER_BYTES)?.split_first_chunk()?;
     let whole = u32::from_le_bytes(*crc) ^ u32::MAX == crc32fast::hash(covered);
     // Both numbers are kept inverted, so that zeros are no header.
@@ -255,60 +204,67 @@ fn parse_segment_header(bytes: &[u8]) -> Option<SegmentHeader> {
         u64::try_from(inverted ^ i64::MAX).ok()
     };
     let lsn = number(covered).filter(|lsn| lsn.is_multiple_of(SEGMENT_BYTES))?;
-    let stable = number(&covered[8..]).unwrap_or(0);
+    let stable = number(&covered[8..]);
     whole.then_some(SegmentHeader { lsn, stable })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Cap,
     Free,
     Node,
     BlobNode,
     Link,
     BlobLink,
-    /// What says nothing of keys and values.
+    /// A page of sled's own, without keys and values.
+    Own,
+    /// What belongs to no page.
     Other,
 }
 
 /// A message whose checksum holds.
-struct Message<'a> {
-    kind: Kind,
-    page: u64,
+pub(super) struct Message<'a> {
+    pub(super) kind: Kind,
+    pub(super) page: u64,
     /// Which segment of the log it belongs to.
-    segment: u64,
+    pub(super) segment: u64,
     /// Where in the segment it begins, and where its body does.
-    at: usize,
+    pub(super) at: usize,
     body_at: usize,
     body: &'a [u8],
 }
 
 impl Message<'_> {
-    fn lsn(&self) -> Lsn {
+    pub(super) fn lsn(&self) -> Lsn {
         self.segment * SEGMENT_BYTES + self.at as u64
+    }
+
+    /// Where in the segment the next one begins.
+    pub(super) fn end(&self) -> usize {
+        self.body_at + self.body.len()
     }
 }
 
 /// What to do where a message should be and is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnDamage {
-    /// As sled does at its tail.
+pub(super) enum OnDamage {
+    /// As sled does.
     Stop,
     /// Look for the next one, byte by byte.
     GoOn,
 }
 
 /// The whole messages of a segment, in order.
-struct Messages<'a> {
+pub(super) struct Messages<'a> {
     segment: &'a [u8],
     /// What the segment's own header says, if it is whole.
     number: Option<u64>,
-    at: usize,
+    pub(super) at: usize,
     on_damage: OnDamage,
 }
 
 impl<'a> Messages<'a> {
-    fn new(segment: &'a [u8], on_damage: OnDamage) -> Self {
+    pub(super) fn new(segment: &'a [u8], on_damage: OnDamage) -> Self {
         let header = parse_segment_header(segment);
         Self {
             segment,
@@ -319,11 +275,21 @@ impl<'a> Messages<'a> {
     }
 
     /// Whether no further message has its place here.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.at as u64 + MAX_MESSAGE_HEADER_BYTES > SEGMENT_BYTES
     }
 
-    fn parse(&self) -> Option<Message<'a>> {
+    /// The message that begins here, if it is whole.
+    pub(super) fn parse(&self) -> Option<Message<'a>> {
+        let (crc, message) = self.parse_unchecked()?;
+        let mut hash = crc32fast::Hasher::new();
+        hash.update(message.body);
+        hash.update(&self.segment[message.at + crc.len()..message.body_at]);
+        (u32::from_le_bytes(crc) == hash.finalize() ^ u32::MAX).then_some(message)
+    }
+
+    /// What the bytes here say if they are the beginning of a message, and the checksum it must have.
+    pub(super) fn parse_unchecked(&self) -> Option<([u8; 4], Message<'a>)> {
         let rest = self.segment.get(self.at..)?;
         let (crc, mut header) = rest.split_first_chunk::<4>()?;
         let (&kind, after) = header.split_first()?;
@@ -331,7 +297,8 @@ impl<'a> Messages<'a> {
         let kind = match kind {
             2 => Kind::Cap,
             4 => Kind::Free,
-            1 | 3 | 5 | 6 | 7 => Kind::Other,
+            5..=7 => Kind::Own,
+            1 | 3 => Kind::Other,
             8 => Kind::Node,
             9 => Kind::BlobNode,
             10 => Kind::Link,
@@ -352,19 +319,15 @@ impl<'a> Messages<'a> {
         if !belongs || !is_page {
             return None;
         }
-        let header_bytes = rest.len() - header.len();
-        let mut hash = crc32fast::Hasher::new();
-        hash.update(body);
-        hash.update(&rest[4..header_bytes]);
-        let whole = u32::from_le_bytes(*crc) == hash.finalize() ^ u32::MAX;
-        whole.then_some(Message {
+        let message = Message {
             kind,
             page,
             segment,
             at: self.at,
-            body_at: self.at + header_bytes,
+            body_at: self.at + rest.len() - header.len(),
             body,
-        })
+        };
+        Some((*crc, message))
     }
 }
 
@@ -374,7 +337,7 @@ impl<'a> Iterator for Messages<'a> {
     fn next(&mut self) -> Option<Message<'a>> {
         while !self.is_full() && self.at < self.segment.len() {
             if let Some(message) = self.parse() {
-                self.at = message.body_at + message.body.len();
+                self.at = message.end();
                 return Some(message);
             }
             match self.on_damage {
@@ -461,6 +424,7 @@ fn take_varint(from: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::replay::find_flaw;
     use super::*;
 
     /// All of both trees, and what they must be: of sled, and of its file.
@@ -511,7 +475,8 @@ mod tests {
             // The first key of each other tree is sled's own, and there is none.
             assert_eq!(found.len(), expected.len(), "round {round}");
             assert!(found == expected, "round {round}");
-            let _at_rest = end_of_log(&db_file(dir.path()), 0).unwrap().unwrap();
+            let flaw = find_flaw(&db_file(dir.path()), None).unwrap();
+            assert_eq!(flaw, None, "round {round}");
         }
     }
 

@@ -330,10 +330,9 @@ fn salvage(dir: &Path, new: &Path) -> Result<Salvaged, RecoverError> {
 
     let mut found = FoundMeta::find(entries()).map_err(failed)?;
     let mut into = open::open(new, CACHE_BYTES)?;
-    let cuts_seen = found
-        .topics
-        .values()
+    let cuts_seen = (found.topics.values())
         .map(|topic| topic.identity.cuts_seen())
+        .chain(found.deletions.values().map(Deletions::cuts_seen))
         .max();
     into.directory = Directory::salvaged(found.directory.take(), cuts_seen.unwrap_or(0));
 
@@ -939,6 +938,33 @@ mod tests {
         };
         assert!(found.lineage.contains(&next) && found.deleted == [deleted]);
         assert_eq!(bench.open("t2").found.head, 1);
+    }
+
+    /// The deletion alone knows of the cut before it: the directory and the names are lost.
+    #[test]
+    fn an_epoch_that_a_deletion_drew_is_not_given_out_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("data");
+        sample(&dir);
+        super::super::new_epoch(&dir).unwrap();
+        let bench = start_in(&dir);
+        let next = bench.open("t1").delete();
+        next.append(vec![long(1)]).unwrap();
+        let epoch = next.found.epoch;
+        drop(bench);
+        with_trees(&dir, |_, meta| {
+            for name in ["t0", "t1", "t2", "t3", "t4", "large"] {
+                meta.forget_name(&topic(name));
+            }
+            meta.forget_directory();
+        });
+
+        recover(&dir).unwrap();
+
+        let bench = start_in(&dir);
+        let again = bench.open("t1");
+        again.append(vec![long(2)]).unwrap();
+        assert_ne!(again.found.epoch, epoch);
     }
 
     #[test]
