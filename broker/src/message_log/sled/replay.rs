@@ -503,7 +503,7 @@ mod tests {
     /// Threads of sled's own hold its lock for a moment longer.
     fn open(dir: &Path) -> sled::Db {
         for _ in 0..500 {
-            match sled::Config::new().path(dir).open() {
+            match sled::Config::new().path(dir).flush_every_ms(None).open() {
                 Err(sled::Error::Io(e)) if e.to_string().contains("lock") => {
                     std::thread::park_timeout(std::time::Duration::from_millis(10));
                 }

@@ -16,7 +16,7 @@ use super::*;
 use crate::message_log::contract::{
     Bench, NOON, answer, assert_covered, messages, offsets, sent_by, text, texts, topic, wait_for,
 };
-use crate::message_log::{KEY_MEMORY_MS, Lineage, NewRecord, PageItem};
+use crate::message_log::{KEY_MEMORY_MS, Lineage, NewRecord, PageItem, TopicInfo};
 
 pub(super) fn options(dir: &Path) -> SledOptions {
     SledOptions {
@@ -171,11 +171,11 @@ fn a_crash_between_two_commits_of_a_busy_log_loses_nothing_that_was_answered() {
         while writers.iter().any(|writer| !writer.is_finished()) {
             // A copy of a file that grows is not what a crash leaves (that is one moment of all blocks), but sled has to
             // get along with less: it cuts what does not fit. So only what was answered before the copy is asked for.
-            let heads: Vec<u64> = bench.list().iter().map(|info| info.head).collect();
+            let answered = bench.list();
             let copy = crash_copy(dir.path());
             let after = start_in(copy.path());
-            for (n, head) in heads.into_iter().enumerate() {
-                let found = after.open(&format!("t{n}"));
+            for TopicInfo { topic, head, .. } in answered {
+                let found = after.open(topic.as_str());
                 assert!(found.found.head >= head, "{} < {head}", found.found.head);
                 let page = found.page(0, head);
                 assert_covered(&page, 0);
