@@ -377,10 +377,12 @@ impl Writer {
     }
 }
 
-/// Whether a topic has been without a record for long: of one whose records went by age, since they went.
+/// Whether a topic has been without a record for long: of one whose records went by age, since they went. One that has no time yet was
+/// about to have its first record when a crash came, and may be used at any moment.
 fn is_forgettable(numbers: &Numbers, retention: &Retention, now_ms: u64) -> bool {
     let kept_ms = retention.max_age_ms.saturating_add(FORGET_AFTER_MS);
-    numbers.first > numbers.head && numbers.last_time_ms < now_ms.saturating_sub(kept_ms)
+    let times = 1..now_ms.saturating_sub(kept_ms);
+    numbers.first > numbers.head && times.contains(&numbers.last_time_ms)
 }
 
 fn keep_largest(largest: &mut Vec<(u64, TopicName)>) {

@@ -276,6 +276,44 @@ fn a_topic_that_was_deleted_used_again_and_forgotten_gets_none_of_its_epochs_bac
     assert_eq!(found.head, 0);
 }
 
+#[test]
+fn a_topic_whose_first_record_a_crash_has_taken_keeps_its_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    fill(&bench, "a", 1);
+    let deleted = delete(&bench, "a");
+    fill(&bench, "a", 1);
+    fill(&bench, "b", 1);
+    let unused = bench.open("unused").found.epoch;
+    drop(bench);
+    // Its name is written, and neither numbers nor records.
+    with_trees(dir.path(), |records, meta| {
+        let id = meta.identity(&topic("a")).unwrap().unwrap().id();
+        meta.remove_numbers(id).unwrap();
+        let keys = records.range(super::scan::span(id, 0, u64::MAX)).keys();
+        for key in keys.map(Result::unwrap).collect::<Vec<_>>() {
+            records.remove(&key).unwrap();
+        }
+    });
+
+    let retention = Retention {
+        max_messages: 1,
+        ..Retention::default()
+    };
+    let bench = start(SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..busy_options(dir.path())
+    });
+    fill(&bench, "b", 2);
+    // A round has gone over all topics.
+    until(|| info(&bench, "b").unwrap().first > 1);
+
+    let found = bench.open("a").found;
+    assert_eq!((found.epoch, found.head), (deleted.epoch, 0));
+    assert_eq!(found.deleted, deleted.deleted);
+    assert_eq!(bench.open("unused").found.epoch, unused);
+}
+
 fn delete(bench: &Bench, name: &str) -> OpenedTopic {
     let opened = bench.open(name);
     let generation = opened.found.generation;
