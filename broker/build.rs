@@ -1,18 +1,11 @@
-//! Puts what has to be C into everything that is linked with the broker.
-
-const SOURCES: [&str; 2] = ["src/allocator.c", "src/message_log/sled/sync_file_range.c"];
+//! Puts `sync_file_range.c` into everything that is linked with the broker.
 
 fn main() {
-    for source in SOURCES {
-        println!("cargo::rerun-if-changed={source}");
-    }
+    println!("cargo::rerun-if-changed=src/message_log/sled/sync_file_range.c");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
-        let mut build = cc::Build::new();
-        build.files(SOURCES).link_lib_modifier("+whole-archive");
-        // Said by libmimalloc-sys.
-        if let Ok(include) = std::env::var("DEP_MIMALLOC_INCLUDE_DIR") {
-            build.include(include);
-        }
-        build.compile("hark_c");
+        cc::Build::new()
+            .file("src/message_log/sled/sync_file_range.c")
+            .link_lib_modifier("+whole-archive")
+            .compile("hark_sync_file_range");
     }
 }
