@@ -113,6 +113,10 @@ pub struct Config {
     #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]
     pub keep_alive: Duration,
 
+    /// The most connections at a time; beyond it new ones are told to try again (503). By default, as many as the limit on open files leaves room for.
+    #[arg(long, env = "HARK_MAX_CONNECTIONS", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
+
     /// A topic's room that nobody has needed for so long leaves memory.
     #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub room_idle: Duration,

@@ -1,29 +1,25 @@
-//! The list of connections, and ending those that hold their place and do nothing with it. Owns a second handle of every connection's
-//! socket: while a socket is blocked, or waits for the rest of a request's head, nothing that serves it runs, so both are ended from
-//! outside.
+//! The list of connections, and ending those that hold their place and do nothing with it. Owns what is known of each connection beside
+//! its socket, which is the guarded stream's (`edge`): who it is, whether a request of it is being answered, what it was given and has not
+//! taken. While a socket is blocked nothing that serves it runs, so it is ended from outside: by a flag that the stream looks at when it is
+//! woken.
 //!
-//! - A client that takes next to nothing of what it was given. The kernel ends a peer that takes nothing at all (`TCP_USER_TIMEOUT`, set on
-//!   the listener), but one that takes a byte now and then starts that clock anew each time.
-//! - A client that begins a request on a connection kept alive and does not finish its head: actix-http has a timer for the first
-//!   head of a connection, and one for the time between requests, which it stops at the first byte.
-//! - A client that sends more requests behind one that is not answered yet than actix-http holds: it would ask for the answer without end,
-//!   as fast as the processor can.
+//! Ended is a client that takes next to nothing of what it was given. The kernel ends a peer that takes nothing at all
+//! (`TCP_USER_TIMEOUT`, set on the listener), but one that takes a byte now and then starts that clock anew each time.
 
-use std::any::Any;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use actix_web::HttpRequest;
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
-use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use slab::Slab;
-use socket2::{SockRef, Socket};
 
 /// What must move within the stall timeout.
 const PAGE_BYTES: usize = 64 * 1024;
@@ -33,34 +29,54 @@ pub fn pages(bytes: usize) -> u32 {
     u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX)
 }
 
-/// An answer that has nothing to give is not asked for so often within [`SPIN_TIME`], but in a circle.
-const MAX_VAIN_POLLS: u32 = 20_000;
-const SPIN_TIME: Duration = Duration::from_secs(1);
-
 /// Who is connected, however.
 #[derive(Debug)]
 pub struct Connections {
     list: Mutex<Slab<Arc<Connection>>>,
     stall_timeout: Duration,
-    idle_timeout: Duration,
 }
 
-/// One connection.
+/// One connection, as all who have to do with it share it.
 #[derive(Debug)]
-struct Connection {
+pub struct Connection {
+    peer: Option<SocketAddr>,
     began: Instant,
     stall_timeout: Duration,
     /// Milliseconds after `began` by which the socket must have asked for more; 0: it has nothing to take.
     deadline_ms: AtomicU64,
-    /// Requests that are being answered.
-    requests: AtomicU32,
-    /// Milliseconds after `began` when there were none any more.
-    idle_since_ms: AtomicU64,
-    socket: Socket,
+    /// Requests that were handed to actix-http, and those of them that have been answered.
+    requests: AtomicU64,
+    answers: AtomicU64,
+    /// The stream has to end, and what was written and not sent is thrown away.
+    cut: AtomicBool,
+    /// Both sides have said that the WebSocket is closed: nothing more is waited for (RFC 6455, section 7.1.1).
+    closed: AtomicBool,
+    /// The task that serves the connection.
+    task: AtomicWaker,
+    input: Mutex<Input>,
+    /// Bytes that the kernel has taken of what was written.
+    written_bytes: AtomicU64,
+    /// Milliseconds after `began` since when the kernel takes no more; 0: it does.
+    blocked_since_ms: AtomicU64,
+    /// Bytes of a whole answer that wait to be written.
+    answer_bytes: AtomicUsize,
 }
 
-/// A connection's place in the list, kept in the connection's data.
-struct Listed {
+/// What has come of the request that is being answered.
+#[derive(Debug, Default)]
+struct Input {
+    /// Bytes of its body that were handed on.
+    body_bytes: u64,
+    /// The client has closed its side, and no more of the body will come.
+    ended: bool,
+    /// The client has closed its side.
+    closed: bool,
+    waiting: Option<Waker>,
+}
+
+/// A connection's place in the list, kept by its stream.
+#[derive(Debug)]
+pub struct Listed {
     connections: Arc<Connections>,
     at: usize,
     connection: Arc<Connection>,
@@ -72,68 +88,102 @@ impl Drop for Listed {
     }
 }
 
+impl std::ops::Deref for Listed {
+    type Target = Arc<Connection>;
+
+    fn deref(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
 impl Connections {
-    /// An empty list. A page must move within `stall_timeout`; `idle_timeout` is the longest a connection may be without a request that
-    /// is being answered.
-    pub fn new(stall_timeout: Duration, idle_timeout: Duration) -> Arc<Self> {
+    /// An empty list. A page must move within `stall_timeout`.
+    pub fn new(stall_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             list: Mutex::default(),
             stall_timeout,
-            idle_timeout,
         })
     }
 
     /// To be called when a connection is accepted.
-    pub fn accept(self: &Arc<Self>, connection: &dyn Any, data: &mut Extensions) {
-        let Some(stream) = connection.downcast_ref::<TcpStream>() else {
-            return;
-        };
-        let socket = match SockRef::from(stream).try_clone() {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!(%error, "a connection is not watched for stalling: no second handle");
-                return;
-            }
-        };
+    pub fn enter(self: &Arc<Self>, peer: Option<SocketAddr>) -> Listed {
         let connection = Arc::new(Connection {
+            peer,
             began: Instant::now(),
             stall_timeout: self.stall_timeout,
             deadline_ms: AtomicU64::new(0),
-            requests: AtomicU32::new(0),
-            idle_since_ms: AtomicU64::new(0),
-            socket,
+            requests: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+            input: Mutex::default(),
+            written_bytes: AtomicU64::new(0),
+            blocked_since_ms: AtomicU64::new(0),
+            answer_bytes: AtomicUsize::new(0),
         });
         let at = self.lock().insert(connection.clone());
-        data.insert(Listed {
+        Listed {
             connections: self.clone(),
             at,
             connection,
-        });
+        }
     }
 
-    /// Cuts the connections that have done next to nothing for too long. To be called every few seconds.
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Cuts the connections that have taken next to nothing for too long. To be called every few seconds.
     pub fn end_overdue(&self) {
-        let mut stalled = 0;
-        let mut idle = 0;
-        for (_, connection) in self.lock().iter() {
-            if connection.is_stalled() {
-                stalled += u32::from(connection.cut());
-            } else if connection.is_idle_for(self.idle_timeout) {
-                idle += u32::from(connection.cut());
-            }
-        }
-        if stalled > 0 {
+        let stalled: Vec<_> = self
+            .all()
+            .into_iter()
+            .filter(|connection| connection.is_stalled() && connection.cut())
+            .collect();
+        if !stalled.is_empty() {
             tracing::info!(
-                connections = stalled,
+                connections = stalled.len(),
                 "ended: they took less than a page within the stall timeout"
             );
         }
-        if idle > 0 {
+    }
+
+    /// Cuts up to `count` connections that hold a whole answer and have taken nothing of it for `patience`: those first that have not for
+    /// the longest.
+    pub(crate) fn end_unread_answers(&self, count: usize, patience: Duration) {
+        let unread = |connection: &Arc<Connection>| {
+            let holds = connection.answer_bytes.load(Ordering::Relaxed) > 0;
+            connection
+                .blocked_for()
+                .filter(|&blocked| holds && blocked >= patience)
+        };
+        let mut unread: Vec<_> = self
+            .all()
+            .into_iter()
+            .filter_map(|connection| unread(&connection).map(|blocked| (blocked, connection)))
+            .collect();
+        unread.sort_by_key(|(blocked, _)| std::cmp::Reverse(*blocked));
+        let ended = unread
+            .into_iter()
+            .take(count)
+            .filter(|(_, connection)| connection.cut())
+            .count();
+        if ended > 0 {
             tracing::info!(
-                connections = idle,
-                "ended: the next request did not come, or not all of its head"
+                connections = ended,
+                "ended: they do not read their answers, and others wait for the room"
             );
         }
+    }
+
+    /// All that there are just now.
+    pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
+        let list = self.lock();
+        list.iter()
+            .map(|(_, connection)| connection.clone())
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<Connection>>> {
@@ -141,9 +191,21 @@ impl Connections {
     }
 }
 
+/// What rules over time.
 impl Connection {
+    /// The connection of a request; `None` only in tests that have none.
+    pub fn of(request: &HttpRequest) -> Option<Arc<Self>> {
+        request.conn_data::<Arc<Self>>().cloned()
+    }
+
+    /// The other side of the socket.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
     fn now_ms(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64
+        // 0 has a meaning of its own.
+        (self.began.elapsed().as_millis() as u64).max(1)
     }
 
     /// The socket asks for more, or there is no more.
@@ -169,75 +231,141 @@ impl Connection {
         deadline_ms != 0 && self.now_ms() > deadline_ms
     }
 
-    fn is_idle_for(&self, timeout: Duration) -> bool {
-        let idle_ms = self
-            .now_ms()
-            .saturating_sub(self.idle_since_ms.load(Ordering::Acquire));
-        self.requests.load(Ordering::Acquire) == 0 && u128::from(idle_ms) > timeout.as_millis()
+    /// Ends it; what is still in the kernel's buffer is thrown away. Says whether it had not been cut already.
+    pub(crate) fn cut(&self) -> bool {
+        let first = !self.cut.swap(true, Ordering::AcqRel);
+        self.task.wake();
+        first
+    }
+}
+
+/// What the guarded stream tells, and asks.
+impl Connection {
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
     }
 
-    /// Says whether it was still there.
-    fn cut(&self) -> bool {
-        // What is still in the kernel's buffer is thrown away, or the connection would live on until it is taken.
-        let cut = self
-            .socket
-            .set_linger(Some(Duration::ZERO))
-            .and_then(|()| self.socket.shutdown(std::net::Shutdown::Both));
-        if let Err(error) = &cut {
-            tracing::debug!(%error, "an overdue connection was gone already");
+    /// Who is to be woken when it is cut, or when an answer has ended that the stream waits for.
+    pub(crate) fn is_served_by(&self, task: &Waker) {
+        self.task.register(task);
+    }
+
+    /// A request is handed to actix-http.
+    pub(crate) fn request_begins(&self) {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        let mut input = self.input();
+        (input.body_bytes, input.ended) = (0, false);
+    }
+
+    /// Whether all requests that were handed on have been answered.
+    pub(crate) fn all_answered(&self) -> bool {
+        self.requests.load(Ordering::Acquire) == self.answers.load(Ordering::Acquire)
+    }
+
+    /// More of the body was handed on.
+    pub(crate) fn handed_on(&self, bytes: u64) {
+        self.input().body_bytes += bytes;
+    }
+
+    /// The client has closed its side; `in_body`: though the body is not whole, or has no end.
+    pub(crate) fn input_closed(&self, in_body: bool) {
+        let mut input = self.input();
+        input.closed = true;
+        input.ended = in_body;
+        if let Some(waiting) = input.waiting.take() {
+            waiting.wake();
         }
-        cut.is_ok()
+    }
+
+    /// Whether the WebSocket has been closed by both sides.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// The kernel took so many bytes of what was written, or takes no more.
+    pub(crate) fn wrote(&self, bytes: Option<usize>) {
+        match bytes {
+            Some(bytes) => {
+                self.written_bytes
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
+                if self.blocked_since_ms.load(Ordering::Relaxed) != 0 {
+                    self.blocked_since_ms.store(0, Ordering::Relaxed);
+                }
+            }
+            None if self.blocked_since_ms.load(Ordering::Relaxed) == 0 => {
+                self.blocked_since_ms
+                    .store(self.now_ms(), Ordering::Relaxed);
+            }
+            None => {}
+        }
+    }
+
+    /// Since when the kernel has taken nothing more.
+    fn blocked_for(&self) -> Option<Duration> {
+        let since_ms = self.blocked_since_ms.load(Ordering::Relaxed);
+        (since_ms != 0).then(|| Duration::from_millis(self.now_ms().saturating_sub(since_ms)))
+    }
+
+    fn input(&self) -> MutexGuard<'_, Input> {
+        self.input.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What those ask who answer.
+impl Connection {
+    /// Whether nothing more will come of the body that is being read, of which `received` bytes have been taken: the client has closed its
+    /// side in its midst. Otherwise `waker` is called when it does.
+    ///
+    /// actix-http is told so only when the request has been answered, since it would end the connection at once.
+    pub fn body_ends_after(&self, received: u64, waker: &Waker) -> bool {
+        let mut input = self.input();
+        if input.ended && input.body_bytes == received {
+            return true;
+        }
+        input.waiting = Some(waker.clone());
+        false
+    }
+
+    /// Resolves when the client has closed its side: it may still read, or be gone.
+    pub async fn client_closes(&self) {
+        std::future::poll_fn(|cx| {
+            let mut input = self.input();
+            if input.closed {
+                return Poll::Ready(());
+            }
+            input.waiting = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Both sides have said that the WebSocket is closed: when what is written has been sent, so is the connection.
+    pub fn close_when_sent(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// A whole answer of so many bytes waits to be written; 0: no more.
+    pub(crate) fn holds_answer(&self, bytes: usize) {
+        self.answer_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
 /// A request that is being answered: from its head to the end of the answer's body.
-struct Answering {
-    connection: Option<Arc<Connection>>,
-    /// How often it was asked in vain, and since when.
-    vain_polls: u32,
-    since: Instant,
-}
+struct Answering(Option<Arc<Connection>>);
 
 impl Answering {
     fn begin(request: &ServiceRequest) -> Self {
-        let listed = request.conn_data::<Listed>();
-        let connection = listed.map(|listed| listed.connection.clone());
-        if let Some(connection) = &connection {
-            connection.requests.fetch_add(1, Ordering::AcqRel);
-        }
-        Self {
-            connection,
-            vain_polls: 0,
-            since: Instant::now(),
-        }
-    }
-
-    /// Asked in vain. Says whether it is asked in a circle; then the connection is cut.
-    fn spins(&mut self) -> bool {
-        self.vain_polls += 1;
-        if self.vain_polls < MAX_VAIN_POLLS {
-            return false;
-        }
-        let spins = self.since.elapsed() < SPIN_TIME;
-        (self.vain_polls, self.since) = (0, Instant::now());
-        if let Some(connection) = self.connection.as_ref().filter(|_| spins) {
-            tracing::info!("ended: it sent more requests than can wait behind one");
-            connection.cut();
-        }
-        spins
+        Self(request.conn_data::<Arc<Connection>>().cloned())
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(connection) = &self.connection {
-            connection.asked();
-            // In this order, or it could be taken for idle since its first request.
-            connection
-                .idle_since_ms
-                .store(connection.now_ms(), Ordering::Release);
-            connection.requests.fetch_sub(1, Ordering::AcqRel);
-        }
+        let Some(connection) = &self.0 else { return };
+        connection.asked();
+        connection.answers.fetch_add(1, Ordering::AcqRel);
+        // The stream may hold what came behind the request, and begins to wait for the next.
+        connection.task.wake();
     }
 }
 
@@ -246,19 +374,9 @@ pub async fn watch(
     request: ServiceRequest,
     next: Next<impl MessageBody + Unpin + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let mut answering = Answering::begin(&request);
-    let mut call = std::pin::pin!(next.call(request));
-    let response = std::future::poll_fn(|cx| match call.as_mut().poll(cx) {
-        Poll::Pending if answering.spins() => Poll::Ready(Err(gone())),
-        polled => polled,
-    })
-    .await?;
-    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    Ok(response.map_body(|_, body| Watched {
-        body,
-        answering,
-        is_upgrade,
-    }))
+    let answering = Answering::begin(&request);
+    let response = next.call(request).await?;
+    Ok(response.map_body(|_, body| Watched { body, answering }))
 }
 
 /// An answer's body, which says each time the socket asks for more: then what was given before is taken. While the socket is blocked it
@@ -266,12 +384,10 @@ pub async fn watch(
 struct Watched<B> {
     body: B,
     answering: Answering,
-    /// Nothing waits behind it, and it is asked whenever something comes.
-    is_upgrade: bool,
 }
 
 impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
-    type Error = actix_web::Error;
+    type Error = B::Error;
 
     fn size(&self) -> BodySize {
         self.body.size()
@@ -281,28 +397,13 @@ impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if let Some(connection) = &self.answering.connection {
+        if let Some(connection) = &self.answering.0 {
             connection.asked();
         }
         let given = Pin::new(&mut self.body).poll_next(cx);
-        match &given {
-            Poll::Ready(Some(Ok(bytes))) => {
-                self.answering.vain_polls = 0;
-                if let Some(connection) = &self.answering.connection {
-                    connection.gave(bytes.len());
-                }
-            }
-            // The end of it: the answer stays half, and the connection is gone.
-            Poll::Pending if !self.is_upgrade && self.answering.spins() => {
-                return Poll::Ready(Some(Err(gone())));
-            }
-            _ => {}
+        if let (Poll::Ready(Some(Ok(bytes))), Some(connection)) = (&given, &self.answering.0) {
+            connection.gave(bytes.len());
         }
-        given.map_err(|error| actix_web::Error::from(error.into()))
+        given
     }
-}
-
-/// What the server is told of a connection that was cut; nobody reads it.
-fn gone() -> actix_web::Error {
-    actix_web::error::ErrorBadRequest("the connection was ended")
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connections;
+pub mod edge;
 pub mod http;
 mod idle;
 pub mod message_log;

@@ -9,15 +9,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
+use actix_server::Server;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::middleware::{DefaultHeaders, from_fn};
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::{self, Connections};
+use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Gate};
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::sled::{SledLog, SledOptions};
@@ -30,9 +32,11 @@ use crate::topic::Registry;
 const TAIL_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of messages that may be staged in all rooms together.
 const STAGED_BUDGET_BYTES: usize = 64 * 1024 * 1024;
-/// The kernel's buffer for what a client has not taken yet (the kernel doubles it). With the default it would grow to megabytes
-/// for one that does not read.
-const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// What the kernel takes of a connection before it is sent. It bounds what one that does not read costs, and leaves alone what is on its
+/// way: a bound on the whole buffer would bound the window too, and with it the speed of a long line.
+const NOT_SENT_BYTES: u32 = 128 * 1024;
+/// Descriptors that are not connections: the log, the listener, the threads' own, and what a backup or a look into the directory may open.
+const OTHER_DESCRIPTORS: u64 = 96;
 /// How often connections are looked at for being overdue.
 const LOOK_FOR_OVERDUE_EVERY: Duration = Duration::from_secs(1);
 /// A request's head must be there within this time.
@@ -61,6 +65,19 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// There may not be so many open files.
+    #[error(
+        "{asked} connections need {needed} open files, and the system allows {descriptors}; raise the limit \
+         (`ulimit -n`, or LimitNOFILE= of systemd), or give a smaller --max-connections"
+    )]
+    Descriptors {
+        /// Connections.
+        asked: u32,
+        /// The limit.
+        descriptors: u64,
+        /// What the limit would have to be.
+        needed: u64,
+    },
     /// The log cannot be opened.
     #[error("{0}")]
     Log(#[from] crate::message_log::sled::OpenError),
@@ -80,15 +97,21 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
     };
     let listener = listener(config.listen, config.stall_timeout).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
-    raise_descriptor_limit();
+    let max_connections = max_connections(config.max_connections, raise_descriptor_limit())?;
 
     let gate = web::Data::new(open(&config)?);
     let routed = gate.clone();
     let rooms_on_workers = config.room_threads == 0;
-    // Nothing that is in order is idle for longer: between requests there is one timer, for a request's head the other.
-    let connections = Connections::new(config.stall_timeout, config.keep_alive + HEAD_TIMEOUT);
-    let accepting = connections.clone();
-    let server = HttpServer::new(move || {
+    let connections = Connections::new(config.stall_timeout);
+    let door = Door {
+        connections: connections.clone(),
+        max_connections,
+        patience: Patience {
+            head: HEAD_TIMEOUT,
+            keep_alive: config.keep_alive,
+        },
+    };
+    let app = move || {
         if rooms_on_workers {
             routed.registry.add_arbiter(Arbiter::current());
         }
@@ -97,20 +120,16 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
             .wrap(http::cors(&routed.admission))
             // What is true now may not be so in a moment; the files that the binary holds say otherwise themselves.
             .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
+            .wrap(from_fn(http::close_at_the_end))
             .wrap(from_fn(connections::watch))
             .configure(http::routes)
-    });
-    let server = server
-        .workers(config.workers.map_or_else(default_workers, usize::from))
+    };
+    let builder = Server::build()
         .backlog(BACKLOG as u32)
-        .client_request_timeout(HEAD_TIMEOUT)
-        .h1_allow_half_closed(false)
-        .keep_alive(config.keep_alive)
-        .on_connect(move |connection, data| accepting.accept(connection, data))
         .shutdown_timeout(ANSWERS_TAKE_SECONDS)
-        .disable_signals()
-        .listen(listener)?
-        .run();
+        .disable_signals();
+    let workers = config.workers.map_or_else(default_workers, usize::from);
+    let server = edge::serve(builder, workers, listener, door, app)?;
     actix::spawn(async move {
         let mut looks = tokio::time::interval(LOOK_FOR_OVERDUE_EVERY);
         loop {
@@ -204,7 +223,8 @@ fn listener(address: SocketAddr, stall_timeout: Duration) -> io::Result<TcpListe
     )?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(NOT_SENT_BYTES)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE / 6);
@@ -219,12 +239,33 @@ fn listener(address: SocketAddr, stall_timeout: Duration) -> io::Result<TcpListe
     Ok(socket.into())
 }
 
-/// Each connection is a descriptor, and the usual limit of 1024 is meant for programs that use `select`.
-fn raise_descriptor_limit() {
+/// Each connection is a descriptor, and the usual limit of 1024 is meant for programs that use `select`. Gives how many there may be.
+fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit on open files could not be raised; there may be few connections");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The most connections: as many as were asked for, or as the limit on open files leaves room for.
+fn max_connections(asked: Option<u32>, descriptors: u64) -> Result<usize, ServeError> {
+    let others = OTHER_DESCRIPTORS + REFUSED_AT_ONCE as u64;
+    let room = descriptors.saturating_sub(others);
+    let room = u32::try_from(room).unwrap_or(u32::MAX);
+    match asked {
+        Some(asked) if asked > room => Err(ServeError::Descriptors {
+            asked,
+            descriptors,
+            needed: u64::from(asked) + others,
+        }),
+        _ if room == 0 => Err(ServeError::Descriptors {
+            asked: asked.unwrap_or(1),
+            descriptors,
+            needed: u64::from(asked.unwrap_or(1)) + others,
+        }),
+        asked => Ok(asked.unwrap_or(room) as usize),
     }
 }

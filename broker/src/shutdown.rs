@@ -55,8 +55,8 @@ pub(crate) async fn run_until_told(
         drain_ms = drain.as_millis() as u64,
         "hark was told to end"
     );
+    // Connections are still taken: who comes is told that Hark ends, and a load balancer that asks `/readyz` sees it.
     gate.stopping.store(true, Ordering::Relaxed);
-    handle.pause().await;
     gate.sessions.say_goodbye(drain.as_millis() as u64);
     tokio::select! {
         () = everybody_gone(&gate, drain) => {}

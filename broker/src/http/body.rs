@@ -1,8 +1,11 @@
 //! The bodies of requests: whole, or cut into lines as they come. Owns their bounds, in bytes and in patience.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_web::error::PayloadError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
@@ -11,7 +14,7 @@ use hark_protocol::{ErrorCode, MAX_FRAME_BYTES};
 use tokio::time::Instant;
 
 use super::{ApiError, Gate};
-use crate::connections::pages;
+use crate::connections::{Connection, pages};
 
 /// Lines that are given out together, at most; the next ones are read when these are done with.
 const MAX_LINES_A_TURN: usize = 512;
@@ -22,6 +25,8 @@ const MAX_LINE_BYTES_A_TURN: usize = 256 * 1024;
 pub(super) struct Body {
     payload: Pin<Box<web::Payload>>,
     patience: Duration,
+    connection: Option<Arc<Connection>>,
+    received_bytes: u64,
 }
 
 /// When what is waited for must be there: each page of it within the patience.
@@ -58,6 +63,8 @@ impl Body {
         Ok(Self {
             payload: Box::pin(payload),
             patience: gate.session_settings.stall_timeout,
+            connection: Connection::of(request),
+            received_bytes: 0,
         })
     }
 
@@ -74,14 +81,28 @@ impl Body {
         Ok(body.freeze())
     }
 
+    /// The next piece, or that it ends in its midst: the client has closed its side.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        if let Poll::Ready(piece) = self.payload.poll_next_unpin(cx) {
+            return Poll::Ready(piece);
+        }
+        match &self.connection {
+            Some(connection) if connection.body_ends_after(self.received_bytes, cx.waker()) => {
+                Poll::Ready(Some(Err(PayloadError::Incomplete(None))))
+            }
+            _ => Poll::Pending,
+        }
+    }
+
     /// The next piece; `None` at the end.
     async fn next(&mut self, deadline: &mut Deadline) -> Result<Option<Bytes>, ApiError> {
         let pages = pages(deadline.received).saturating_add(1);
         let end = deadline.began + self.patience.saturating_mul(pages);
-        match tokio::time::timeout_at(end, self.payload.next()).await {
+        match tokio::time::timeout_at(end, std::future::poll_fn(|cx| self.poll_piece(cx))).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(piece))) => {
                 deadline.received += piece.len();
+                self.received_bytes += piece.len() as u64;
                 Ok(Some(piece))
             }
             Ok(Some(Err(error))) => Err(ApiError::new(

@@ -3,6 +3,7 @@
 //!
 //! A browser that is answered anything but 200 gives up for good. So whatever passes is answered with `retry` and an end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -14,10 +15,16 @@ use super::event_writer::EventWriter;
 use super::follow::Follower;
 use super::reading::{self, Form, Reading};
 use super::{ApiError, Gate};
+use crate::connections::Connection;
 use crate::session::{self, Present};
 
 /// How long a browser waits before it comes back when a stream has broken.
 const COME_BACK_AFTER: Duration = Duration::from_secs(2);
+
+/// A client that has closed its side may read on, or be gone; written to, the system of one that is gone answers with a reset, and the next
+/// write finds it. So one that is gone holds its place for little more than a second, and not until two heartbeats have failed.
+const PROBES: u32 = 3;
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn of_topic(
     request: HttpRequest,
@@ -62,6 +69,8 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
         follower,
         out,
         heartbeat: settings.heartbeat,
+        connection: Connection::of(request),
+        probes_left: PROBES,
         _ended: Ended { name, peer },
         _present: present,
     }))
@@ -72,6 +81,9 @@ struct EventStream {
     follower: Follower,
     out: EventWriter,
     heartbeat: Duration,
+    connection: Option<Arc<Connection>>,
+    /// How often a client that has closed its side is still written to, to see whether it reads.
+    probes_left: u32,
     _ended: Ended,
     _present: Present,
 }
@@ -96,6 +108,8 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
             follower,
             out,
             heartbeat,
+            connection,
+            probes_left,
             ..
         } = &mut stream;
         if follower.has_ended() {
@@ -103,7 +117,21 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
         }
         // At once the first time: `retry` and `welcome` wait to be sent.
         if out.is_empty() {
-            follower.turn(out, Instant::now() + *heartbeat).await;
+            let probe = async {
+                match connection {
+                    Some(connection) if *probes_left > 0 => connection.client_closes().await,
+                    _ => std::future::pending().await,
+                }
+                if *probes_left < PROBES {
+                    tokio::time::sleep(PROBE_EVERY).await;
+                }
+                *probes_left -= 1;
+            };
+            tokio::select! {
+                biased;
+                () = follower.turn(out, Instant::now() + *heartbeat) => {}
+                () = probe => {}
+            }
         }
         if out.is_empty() {
             out.heartbeat();

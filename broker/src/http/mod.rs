@@ -23,7 +23,12 @@ mod waiting;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use actix_http::ConnectionType;
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::guard::{Any, Get, Head};
+use actix_web::http::StatusCode;
+use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use hark_protocol::ErrorCode;
 use ipnet::IpNet;
@@ -74,6 +79,21 @@ fn stopping() -> ApiError {
         ErrorCode::Busy,
         "hark is about to end; try again in a moment",
     )
+}
+
+/// The middleware by which a connection ends with its answer when Hark is about to end.
+pub async fn close_at_the_end(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let gate = request.app_data::<web::Data<Gate>>().cloned();
+    let mut response = next.call(request).await?;
+    let stopping = gate.is_some_and(|gate| gate.stopping.load(Ordering::Relaxed));
+    if stopping && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
 }
 
 /// Every route.

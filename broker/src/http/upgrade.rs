@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use hark_protocol::{ErrorCode, Subprotocol};
 
 use super::{ApiError, Gate};
+use crate::connections::Connection;
 use crate::session::{self, Session};
 
 pub(super) async fn upgrade(
@@ -25,6 +26,7 @@ pub(super) async fn upgrade(
         gate.registry.clone(),
         gate.sessions.clone(),
         gate.session_settings.clone(),
+        Connection::of(&request),
     );
     session::upgrade(&request, payload, session, chosen.is_some())
 }

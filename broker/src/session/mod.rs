@@ -28,7 +28,7 @@ use std::time::Instant;
 use actix::prelude::*;
 use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
-use crate::connections::pages;
+use crate::connections::{Connection, pages};
 use crate::settings::SessionSettings;
 use crate::topic::{Delivery, Pulls, Registry, RoomNews};
 
@@ -51,6 +51,8 @@ pub struct Session {
     sessions: Arc<Sessions>,
     settings: SessionSettings,
     started: Instant,
+    /// The connection that it is on.
+    connection: Option<Arc<Connection>>,
 
     /// What rooms reach the session by; there from `started` on.
     port: Option<Arc<Port>>,
@@ -111,6 +113,7 @@ impl Session {
         registry: Arc<Registry>,
         sessions: Arc<Sessions>,
         settings: SessionSettings,
+        connection: Option<Arc<Connection>>,
     ) -> Self {
         Self {
             name: new_name(),
@@ -120,6 +123,7 @@ impl Session {
             sessions,
             settings,
             started: Instant::now(),
+            connection,
             port: None,
             flow: Rc::default(),
             subscriptions: Subscriptions::default(),

@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix::prelude::*;
@@ -21,6 +22,7 @@ use hark_protocol::CloseCode;
 use super::Session;
 use super::inbound::Piece;
 use super::outbound::Flow;
+use crate::connections::Connection;
 
 /// What a session's handlers are given.
 pub(super) type SessionContext = WebsocketContext<Session>;
@@ -44,7 +46,12 @@ pub fn upgrade(
     }
     let flow = session.flow.clone();
     let max_bytes = session.settings.max_message_bytes;
-    let frames = FrameGuard::new(payload.into_inner(), flow.clone(), max_bytes);
+    let frames = FrameGuard::new(
+        payload.into_inner(),
+        flow.clone(),
+        session.connection.clone(),
+        max_bytes,
+    );
     let codec = actix_http::ws::Codec::new().max_size(max_bytes);
     let body = WebsocketContext::with_codec(session, frames, codec);
     Ok(response.streaming(PacedBody {
@@ -120,6 +127,9 @@ impl StreamHandler<Result<ws::Message, ProtocolError>> for Session {
             Ok(ws::Message::Close(reason)) => {
                 tracing::debug!(session = self.name, ?reason, "the client closes");
                 ctx.close(Some(ws::CloseCode::Normal.into()));
+                if let Some(connection) = &self.connection {
+                    connection.close_when_sent();
+                }
                 ctx.stop();
             }
             Err(error) => {
@@ -216,6 +226,9 @@ impl StreamHandler<PageWritten> for Session {
 struct FrameGuard<S> {
     payload: S,
     flow: Rc<Flow>,
+    connection: Option<Arc<Connection>>,
+    /// What has come of the payload.
+    received_bytes: u64,
     max_bytes: usize,
     buffer: BytesMut,
     /// Bytes of the message that is coming in fragments.
@@ -244,10 +257,17 @@ enum Header {
 }
 
 impl<S> FrameGuard<S> {
-    fn new(payload: S, flow: Rc<Flow>, max_bytes: usize) -> Self {
+    fn new(
+        payload: S,
+        flow: Rc<Flow>,
+        connection: Option<Arc<Connection>>,
+        max_bytes: usize,
+    ) -> Self {
         Self {
             payload,
             flow,
+            connection,
+            received_bytes: 0,
             max_bytes,
             buffer: BytesMut::new(),
             message_bytes: 0,
@@ -350,12 +370,26 @@ where
                 Header::Incomplete => {}
             }
             match Pin::new(&mut self.payload).poll_next(cx) {
-                Poll::Ready(Some(Ok(chunk))) => self.buffer.extend_from_slice(&chunk),
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.received_bytes += chunk.len() as u64;
+                    self.buffer.extend_from_slice(&chunk);
+                }
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.ended = true;
                     return Poll::Ready(None);
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    let received = self.received_bytes;
+                    let gone = self
+                        .connection
+                        .as_ref()
+                        .is_some_and(|connection| connection.body_ends_after(received, cx.waker()));
+                    if gone {
+                        self.ended = true;
+                        return Poll::Ready(None);
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     }

@@ -1,0 +1,100 @@
+//! The service that puts the guarded stream beneath actix-http. Owns who finds room, and the settings of actix-http that the guard takes over.
+
+use std::fmt::Debug;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::{HttpService, KeepAlive, Request, Response};
+use actix_server::{Server, ServerBuilder};
+use actix_service::{
+    IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+};
+use actix_web::Error;
+use actix_web::body::MessageBody;
+use actix_web::dev::AppConfig;
+use tokio::net::TcpStream;
+
+use super::guarded::{Guarded, Patience};
+use crate::connections::{Connection, Connections};
+
+/// Connections beyond the most there may be that are still taken, each to be told so.
+pub const REFUSED_AT_ONCE: usize = 8;
+/// How long a client may take to close when an answer came before its request was read to the end, or a WebSocket's close frame before its
+/// own.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Who comes in.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// Where all are listed.
+    pub connections: Arc<Connections>,
+    /// The most that there may be.
+    pub max_connections: usize,
+    /// How long each waits for what.
+    pub patience: Patience,
+}
+
+/// Serves `app` on `listener`.
+///
+/// # Errors
+///
+/// What the system says where the listener cannot be used.
+pub fn serve<F, I, S, B>(
+    builder: ServerBuilder,
+    workers: usize,
+    listener: TcpListener,
+    door: Door,
+    app: F,
+) -> io::Result<Server>
+where
+    F: Fn() -> I + Send + Clone + 'static,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<Error> + 'static,
+    S::InitError: Debug,
+    S::Response: Into<Response<B>> + 'static,
+    B: MessageBody + 'static,
+{
+    let address = listener.local_addr()?;
+    let told_to_end = builder.graceful_shutdown_signal();
+    // Each worker takes its share; one that has it is passed over, so all of it can be used.
+    let share = (door.max_connections + REFUSED_AT_ONCE).div_ceil(workers);
+    let server = builder
+        .workers(workers)
+        .max_concurrent_connections(share)
+        .listen("hark", listener, move || {
+            let told_to_end = told_to_end.clone();
+            let door = door.clone();
+            let app = app()
+                .into_factory()
+                .map_err(|error| error.into().error_response());
+            let h1 = HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let told = told_to_end.clone();
+                    async move { told.notified().await }
+                })
+                // The guard has timers of its own, for every head and between requests.
+                .client_request_timeout(Duration::ZERO)
+                .keep_alive(KeepAlive::Os)
+                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+                // The guard holds the end of input back until it may end the connection.
+                .h1_allow_half_closed(true)
+                .local_addr(address)
+                .on_connect_ext(|stream: &Guarded<TcpStream>, data| {
+                    data.insert::<Arc<Connection>>(stream.connection().clone());
+                })
+                .h1(map_config(app, |_| AppConfig::default()));
+            fn_service(move |stream: TcpStream| {
+                let peer = stream.peer_addr().ok();
+                let listed = door.connections.enter(peer);
+                let refused = door.connections.count() > door.max_connections;
+                let guarded = Guarded::new(stream, listed, door.patience, refused);
+                std::future::ready(Ok((guarded, peer)))
+            })
+            .and_then(h1)
+        })?
+        .run();
+    Ok(server)
+}

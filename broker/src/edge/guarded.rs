@@ -1,0 +1,616 @@
+//! The guarded stream: every connection is read and written through one. Owns what may pass up to actix-http, and when.
+//!
+//! ```text
+//!            ┌───────────────────────── answered, and written ────────────────────────┐
+//!            ▼                                                                        │
+//! accepted ▶ Head ──whole──▶ Body ──all of it──▶ Answering ──────────────────────────┘
+//!             │ │              └──its end never comes──▶ CutShort ──answered──▶ end of input
+//!             │ └──upgrade──▶ Endless ──closed, or the client is gone──▶ CutShort
+//!             └──refused, or too slow──▶ Refusing ──said──▶ Lingering ──▶ end of input
+//! ```
+//!
+//! - One request at a time: the next head is handed on when the answer before has ended and its bytes are in the kernel. While the kernel
+//!   takes no more, nothing is read. So a connection holds one answer, and what came behind its request has a bound.
+//! - Heads are whole when they are handed on, and each has its time.
+//! - A turn ends after so many bytes; then the others on the worker have theirs.
+//! - The end of input is held back until the answer is there: a client may close its side when it has asked. Who reads a body that ends in
+//!   its midst is told by the connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::chunks::{BadChunks, Chunks};
+use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
+use crate::connections::{Connection, Listed};
+
+/// A turn ends after so many bytes, or requests.
+const TURN_BYTES: usize = 64 * 1024;
+const TURN_REQUESTS: u64 = 16;
+/// So much is read at once while a head is waited for.
+const READ_BYTES: usize = 4 * 1024;
+/// What may be waiting behind a request that is not answered yet.
+const MAX_AHEAD_BYTES: usize = MAX_HEAD_BYTES;
+/// Where an answer came before its request was read to the end, so much of it is still read, and thrown away by actix-http: or the answer
+/// would be lost with a reset.
+const MAX_DRAINED_BYTES: u64 = 1024 * 1024;
+/// When a client that finds no room may come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a client that was refused has to read why, and to close.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What lies beneath: a socket, or TLS over one.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// When it is dropped, what was written and not sent is thrown away: or the connection would live on until it is taken.
+    fn discard_on_close(&self);
+}
+
+impl Transport for TcpStream {
+    fn discard_on_close(&self) {
+        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a connection that is cut was gone already");
+        }
+    }
+}
+
+/// How long a stream waits for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the first head, and from a head's first byte to its last.
+    pub head: Duration,
+    /// For the next request.
+    pub keep_alive: Duration,
+}
+
+/// A connection's stream. See the module.
+#[derive(Debug)]
+pub(super) struct Guarded<T: Transport> {
+    io: T,
+    connection: Listed,
+    patience: Patience,
+    /// There is no room for it: what it asks is answered so.
+    refused: bool,
+    phase: Phase,
+    /// What was read from the socket and not handed on.
+    buffer: BytesMut,
+    /// So many bytes in front of it may be handed on.
+    allowed: usize,
+    /// The client has closed its side.
+    input_closed: bool,
+    write_blocked: bool,
+    turn: Turn,
+    timer: Timer,
+    /// How many were handed on.
+    requests: u64,
+    /// Bytes of a body that came behind its answer.
+    drained_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Between requests, or in a head, of which so many bytes have been looked at in vain.
+    Head {
+        seen: usize,
+    },
+    /// So many bytes of a body are still to come.
+    Body {
+        left: u64,
+    },
+    Chunked(Chunks),
+    /// Behind an upgrade.
+    Endless,
+    /// The request is all there, its answer is not.
+    Answering,
+    /// The guard's own answer is being written.
+    Refusing(BytesMut),
+    /// Said; what still comes is thrown away.
+    Lingering,
+    /// The request will never be whole: who reads it knows, and its answer is waited for.
+    CutShort,
+    /// The end of input is all that there is.
+    Ended,
+}
+
+/// What may be read before others have their turn.
+#[derive(Debug)]
+struct Turn {
+    left_bytes: usize,
+    others: Option<Yield>,
+}
+
+/// Others' turn: over when the driver has been asked what came for them. `wake_by_ref` would put the task in line before it is.
+struct Yield(Pin<Box<dyn Future<Output = ()>>>);
+
+impl std::fmt::Debug for Yield {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Yield")
+    }
+}
+
+/// One timer, for what is waited for just now.
+#[derive(Debug, Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    wait: Duration,
+    armed: bool,
+    asked_again: bool,
+}
+
+impl Timer {
+    fn arm(&mut self, wait: Duration) {
+        let end = Instant::now() + wait;
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(end),
+            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(end))),
+        }
+        (self.wait, self.armed, self.asked_again) = (wait, true, false);
+    }
+
+    fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    /// Whether the time is over. Who is asked much too late has slept, not the other side: then it is waited once more.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(sleep) = self.sleep.as_mut().filter(|_| self.armed) else {
+            return false;
+        };
+        if sleep.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let late = sleep.deadline().elapsed() > self.wait / 2;
+        if late && !std::mem::replace(&mut self.asked_again, true) {
+            sleep.as_mut().reset(Instant::now() + self.wait);
+            return sleep.as_mut().poll(cx).is_ready();
+        }
+        true
+    }
+}
+
+impl<T: Transport> Guarded<T> {
+    /// Guards a stream that was just accepted; `refused`: there is no room for it.
+    pub(super) fn new(io: T, connection: Listed, patience: Patience, refused: bool) -> Self {
+        Self {
+            io,
+            connection,
+            patience,
+            refused,
+            phase: Phase::Head { seen: 0 },
+            buffer: BytesMut::new(),
+            allowed: 0,
+            input_closed: false,
+            write_blocked: false,
+            turn: Turn {
+                left_bytes: TURN_BYTES,
+                others: None,
+            },
+            timer: Timer::default(),
+            requests: 0,
+            drained_bytes: 0,
+        }
+    }
+
+    /// What others know of it.
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Looks whether a whole head is there.
+    fn look_for_head(&mut self, seen: usize) {
+        // Empty lines in front of a request are passed over (RFC 9112, section 2.2).
+        while self
+            .buffer
+            .first()
+            .is_some_and(|&byte| byte == b'\r' || byte == b'\n')
+        {
+            self.buffer.advance(1);
+        }
+        // A head ends with a line: there is nothing new before the next one has.
+        let new = self.buffer.get(seen..).unwrap_or_default();
+        let may_be_whole = new.contains(&b'\n') || self.buffer.len() >= MAX_HEAD_BYTES;
+        self.phase = Phase::Head {
+            seen: self.buffer.len(),
+        };
+        if may_be_whole {
+            match head::read(&self.buffer) {
+                Ok(Some(head)) => self.take_head(head),
+                Ok(None) => {}
+                Err(refusal) => self.refuse(refusal, false),
+            }
+        }
+    }
+
+    fn take_head(&mut self, head: Head) {
+        if self.refused {
+            self.refuse(Refusal::NO_ROOM, head.wants_events);
+            return;
+        }
+        self.timer.disarm();
+        self.requests += 1;
+        if self.requests.is_multiple_of(TURN_REQUESTS) {
+            self.turn.left_bytes = 0;
+        }
+        self.drained_bytes = 0;
+        self.connection.request_begins();
+        self.allowed = head.bytes;
+        if let Some(rewritten) = head.rewritten {
+            let rest = self.buffer.split_off(head.bytes);
+            self.allowed = rewritten.len();
+            self.buffer = BytesMut::from(&rewritten[..]);
+            self.buffer.unsplit(rest);
+        }
+        self.phase = match head.body {
+            BodyLength::Bytes(0) => Phase::Answering,
+            BodyLength::Bytes(left) => Phase::Body { left },
+            BodyLength::Chunked => Phase::Chunked(Chunks::new()),
+            BodyLength::Endless => Phase::Endless,
+        };
+    }
+
+    /// Answers in actix-http's place, and ends the connection.
+    fn refuse(&mut self, refusal: Refusal, wants_events: bool) {
+        tracing::debug!(
+            peer = ?self.connection.peer(),
+            status = refusal.status,
+            "a connection is refused"
+        );
+        self.phase = Phase::Refusing(BytesMut::from(answer(refusal, wants_events).as_bytes()));
+        self.buffer = BytesMut::new();
+        self.allowed = 0;
+        self.timer.arm(LINGER);
+    }
+
+    /// Hands on what may be.
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
+        let bytes = self.allowed.min(buf.remaining());
+        buf.put_slice(&self.buffer[..bytes]);
+        self.buffer.advance(bytes);
+        self.allowed -= bytes;
+        if self.buffer.is_empty() {
+            // Held only while something is in it: most connections are idle most of the time.
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// Reads into the own buffer; 0 at the end of input.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input_closed {
+            return Poll::Ready(Ok(0));
+        }
+        let mut bytes = [0; READ_BYTES];
+        let room = READ_BYTES.min(self.turn.left_bytes);
+        let mut piece = ReadBuf::new(&mut bytes[..room]);
+        let polled = Pin::new(&mut self.io).poll_read(cx, &mut piece);
+        self.buffer.extend_from_slice(piece.filled());
+        self.count(polled, piece.filled().len())
+    }
+
+    /// Hands what comes straight on, at most `limit` bytes, and says how many; 0 at the end of input.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        limit: u64,
+    ) -> Poll<io::Result<usize>> {
+        if self.input_closed {
+            return Poll::Ready(Ok(0));
+        }
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let limit = limit.min(self.turn.left_bytes);
+        let before = buf.filled().len();
+        let polled = if buf.remaining() <= limit {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        } else {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(limit));
+            let polled = Pin::new(&mut self.io).poll_read(cx, &mut part);
+            let bytes = part.filled().len();
+            buf.advance(bytes);
+            polled
+        };
+        self.count(polled, buf.filled().len() - before)
+    }
+
+    /// What was read counts for the turn.
+    fn count(&mut self, polled: Poll<io::Result<()>>, bytes: usize) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Ok(())) => {
+                self.turn.left_bytes -= bytes;
+                self.input_closed = bytes == 0;
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.turn.left_bytes = TURN_BYTES;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The client has closed its side before its request was whole, or while it has a WebSocket; or what it sends is no body.
+    fn is_cut_short(&mut self) {
+        self.connection.input_closed(true);
+        self.phase = Phase::CutShort;
+    }
+
+    /// Goes on in the phase; `Ready` when something was handed on, or the end of input is.
+    fn poll_phase(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.allowed > 0 {
+                self.hand_on(buf);
+                return Poll::Ready(Ok(()));
+            }
+            if self.turn.left_bytes == 0 {
+                return Poll::Pending;
+            }
+            match &mut self.phase {
+                Phase::Head { seen } => {
+                    let seen = *seen;
+                    if self.buffer.len() > seen {
+                        self.look_for_head(seen);
+                        continue;
+                    }
+                    if self.head_is_late(cx) {
+                        continue;
+                    }
+                    let begins = self.buffer.is_empty() && self.requests > 0;
+                    if ready!(self.poll_fill(cx))? == 0 {
+                        self.phase = Phase::Ended;
+                    } else if begins {
+                        self.timer.arm(self.patience.head);
+                    }
+                }
+                Phase::Body { left } => {
+                    let left = *left;
+                    if self.is_drained(cx) {
+                        continue;
+                    }
+                    let bytes = if self.buffer.is_empty() {
+                        ready!(self.poll_pass(cx, buf, left))? as u64
+                    } else {
+                        self.allowed = usize::try_from(left)
+                            .unwrap_or(usize::MAX)
+                            .min(self.buffer.len());
+                        self.allowed as u64
+                    };
+                    if bytes == 0 {
+                        self.is_cut_short();
+                        continue;
+                    }
+                    self.hands_on_of_body(bytes);
+                    self.phase = match left - bytes {
+                        0 => Phase::Answering,
+                        left => Phase::Body { left },
+                    };
+                    if self.allowed == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Phase::Chunked(_) if self.buffer.is_empty() => {
+                    if !self.is_drained(cx) && ready!(self.poll_fill(cx))? == 0 {
+                        self.is_cut_short();
+                    }
+                }
+                Phase::Chunked(chunks) => match chunks.step(&self.buffer) {
+                    Ok(step) => {
+                        self.allowed = step.bytes;
+                        if chunks.ended() {
+                            self.phase = Phase::Answering;
+                        }
+                        self.hands_on_of_body(step.data_bytes);
+                    }
+                    Err(BadChunks) => self.is_cut_short(),
+                },
+                Phase::Endless if !self.buffer.is_empty() => {
+                    self.allowed = self.buffer.len();
+                    self.connection.handed_on(self.allowed as u64);
+                }
+                Phase::Endless if self.connection.is_closed() && self.connection.all_answered() => {
+                    self.phase = Phase::Ended;
+                }
+                Phase::Endless => {
+                    let bytes = ready!(self.poll_pass(cx, buf, u64::MAX))?;
+                    if bytes > 0 {
+                        self.connection.handed_on(bytes as u64);
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.is_cut_short();
+                }
+                Phase::Answering if self.connection.all_answered() => {
+                    self.phase = Phase::Head { seen: 0 };
+                    self.timer.arm(if self.buffer.is_empty() {
+                        self.patience.keep_alive
+                    } else {
+                        self.patience.head
+                    });
+                }
+                // The end of the answer wakes.
+                Phase::Answering if self.input_closed || self.buffer.len() >= MAX_AHEAD_BYTES => {
+                    return Poll::Pending;
+                }
+                Phase::Answering => {
+                    if ready!(self.poll_fill(cx))? == 0 {
+                        self.connection.input_closed(false);
+                    }
+                }
+                Phase::Refusing(_) | Phase::Lingering if self.timer.is_over(cx) => {
+                    self.phase = Phase::Ended;
+                }
+                Phase::Refusing(answer) => {
+                    while !answer.is_empty() {
+                        let bytes = ready!(Pin::new(&mut self.io).poll_write(cx, answer))?;
+                        if bytes == 0 {
+                            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                        }
+                        answer.advance(bytes);
+                    }
+                    ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+                    self.phase = Phase::Lingering;
+                }
+                Phase::Lingering => {
+                    if ready!(self.poll_fill(cx))? == 0 {
+                        self.phase = Phase::Ended;
+                    }
+                    self.buffer.clear();
+                }
+                Phase::CutShort if self.connection.all_answered() => self.phase = Phase::Ended,
+                Phase::CutShort => return Poll::Pending,
+                Phase::Ended => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn hands_on_of_body(&mut self, bytes: u64) {
+        self.connection.handed_on(bytes);
+        if self.connection.all_answered() {
+            self.drained_bytes += bytes;
+        }
+    }
+
+    /// Whether a head, or the next request, has not come in time; then the connection is about to end.
+    fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.timer.armed {
+            self.timer.arm(self.patience.head);
+        }
+        let late = self.timer.is_over(cx);
+        if late && self.requests > 0 && self.buffer.is_empty() {
+            // Nobody has asked for anything: there is nothing to say.
+            self.phase = Phase::Ended;
+        } else if late {
+            self.refuse(Refusal::TOO_SLOW, false);
+        }
+        late
+    }
+
+    /// Whether enough has been read of a body whose request was answered without it; then the connection is about to end.
+    fn is_drained(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.connection.all_answered() {
+            return false;
+        }
+        if !self.timer.armed {
+            self.timer.arm(self.patience.head);
+        }
+        let enough = self.drained_bytes > MAX_DRAINED_BYTES || self.timer.is_over(cx);
+        if enough {
+            self.phase = Phase::Ended;
+        }
+        enough
+    }
+
+    fn end_if_cut(&self) -> io::Result<()> {
+        if self.connection.is_cut() {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the connection was cut",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The guard's own answer, in the form of all refusals; event streams are told to come back, since a browser takes any other status than 200
+/// for the end of all.
+fn answer(refusal: Refusal, wants_events: bool) -> String {
+    let Refusal {
+        status,
+        code,
+        message,
+    } = refusal;
+    let (status, content_type, retry, body) = if wants_events {
+        let body = format!("retry: {}\n\n", RETRY_AFTER.as_millis());
+        ("200 OK", "text/event-stream", String::new(), body)
+    } else {
+        let again = code == "busy";
+        let retry = format!("retry-after: {}\r\n", RETRY_AFTER.as_secs());
+        let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
+        let retry = if again { retry } else { String::new() };
+        (status, "application/json", retry, body)
+    };
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-type: {content_type}\r\n{retry}\
+         cache-control: no-store\r\nconnection: close\r\ndate: {date}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+impl<T: Transport> AsyncRead for Guarded<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.connection.is_served_by(cx.waker());
+        this.end_if_cut()?;
+        if let Some(others) = &mut this.turn.others {
+            ready!(others.0.as_mut().poll(cx));
+            this.turn.others = None;
+            this.turn.left_bytes = TURN_BYTES;
+        }
+        // The one whose answers are not taken is not asked for more; when they are, it is looked at again.
+        if this.write_blocked || buf.remaining() == 0 {
+            return Poll::Pending;
+        }
+        let polled = this.poll_phase(cx, buf);
+        if polled.is_pending() && this.turn.left_bytes == 0 {
+            let mut others = Yield(Box::pin(tokio::task::yield_now()));
+            if others.0.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+            this.turn.others = Some(others);
+        }
+        polled
+    }
+}
+
+impl<T: Transport> AsyncWrite for Guarded<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.end_if_cut()?;
+        let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
+        match &polled {
+            Poll::Pending => {
+                this.write_blocked = true;
+                this.connection.wrote(None);
+            }
+            Poll::Ready(Ok(written)) => {
+                this.connection.wrote(Some(*written));
+                if std::mem::replace(&mut this.write_blocked, false) {
+                    // Reading had stopped, and is not asked for by itself.
+                    cx.waker().wake_by_ref();
+                }
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.end_if_cut()?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+impl<T: Transport> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        if self.connection.is_cut() {
+            self.io.discard_on_close();
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The edge: what lies beneath actix-http. Owns the guarded stream that every connection is read and written through, so that what a peer
+//! can make the server hold, do and wait for is bounded before anything is parsed; leaves requests and answers to `http`, and who is
+//! overdue to `connections`.
+//!
+//! actix-http reads as many requests as 128 KiB hold before it looks at the first one's answer, has a timer for the first head of a
+//! connection alone, and answers what it cannot parse without a body. The guard hands on one request at a time, whole heads only, and
+//! answers itself what never becomes a request.
+//!
+//! - `guarded`: the stream, its phases, its timers
+//! - `head`: a request's head: how long it is, what follows it, and why it is refused
+//! - `chunks`: a body in chunks: where it ends, and what it may hold beside its data
+//! - `accept`: the service that puts the stream beneath actix-http
+
+mod accept;
+mod chunks;
+mod guarded;
+mod head;
+
+pub use accept::{Door, REFUSED_AT_ONCE, serve};
+pub use guarded::Patience;
+pub use head::read as read_head;
+
+#[cfg(test)]
+mod tests {
+    use actix_http::ServiceConfig;
+    use actix_http::h1::Codec;
+
+    thread_local! {
+        /// Its clock ticks in a task, so it is made where there may be one.
+        static CONFIG: (actix_web::rt::SystemRunner, ServiceConfig) = {
+            let system = actix_web::rt::System::new();
+            let config = system.block_on(async { ServiceConfig::default() });
+            (system, config)
+        };
+    }
+
+    /// What actix-http reads requests with.
+    pub(super) fn actix_codec() -> Codec {
+        CONFIG.with(|(_, config)| Codec::new(config.clone()))
+    }
+}
