@@ -113,6 +113,10 @@ pub struct Config {
     #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]
     pub keep_alive: Duration,
 
+    /// The most bytes that the kernel may hold for all clients until they acknowledge them; beyond it those are ended that have acknowledged nothing for the longest.
+    #[arg(long, env = "HARK_MAX_UNSENT_BYTES", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
+    pub max_unsent_bytes: u64,
+
     /// The most connections at a time; beyond it new ones are told to try again (503). By default, as many as the limit on open files leaves room for.
     #[arg(long, env = "HARK_MAX_CONNECTIONS", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,

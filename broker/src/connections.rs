@@ -6,6 +6,7 @@
 //! Ended is a client that takes next to nothing of what it was given. The kernel ends a peer that takes nothing at all
 //! (`TCP_USER_TIMEOUT`, set on the listener), but one that takes a byte now and then starts that clock anew each time.
 
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +22,8 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
+use crate::unsent::Unsent;
+
 /// What must move within the stall timeout.
 const PAGE_BYTES: usize = 64 * 1024;
 
@@ -28,6 +31,9 @@ const PAGE_BYTES: usize = 64 * 1024;
 pub fn pages(bytes: usize) -> u32 {
     u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX)
 }
+
+/// A client is behind when something it was sent is not acknowledged for so long.
+const BEHIND_AFTER: Duration = Duration::from_secs(2);
 
 /// Who is connected, however.
 #[derive(Debug)]
@@ -60,6 +66,20 @@ pub struct Connection {
     blocked_since_ms: AtomicU64,
     /// Bytes of a whole answer that wait to be written.
     answer_bytes: AtomicUsize,
+    /// Something that was written is not acknowledged after [`BEHIND_AFTER`].
+    behind: AtomicBool,
+    acknowledged: Mutex<Acknowledged>,
+}
+
+/// What the kernel said of a connection when it was last asked.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    /// Of all that was written.
+    bytes: u64,
+    /// Milliseconds after the connection began when it last grew, or nothing was owed.
+    moved_ms: u64,
+    /// What had been written at the last few times it was asked: milliseconds after the beginning, and bytes.
+    written: VecDeque<(u64, u64)>,
 }
 
 /// What has come of the request that is being answered.
@@ -108,7 +128,7 @@ impl Connections {
     /// To be called when a connection is accepted.
     pub fn enter(self: &Arc<Self>, peer: Option<SocketAddr>) -> Listed {
         let connection = Arc::new(Connection {
-            peer,
+            peer: peer.map(canonical),
             began: Instant::now(),
             stall_timeout: self.stall_timeout,
             deadline_ms: AtomicU64::new(0),
@@ -121,6 +141,8 @@ impl Connections {
             written_bytes: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
             answer_bytes: AtomicUsize::new(0),
+            behind: AtomicBool::new(false),
+            acknowledged: Mutex::default(),
         });
         let at = self.lock().insert(connection.clone());
         Listed {
@@ -174,6 +196,45 @@ impl Connections {
             tracing::info!(
                 connections = ended,
                 "ended: they do not read their answers, and others wait for the room"
+            );
+        }
+    }
+
+    /// Takes in what the kernel holds of each connection. Where that is more than `total_bytes` in all, those are cut whose clients have
+    /// acknowledged nothing for the longest. To be called every second.
+    pub(crate) fn count_unsent(&self, unsent: &[Unsent], total_bytes: u64) {
+        let unsent: HashMap<SocketAddr, u32> =
+            unsent.iter().map(|one| (one.peer, one.bytes)).collect();
+        let mut owing = Vec::new();
+        let mut total = 0;
+        for connection in self.all() {
+            let bytes = connection.peer.and_then(|peer| unsent.get(&peer));
+            let bytes = u64::from(bytes.copied().unwrap_or(0));
+            let now_ms = connection.now_ms();
+            let moved_ms = connection.acknowledged_all_but(bytes, now_ms);
+            total += bytes;
+            if bytes > 0 {
+                let still = now_ms.saturating_sub(moved_ms);
+                owing.push((still, bytes, connection));
+            }
+        }
+        if total <= total_bytes {
+            return;
+        }
+        owing.sort_by_key(|&(still, bytes, _)| std::cmp::Reverse((still, bytes)));
+        let mut ended = 0;
+        for (_, bytes, connection) in owing {
+            if total <= total_bytes {
+                break;
+            }
+            total -= bytes;
+            ended += u32::from(connection.cut());
+        }
+        if ended > 0 {
+            tracing::warn!(
+                connections = ended,
+                limit_bytes = total_bytes,
+                "ended: the kernel holds too much that clients have not acknowledged; these had not for the longest"
             );
         }
     }
@@ -311,6 +372,43 @@ impl Connection {
     }
 }
 
+/// What the kernel says of it.
+impl Connection {
+    /// All that was written is acknowledged but for `unsent_bytes`. Gives when last something was.
+    fn acknowledged_all_but(&self, unsent_bytes: u64, now_ms: u64) -> u64 {
+        let written = self.written_bytes.load(Ordering::Relaxed);
+        let mut known = self
+            .acknowledged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let bytes = written.saturating_sub(unsent_bytes);
+        if bytes > known.bytes || unsent_bytes == 0 {
+            (known.bytes, known.moved_ms) = (bytes, now_ms);
+        }
+        // Of what had been written so long ago, something is still owed.
+        let long_ago = now_ms.saturating_sub(BEHIND_AFTER.as_millis() as u64);
+        while known
+            .written
+            .get(1)
+            .is_some_and(|&(at_ms, _)| at_ms <= long_ago)
+        {
+            known.written.pop_front();
+        }
+        let behind = known
+            .written
+            .front()
+            .is_some_and(|&(at_ms, written)| at_ms <= long_ago && bytes < written);
+        known.written.push_back((now_ms, written));
+        self.behind.store(behind, Ordering::Relaxed);
+        known.moved_ms
+    }
+
+    /// Whether something that was written two seconds ago has not been acknowledged.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+}
+
 /// What those ask who answer.
 impl Connection {
     /// Whether nothing more will come of the body that is being read, of which `received` bytes have been taken: the client has closed its
@@ -348,6 +446,11 @@ impl Connection {
     pub(crate) fn holds_answer(&self, bytes: usize) {
         self.answer_bytes.store(bytes, Ordering::Relaxed);
     }
+}
+
+/// IPv4 addresses as such, also where a socket for both names them in IPv6 (RFC 4291, section 2.5.5.2).
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// A request that is being answered: from its head to the end of the answer's body.
@@ -405,5 +508,64 @@ impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
             connection.gave(bytes.len());
         }
         given
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn unsent(port: u16, bytes: u32) -> Unsent {
+        Unsent {
+            peer: peer(port),
+            bytes,
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_goes_who_has_acknowledged_nothing_for_the_longest() {
+        let connections = Connections::new(Duration::from_secs(60));
+        let vanished = connections.enter(Some(peer(1)));
+        let slow = connections.enter(Some(peer(2)));
+        let quick = connections.enter(Some(peer(3)));
+        for one in [&vanished, &slow, &quick] {
+            one.wrote(Some(1000));
+            // As if they had been there for a while.
+            one.acknowledged.lock().unwrap().moved_ms = 1;
+        }
+        let cut = || [&vanished, &slow, &quick].map(|one| one.is_cut());
+
+        connections.count_unsent(&[unsent(1, 1000), unsent(2, 900), unsent(3, 10)], 1910);
+        assert_eq!(cut(), [false; 3]);
+        std::thread::yield_now();
+        slow.wrote(Some(100));
+        connections.count_unsent(&[unsent(1, 1000), unsent(2, 950), unsent(3, 0)], 1949);
+        assert_eq!(cut(), [true, false, false]);
+    }
+
+    #[test]
+    fn who_owes_what_was_sent_two_seconds_ago_is_behind() {
+        let connections = Connections::new(Duration::from_secs(60));
+        let one = connections.enter(Some(peer(1)));
+        one.wrote(Some(1000));
+        one.acknowledged_all_but(1000, 10_000);
+        assert!(!one.is_behind(), "it was just written");
+        one.wrote(Some(500));
+        one.acknowledged_all_but(1001, 11_000);
+        assert!(!one.is_behind(), "it was written a second ago");
+        one.acknowledged_all_but(501, 12_000);
+        assert!(one.is_behind(), "a byte of the first is owed");
+        one.acknowledged_all_but(500, 12_500);
+        assert!(!one.is_behind(), "what is owed was written later");
+        one.acknowledged_all_but(500, 13_000);
+        assert!(one.is_behind());
+        one.acknowledged_all_but(0, 14_000);
+        assert!(!one.is_behind());
+        one.acknowledged_all_but(0, 24_000);
+        assert!(!one.is_behind());
     }
 }

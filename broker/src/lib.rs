@@ -17,3 +17,4 @@ pub mod session;
 pub mod settings;
 mod shutdown;
 pub mod topic;
+pub mod unsent;

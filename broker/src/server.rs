@@ -20,13 +20,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
-use crate::http::{self, Admission, Gate};
+use crate::http::{self, Admission, Answers, Gate};
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, Signals};
 use crate::topic::Registry;
+use crate::unsent;
 
 /// Bytes of newest batches that all rooms hold together.
 const TAIL_BUDGET_BYTES: usize = 64 * 1024 * 1024;
@@ -39,6 +40,8 @@ const NOT_SENT_BYTES: u32 = 128 * 1024;
 const OTHER_DESCRIPTORS: u64 = 96;
 /// How often connections are looked at for being overdue.
 const LOOK_FOR_OVERDUE_EVERY: Duration = Duration::from_secs(1);
+/// How long an answer may lie unread while others wait for its room.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests that are being answered may take at the end.
@@ -130,11 +133,30 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         .disable_signals();
     let workers = config.workers.map_or_else(default_workers, usize::from);
     let server = edge::serve(builder, workers, listener, door, app)?;
+    let (answering, max_unsent_bytes) = (gate.clone(), config.max_unsent_bytes);
     actix::spawn(async move {
         let mut looks = tokio::time::interval(LOOK_FOR_OVERDUE_EVERY);
+        let mut kernel_answers = true;
         loop {
             looks.tick().await;
             connections.end_overdue();
+            let waiting = answering.answers.waiting();
+            if waiting > 0 {
+                connections.end_unread_answers(waiting, UNREAD_PATIENCE);
+            }
+            if !kernel_answers || connections.count() == 0 {
+                continue;
+            }
+            match unsent::of_port(address.port()) {
+                Ok(unsent) => connections.count_unsent(&unsent, max_unsent_bytes),
+                Err(error) => {
+                    kernel_answers = false;
+                    tracing::warn!(
+                        %error,
+                        "the kernel does not say what it holds for clients: --max-unsent-bytes is not kept"
+                    );
+                }
+            }
         }
     });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
@@ -198,6 +220,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
             loopback_hosts_only: !config.insecure_no_auth,
         },
         trusted_proxies: config.trusted_proxies.clone(),
+        answers: Answers::default(),
         stopping: AtomicBool::new(false),
     })
 }

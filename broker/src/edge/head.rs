@@ -239,8 +239,8 @@ fn with_websocket_alone(method: &str, target: &str, headers: &[httparse::Header<
 
 #[cfg(test)]
 mod tests {
-    use actix_http::h1::{Message, MessageType};
     use actix_http::HttpMessage as _;
+    use actix_http::h1::{Message, MessageType};
     use actix_web::http::header::HeaderName;
     use bytes::BytesMut;
     use proptest::prelude::*;

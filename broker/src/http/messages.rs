@@ -6,10 +6,12 @@ use hark_protocol::{Cursor, CursorSet, ErrorCode, SubscribeFrom, TopicName};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::answers::{Held, Room};
 use super::page::Page;
 use super::reading::{self, Form, Reading};
 use super::waiting::Waiting;
 use super::{ApiError, Gate};
+use crate::connections::Connection;
 use crate::topic::{History, join_again_after};
 
 /// The most bytes that the pages of one answer have (but at least one message).
@@ -25,10 +27,13 @@ pub(super) async fn of_topic(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
     let reading = reading::read(&request, Some(&topic), Form::Page)?;
-    let pages = read(&gate, &reading).await?;
+    let (pages, room) = read(&gate, &reading).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let body = pages.iter().map(|page| page.json(false)).collect();
-    Ok(answer(cursor, body))
+    Ok(answer(
+        cursor,
+        Held::new(body, room, Connection::of(&request)),
+    ))
 }
 
 pub(super) async fn of_topics(
@@ -37,12 +42,15 @@ pub(super) async fn of_topics(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
     let reading = reading::read(&request, None, Form::Page)?;
-    let pages = read(&gate, &reading).await?;
+    let (pages, room) = read(&gate, &reading).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let pages: Vec<String> = pages.iter().map(|page| page.json(true)).collect();
     let pages = pages.join(",");
     let body = format!("{{\"pages\":[{pages}],\"cursor\":\"{cursor}\"}}");
-    Ok(answer(cursor, body))
+    Ok(answer(
+        cursor,
+        Held::new(body, room, Connection::of(&request)),
+    ))
 }
 
 fn cursor_of(topics: &[TopicName], pages: &[Page]) -> String {
@@ -52,7 +60,7 @@ fn cursor_of(topics: &[TopicName], pages: &[Page]) -> String {
     text
 }
 
-fn answer(cursor: String, body: String) -> HttpResponse {
+fn answer(cursor: String, body: Held) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header(("Hark-Cursor", cursor))
         .content_type("application/json")
@@ -60,20 +68,23 @@ fn answer(cursor: String, body: String) -> HttpResponse {
 }
 
 /// Reads a page of each topic, and as long as all are empty waits for the first message.
-async fn read(gate: &Gate, reading: &Reading) -> Result<Vec<Page>, ApiError> {
+async fn read(gate: &Gate, reading: &Reading) -> Result<(Vec<Page>, Room), ApiError> {
     let end = Instant::now() + reading.wait;
     let mut from = reading.from.clone();
     loop {
+        let room = gate.answers.room().await?;
         let pages = read_pages(gate, reading, &from).await?;
         let nothing = pages.iter().all(|page| page.is_empty() && page.caught_up);
         if !nothing || Instant::now() >= end {
-            return Ok(pages);
+            return Ok((pages, room));
         }
+        // Nothing is held while it waits.
+        drop(room);
         let ends_first = !Waiting::begin(gate, &reading.topics, &pages)?
             .until(end)
             .await;
         if ends_first {
-            return Ok(pages);
+            return Ok((pages, gate.answers.room().await?));
         }
         from = pages
             .iter()

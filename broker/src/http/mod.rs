@@ -1,6 +1,7 @@
 //! HTTP: every route on one screen. Owns requests and responses; what they ask for is done by rooms and the log, the same way as
 //! for a session: there is no second path.
 
+mod answers;
 mod assets;
 mod body;
 mod client_address;
@@ -39,6 +40,7 @@ use crate::session::Sessions;
 use crate::settings::SessionSettings;
 use crate::topic::Registry;
 
+pub use answers::Answers;
 pub use error::ApiError;
 pub use guard::{Admission, cors};
 
@@ -55,6 +57,8 @@ pub struct Gate {
     pub admission: Admission,
     /// Proxies that are believed who the client is.
     pub trusted_proxies: Vec<IpNet>,
+    /// Answers that wait to be read.
+    pub answers: Answers,
     /// Hark is about to end: nobody new is let in.
     pub stopping: AtomicBool,
 }
