@@ -442,6 +442,14 @@ impl Connection {
         self.closed.store(true, Ordering::Release);
     }
 
+    /// The body of an answer has ended, or has been given up.
+    pub(crate) fn answer_ends(&self) {
+        self.asked();
+        self.answers.fetch_add(1, Ordering::AcqRel);
+        // The stream may hold what came behind the request, and begins to wait for the next.
+        self.task.wake();
+    }
+
     /// A whole answer of so many bytes waits to be written; 0: no more.
     pub(crate) fn holds_answer(&self, bytes: usize) {
         self.answer_bytes.store(bytes, Ordering::Relaxed);
@@ -465,10 +473,7 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         let Some(connection) = &self.0 else { return };
-        connection.asked();
-        connection.answers.fetch_add(1, Ordering::AcqRel);
-        // The stream may hold what came behind the request, and begins to wait for the next.
-        connection.task.wake();
+        connection.answer_ends();
     }
 }
 

@@ -12,6 +12,7 @@ pub mod edge;
 pub mod http;
 mod idle;
 pub mod message_log;
+mod others_turn;
 pub mod server;
 pub mod session;
 pub mod settings;

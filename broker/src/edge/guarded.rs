@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep};
 use super::chunks::{BadChunks, Chunks};
 use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
 use crate::connections::{Connection, Listed};
+use crate::others_turn::OthersTurn;
 
 /// A turn ends after so many bytes, or requests.
 const TURN_BYTES: usize = 64 * 1024;
@@ -122,16 +123,7 @@ enum Phase {
 #[derive(Debug)]
 struct Turn {
     left_bytes: usize,
-    others: Option<Yield>,
-}
-
-/// Others' turn: over when the driver has been asked what came for them. `wake_by_ref` would put the task in line before it is.
-struct Yield(Pin<Box<dyn Future<Output = ()>>>);
-
-impl std::fmt::Debug for Yield {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Yield")
-    }
+    others: Option<OthersTurn>,
 }
 
 /// One timer, for what is waited for just now.
@@ -550,7 +542,7 @@ impl<T: Transport> AsyncRead for Guarded<T> {
         this.connection.is_served_by(cx.waker());
         this.end_if_cut()?;
         if let Some(others) = &mut this.turn.others {
-            ready!(others.0.as_mut().poll(cx));
+            ready!(others.poll());
             this.turn.others = None;
             this.turn.left_bytes = TURN_BYTES;
         }
@@ -560,11 +552,7 @@ impl<T: Transport> AsyncRead for Guarded<T> {
         }
         let polled = this.poll_phase(cx, buf);
         if polled.is_pending() && this.turn.left_bytes == 0 {
-            let mut others = Yield(Box::pin(tokio::task::yield_now()));
-            if others.0.as_mut().poll(cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
-            this.turn.others = Some(others);
+            this.turn.others = Some(OthersTurn::begin(cx));
         }
         polled
     }
@@ -612,5 +600,266 @@ impl<T: Transport> Drop for Guarded<T> {
         if self.connection.is_cut() {
             self.io.discard_on_close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::connections::Connections;
+
+    /// A socket that always has more to read, as long as there is any, and takes what is written, or nothing.
+    #[derive(Debug, Default)]
+    struct Fake {
+        input: VecDeque<u8>,
+        closed: bool,
+        blocked: bool,
+        reads: Arc<AtomicUsize>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl AsyncRead for Fake {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let this = self.get_mut();
+            this.reads.fetch_add(1, Ordering::Relaxed);
+            let bytes = buf.remaining().min(this.input.len());
+            if bytes == 0 && !this.closed {
+                return Poll::Pending;
+            }
+            let bytes: Vec<u8> = this.input.drain(..bytes).collect();
+            buf.put_slice(&bytes);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Fake {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.blocked {
+                return Poll::Pending;
+            }
+            self.written.lock().unwrap().extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Transport for Fake {
+        fn discard_on_close(&self) {}
+    }
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(10),
+        keep_alive: Duration::from_secs(75),
+    };
+
+    fn guarded(input: &[u8]) -> Guarded<Fake> {
+        let listed = Connections::new(Duration::from_secs(60)).enter(None);
+        let io = Fake {
+            input: input.iter().copied().collect(),
+            ..Fake::default()
+        };
+        Guarded::new(io, listed, PATIENCE, false)
+    }
+
+    /// What is handed on until there is a pause; `None`: the end of input.
+    async fn until_pause(stream: &mut Guarded<Fake>) -> Option<Vec<u8>> {
+        std::future::poll_fn(|cx| {
+            let mut all = Vec::new();
+            loop {
+                let mut bytes = [0; 8192];
+                let mut buf = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                    Poll::Ready(Ok(())) if buf.filled().is_empty() && all.is_empty() => {
+                        return Poll::Ready(None);
+                    }
+                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                        all.extend_from_slice(buf.filled());
+                    }
+                    Poll::Ready(Err(error)) => panic!("{error}"),
+                    _ => return Poll::Ready(Some(all)),
+                }
+            }
+        })
+        .await
+    }
+
+    fn answered(stream: &Guarded<Fake>) {
+        stream.connection.answer_ends();
+    }
+
+    const HEAD: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    #[actix_web::test]
+    async fn the_next_request_comes_when_the_answer_before_has_gone() {
+        let mut stream = guarded(HEAD.repeat(2).as_bytes());
+        assert_eq!(until_pause(&mut stream).await.unwrap(), HEAD.as_bytes());
+        assert_eq!(until_pause(&mut stream).await.unwrap(), b"");
+        // The answer has ended, and the kernel does not take it.
+        answered(&stream);
+        stream.io.blocked = true;
+        std::future::poll_fn(|cx| {
+            assert!(Pin::new(&mut stream).poll_write(cx, b"answer").is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let reads = stream.io.reads.load(Ordering::Relaxed);
+        assert_eq!(until_pause(&mut stream).await.unwrap(), b"");
+        assert_eq!(
+            stream.io.reads.load(Ordering::Relaxed),
+            reads,
+            "it reads though it is blocked"
+        );
+        stream.io.blocked = false;
+        std::future::poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"answer"))
+            .await
+            .unwrap();
+        assert_eq!(until_pause(&mut stream).await.unwrap(), HEAD.as_bytes());
+    }
+
+    #[actix_web::test]
+    async fn what_waits_behind_a_request_has_a_bound() {
+        let mut stream = guarded(HEAD.repeat(10_000).as_bytes());
+        until_pause(&mut stream).await;
+        assert!(
+            stream.buffer.len() <= MAX_AHEAD_BYTES + READ_BYTES,
+            "{}",
+            stream.buffer.len()
+        );
+    }
+
+    #[actix_web::test]
+    async fn a_turn_ends_after_so_many_bytes() {
+        let length = 10 * TURN_BYTES;
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n".to_owned();
+        for head in [head, upgrade] {
+            let mut input = head.into_bytes();
+            input.resize(input.len() + length, b'x');
+            let mut stream = guarded(&input);
+            let (mut turns, mut bytes) = (0, 0);
+            while bytes < input.len() {
+                let turn = until_pause(&mut stream).await.unwrap().len();
+                assert!(turn <= TURN_BYTES, "{turn} bytes in a turn");
+                (turns, bytes) = (turns + 1, bytes + turn);
+                tokio::task::yield_now().await;
+            }
+            assert!(turns >= 10, "{turns} turns");
+        }
+    }
+
+    #[actix_web::test]
+    async fn a_turn_ends_after_so_many_requests() {
+        let mut stream = guarded(HEAD.repeat(100).as_bytes());
+        let (mut turns, mut requests) = (1, 0);
+        while requests < 100 {
+            match until_pause(&mut stream).await.unwrap().len() {
+                0 => {
+                    assert!(stream.turn.others.is_some());
+                    turns += 1;
+                    tokio::task::yield_now().await;
+                }
+                _ => {
+                    requests += 1;
+                    answered(&stream);
+                }
+            }
+        }
+        assert!(turns > 100 / TURN_REQUESTS, "{turns} turns");
+    }
+
+    #[actix_web::test]
+    async fn the_end_of_input_comes_behind_the_answer() {
+        let mut stream = guarded(HEAD.as_bytes());
+        stream.io.closed = true;
+        assert_eq!(until_pause(&mut stream).await.unwrap(), HEAD.as_bytes());
+        assert_eq!(
+            until_pause(&mut stream).await.unwrap(),
+            b"",
+            "there is no end yet"
+        );
+        answered(&stream);
+        assert_eq!(until_pause(&mut stream).await, None);
+    }
+
+    /// Waits until something was said, or the end of input comes; gives what was said.
+    async fn until_said_or_ended(stream: &mut Guarded<Fake>) -> String {
+        let wait = async {
+            while until_pause(stream).await.is_some()
+                && stream.io.written.lock().unwrap().is_empty()
+            {
+                tokio::time::sleep(SHORT.head / 10).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .unwrap();
+        String::from_utf8(stream.io.written.lock().unwrap().clone()).unwrap()
+    }
+
+    const SHORT: Patience = Patience {
+        head: Duration::from_millis(100),
+        keep_alive: Duration::from_millis(200),
+    };
+
+    #[actix_web::test]
+    async fn a_head_has_its_time_and_so_has_the_next() {
+        let half = &HEAD[..10];
+        let mut stream = guarded(half.as_bytes());
+        stream.patience = SHORT;
+        let said = until_said_or_ended(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+
+        let mut stream = guarded(HEAD.as_bytes());
+        until_pause(&mut stream).await;
+        stream.patience.head = SHORT.head;
+        answered(&stream);
+        until_pause(&mut stream).await;
+        stream.io.input.extend(half.as_bytes());
+        let said = until_said_or_ended(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+
+        // Nobody has asked for anything: the connection ends without a word.
+        let mut stream = guarded(HEAD.as_bytes());
+        until_pause(&mut stream).await;
+        stream.patience = SHORT;
+        answered(&stream);
+        assert_eq!(until_said_or_ended(&mut stream).await, "");
+        assert_eq!(until_pause(&mut stream).await, None);
+    }
+
+    /// A machine that slept finds all its timers over; it asks once more before it judges.
+    #[actix_web::test]
+    async fn who_slept_waits_once_more() {
+        let mut stream = guarded(&HEAD.as_bytes()[..10]);
+        stream.patience = SHORT;
+        until_pause(&mut stream).await;
+        #[allow(clippy::disallowed_methods)] // nothing runs meanwhile: that is what it is about
+        std::thread::sleep(3 * SHORT.head);
+        until_pause(&mut stream).await;
+        assert!(
+            stream.io.written.lock().unwrap().is_empty(),
+            "judged in its sleep"
+        );
+        stream.io.input.extend(&HEAD.as_bytes()[10..]);
+        assert_eq!(until_pause(&mut stream).await.unwrap(), HEAD.as_bytes());
     }
 }
