@@ -10,6 +10,7 @@ pub mod config;
 pub mod connections;
 pub mod http;
 mod idle;
+mod logging;
 pub mod message_log;
 pub mod server;
 pub mod session;

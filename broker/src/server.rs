@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -19,11 +20,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::http::{self, Admission, Gate};
-use crate::message_log::memory::MemoryLog;
+use crate::logging;
+use crate::message_log::{self, memory::MemoryLog};
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
-use crate::shutdown::{self, Signals};
+use crate::shutdown::{self, HangUps, Signals};
 use crate::topic::Registry;
 
 /// Bytes of newest batches that all rooms hold together.
@@ -78,6 +80,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         address: config.listen,
         source,
     };
+    let hang_ups = HangUps::survive()?;
     let listener = listener(config.listen, config.stall_timeout).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     raise_descriptor_limit();
@@ -115,11 +118,14 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         let mut looks = tokio::time::interval(LOOK_FOR_OVERDUE_EVERY);
         loop {
             looks.tick().await;
-            connections.end_overdue();
+            // A task that panics is gone without a word. A look that does has been told of, and the next one is another.
+            drop(catch_unwind(AssertUnwindSafe(|| connections.end_overdue())));
+            logging::tell_left_out();
         }
     });
+    logging::end_with_threads_of_others();
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(hang_ups)?;
     announce(address);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "hark serves");
     shutdown::run_until_told(server, gate, config.drain, signals).await?;
@@ -129,6 +135,9 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
 /// Opens the log and makes everything that requests are given.
 fn open(config: &Config) -> Result<Gate, ServeError> {
     let clock = Clock::system();
+    let faults = Faults {
+        enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
+    };
     let retention = config.retention();
     let retention_for = Arc::new(move |_: &hark_protocol::TopicName| retention);
     let options = SledOptions {
@@ -139,6 +148,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         min_free_bytes: config.min_free_bytes,
         rounds_every: within(config.retention_age / 20, &ROUNDS_EVERY),
         tick: within(config.retention_age / 20, &TICK),
+        faults: message_log::sled::Faults::heard(faults.enabled),
         ..SledOptions::new(&config.data_dir)
     };
     let synced = match config.recover {
@@ -162,9 +172,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         max_idle_rooms: config.max_idle_rooms,
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
-        faults: Faults {
-            enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
-        },
+        faults,
     };
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
