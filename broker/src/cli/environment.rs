@@ -78,12 +78,17 @@ mod tests {
         ];
         for arg in switches {
             // As a variable's value is read: by the parser, from a text.
-            let (id, flag) = (arg.get_id().clone(), format!("--{}", arg.get_long().unwrap()));
+            let (id, flag) = (
+                arg.get_id().clone(),
+                format!("--{}", arg.get_long().unwrap()),
+            );
             let command = Command::new("hark").arg(arg.action(ArgAction::Set));
             for (texts, expected) in spellings {
                 for text in texts.split(' ') {
                     let matches = command.clone().try_get_matches_from(["hark", &flag, text]);
-                    let taken = matches.ok().and_then(|m| m.get_one::<bool>(id.as_str()).copied());
+                    let taken = matches
+                        .ok()
+                        .and_then(|m| m.get_one::<bool>(id.as_str()).copied());
                     assert_eq!(taken, expected, "{flag}: {text}");
                 }
             }

@@ -18,10 +18,11 @@ pub(super) struct ServeArgs {
     config: Config,
 
     /// What goes to the log (standard error): error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
+    // actix_http calls errors what peers do wrong, and does not say which peer.
     #[arg(
         long,
         env = "HARK_LOG",
-        default_value = "info,actix_server=warn",
+        default_value = "info,actix_server=warn,actix_http=off",
         value_name = "FILTER"
     )]
     log: EnvFilter,

@@ -104,7 +104,7 @@ fn may_say(place: Place, level: Level, like: impl FnOnce() -> String) -> bool {
 }
 
 fn tell(LeftOut { lines, like }: LeftOut) {
-    let fields = [("lines", &*lines.to_string()), ("like", &*like.message)];
+    let fields = [("lines", lines.into()), ("like", like.message.into())];
     let message = "lines are left out here: there were too many at once";
     say(&line(style(), like.level, message, &fields));
 }
@@ -222,7 +222,10 @@ mod tests {
         );
         assert!(said >= 100 && site.left_out > 0, "{said} were said");
         let left_out = site.left_out_by(Instant::now(), Duration::ZERO).unwrap();
-        assert_eq!((left_out.lines, &*left_out.like.message), (1000 - said, "flood"));
+        assert_eq!(
+            (left_out.lines, &*left_out.like.message),
+            (1000 - said, "flood")
+        );
         assert!(site.left_out_by(Instant::now(), Duration::ZERO).is_none());
     }
 }

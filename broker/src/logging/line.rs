@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 use tracing::Level;
 
 /// How lines look.
@@ -19,7 +20,7 @@ pub(super) enum Style {
 }
 
 /// A line, with its end. What is told in `fields` may come from anywhere.
-pub(super) fn line(style: Style, level: Level, message: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn line(style: Style, level: Level, message: &str, fields: &[(&str, Value)]) -> Vec<u8> {
     let mut line = match style {
         Style::Sentence => format!("hark: {}{}", shown(message), in_words(fields)),
         Style::Text => format!(
@@ -56,17 +57,15 @@ fn now() -> String {
     format!("{now:.6}")
 }
 
-fn in_words(fields: &[(&str, &str)]) -> String {
-    let word = |(name, value): &(&str, &str)| format!(" {name}={value:?}");
+fn in_words(fields: &[(&str, Value)]) -> String {
+    let word = |(name, value): &(&str, Value)| format!(" {name}={}", shown(&value.to_string()));
     fields.iter().map(word).collect()
 }
 
-fn in_json(level: Level, message: &str, fields: &[(&str, &str)]) -> String {
-    let all = std::iter::once(("message", message)).chain(fields.iter().copied());
-    let fields: serde_json::Map<_, _> = all
-        .map(|(name, value)| (name.to_owned(), value.into()))
-        .collect();
-    let line = serde_json::json!({
+fn in_json(level: Level, message: &str, fields: &[(&str, Value)]) -> String {
+    let all = std::iter::once(("message", message.into())).chain(fields.iter().cloned());
+    let fields: Map<_, _> = all.map(|(name, value)| (name.to_owned(), value)).collect();
+    let line = json!({
         "timestamp": now(), "level": level.to_string(), "fields": fields, "target": TARGET,
     });
     line.to_string()
@@ -78,23 +77,23 @@ mod tests {
 
     #[test]
     fn lines_are_one_line_whatever_is_told() {
-        let fields = [("like", "a\nb\u{1b}[31m"), ("lines", "3")];
+        let fields = [("like", json!("a\nb\u{1b}[31m\u{9b}")), ("lines", json!(3))];
         let said = |style| String::from_utf8(line(style, Level::WARN, "x\ny", &fields)).unwrap();
 
         assert_eq!(
             said(Style::Sentence),
-            "hark: x\\ny like=\"a\\nb\\u{1b}[31m\" lines=\"3\"\n"
+            "hark: x\\ny like=\"a\\nb\\u001b[31m\\u{9b}\" lines=3\n"
         );
         let text = said(Style::Text);
         let (_, after_the_time) = text.split_once(' ').unwrap();
         assert_eq!(
             after_the_time,
-            " WARN hark_broker::logging: x\\ny like=\"a\\nb\\u{1b}[31m\" lines=\"3\"\n"
+            " WARN hark_broker::logging: x\\ny like=\"a\\nb\\u001b[31m\\u{9b}\" lines=3\n"
         );
         let json = said(Style::Json);
         assert_eq!(json.lines().count(), 1);
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["fields"]["like"], "a\nb\u{1b}[31m");
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["fields"]["like"], "a\nb\u{1b}[31m\u{9b}");
         assert_eq!(
             (&json["level"], &json["fields"]["message"]),
             (&"WARN".into(), &"x\ny".into())

@@ -202,8 +202,10 @@ impl Outlet {
     fn write_down(&self, style: Style, text: &[u8]) {
         let mut pen = self.pen.lock().unwrap_or_else(PoisonError::into_inner);
         if pen.missing > 0 {
-            let lines = pen.missing.to_string();
-            let fields = [("lines", &*lines), ("reason", &*pen.reason)];
+            let fields = [
+                ("lines", pen.missing.into()),
+                ("reason", pen.reason.clone().into()),
+            ];
             let mut missing = line(style, Level::WARN, MISSING, &fields);
             if pen.torn {
                 missing.insert(0, b'\n');
@@ -252,8 +254,8 @@ impl State {
     /// Puts a line in the place of those that were left out.
     fn tell_left_out(&mut self) {
         if self.left_out > 0 {
-            let lines = std::mem::take(&mut self.left_out).to_string();
-            let fields = [("lines", &*lines), ("reason", "nobody read it")];
+            let lines = std::mem::take(&mut self.left_out);
+            let fields = [("lines", lines.into()), ("reason", "nobody read it".into())];
             self.push(line(self.style, Level::WARN, MISSING, &fields));
         }
     }
@@ -314,7 +316,7 @@ mod tests {
         let written = String::from_utf8(disk.lock().unwrap().written.clone()).unwrap();
         assert_eq!(
             written,
-            "one\ntwo \nhark: lines are missing here: standard error could not be written lines=\"4\" \
+            "one\ntwo \nhark: lines are missing here: standard error could not be written lines=4 \
              reason=\"no storage space\"\nfive\nsix\n"
         );
     }
@@ -365,7 +367,7 @@ mod tests {
         }
         assert_eq!(
             read(),
-            "hark: lines are missing here: standard error could not be written lines=\"4\" reason=\"nobody read it\"\n"
+            "hark: lines are missing here: standard error could not be written lines=4 reason=\"nobody read it\"\n"
         );
         outlet.say(b"last\n");
         assert_eq!(read(), "last\n");

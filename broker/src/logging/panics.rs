@@ -9,10 +9,10 @@ use std::thread;
 
 use tracing::Level;
 
-use super::abort;
 use super::flood::may_say_panic;
-use super::line::line;
+use super::line::{Style, line};
 use super::outlet::{say, style};
+use super::{abort, finish};
 
 /// Threads of others that nobody would miss in time, by how their names begin: sled's write for the log, and were one gone, every
 /// commit would wait for it for ever; and without actix's nobody can connect any more.
@@ -40,20 +40,35 @@ fn tell(panic: &PanicHookInfo<'_>) {
         let reason = reason(panic.payload());
         let message = format!("thread '{name}' panicked at {place}: {reason}");
         let backtrace = Backtrace::capture();
-        match backtrace.status() {
-            BacktraceStatus::Captured => {
-                let backtrace = backtrace.to_string();
-                let fields = [("backtrace", &*backtrace)];
-                say(&line(style(), Level::ERROR, &message, &fields));
-            }
-            _ => say(&line(style(), Level::ERROR, &message, &[])),
-        }
+        let is_wanted = backtrace.status() == BacktraceStatus::Captured; // RUST_BACKTRACE
+        let backtrace = is_wanted.then(|| backtrace.to_string());
+        say(&panic_line(style(), &message, backtrace));
+    }
+    if name == "main" {
+        // Then the process ends as well, and nobody else sees to it that this is read.
+        finish();
     }
     let is_missed = OTHERS.iter().any(|other| name.starts_with(other));
     if is_missed && SERVING.load(Ordering::Relaxed) {
-        let message = format!("the broker cannot go on without the thread '{name}': the process ends");
+        let message =
+            format!("the broker cannot go on without the thread '{name}': the process ends");
         say(&line(style(), Level::ERROR, &message, &[]));
         abort();
+    }
+}
+
+fn panic_line(style: Style, message: &str, backtrace: Option<String>) -> Vec<u8> {
+    match (style, backtrace) {
+        (Style::Json, Some(backtrace)) => {
+            let fields = [("backtrace", backtrace.into())];
+            line(style, Level::ERROR, message, &fields)
+        }
+        // For people, who read lines.
+        (_, backtrace) => {
+            let mut text = line(style, Level::ERROR, message, &[]);
+            text.extend(backtrace.unwrap_or_default().into_bytes());
+            text
+        }
     }
 }
 

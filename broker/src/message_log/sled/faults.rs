@@ -1,8 +1,8 @@
 //! Faults that a test can order. Nothing orders them otherwise.
 
 use std::sync::Arc;
-use std::thread;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use crate::message_log::Append;
 
@@ -45,7 +45,9 @@ impl Faults {
                 Some("storage-thread-panic") => {
                     let broken = thread::Builder::new()
                         .name("sled-io-of-a-test".to_owned())
-                        .spawn(|| panic!("a fault was asked for: a thread of the storage engine's"));
+                        .spawn(|| {
+                            panic!("a fault was asked for: a thread of the storage engine's")
+                        });
                     drop(broken);
                 }
                 Some(_) | None => {}
