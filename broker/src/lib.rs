@@ -11,6 +11,7 @@ pub mod connections;
 pub mod edge;
 pub mod http;
 mod idle;
+mod logging;
 pub mod message_log;
 mod others_turn;
 pub mod server;

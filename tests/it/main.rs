@@ -43,6 +43,7 @@ mod races;
 mod restart;
 mod resume;
 mod retention;
+mod saying;
 mod sdk;
 mod slow_client;
 mod soak;

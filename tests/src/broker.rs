@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +27,7 @@ pub struct Setup {
     env: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     restarts: bool,
+    stderr: Option<Arc<OwnedFd>>,
 }
 
 impl Setup {
@@ -46,9 +48,15 @@ impl Setup {
         self
     }
 
-    /// Messages with the header `hark-fault` break their room.
+    /// Messages with the header `hark-fault` break their room, or what it says.
     pub fn faults(self) -> Self {
         self.env("HARK_FAULTS", "1")
+    }
+
+    /// Its standard error goes there, and nowhere else: `Broker::log` is empty.
+    pub fn stderr(mut self, to: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(Arc::new(to.into()));
+        self
     }
 
     /// A data directory that outlives the broker. Without it the broker gets a temporary one.
@@ -315,7 +323,10 @@ impl Process {
             .envs(setup.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(stderr.try_clone().unwrap())
+            .stderr(match &setup.stderr {
+                Some(elsewhere) => elsewhere.try_clone().unwrap().into(),
+                None => Stdio::from(stderr.try_clone().unwrap()),
+            })
             .spawn()
             .unwrap();
         let stdout = Shared::default();

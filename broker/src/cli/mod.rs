@@ -1,6 +1,8 @@
-//! The command line: which commands there are. Each is carried out in the file of its name.
+//! The command line: which commands there are. Each is carried out in the file of its name; how settings are read from the environment
+//! is in `environment`.
 
 mod connection;
+mod environment;
 mod log;
 mod output;
 mod publish;
@@ -13,6 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use output::CliError;
+
+use crate::logging;
 
 /// Hark: a pub/sub message broker that remembers.
 #[derive(Debug, Parser)]
@@ -35,10 +39,13 @@ enum Command {
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command.unwrap_or_else(|| {
+    logging::begin();
+    let command = environment::parse::<Cli>(std::env::args_os()).command;
+    let command = command.unwrap_or_else(|| {
         // `hark` alone: the broker, with the settings of the environment.
         Command::Serve(Box::new(serve::ServeArgs::from_environment()))
     });
+    let serves = matches!(command, Command::Serve(_));
     let done = match command {
         Command::Serve(args) => serve::run(*args),
         Command::Pub(args) => client(publish::run(args)),
@@ -46,13 +53,18 @@ pub fn main() -> ExitCode {
         Command::Topics(args) => client(topics::run(args)),
         Command::Log(args) => log::run(args),
     };
-    match done {
+    let exit_code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
             error.exit_code()
         }
+    };
+    match serves {
+        true => logging::finish(),
+        false => logging::finish_command(),
     }
+    exit_code
 }
 
 /// Runs a client's command. The connection has a thread of its own beside it, since a command may block: on a pipe that

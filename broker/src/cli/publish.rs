@@ -1,6 +1,6 @@
 //! `hark pub`: publishes one message, or the lines of standard input.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::CliError;
 use super::connection::{ConnectionArgs, WaitArgs, connect};
 use super::output::{Output, say};
+use crate::logging;
 
 /// The most bytes of a line; with what a frame has around it the broker takes a little less.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
@@ -253,7 +254,7 @@ async fn collect(mut receipts: mpsc::Receiver<Handed>) -> Tally {
         failed: 0,
         last: None,
         ended: None,
-        shows_progress: io::stderr().is_terminal() && !io::stdin().is_terminal(),
+        shows_progress: logging::is_terminal() && !io::stdin().is_terminal(),
     };
     let mut tick = tokio::time::interval(PROGRESS);
     loop {
@@ -318,14 +319,9 @@ impl Tally {
         } else {
             String::new()
         };
-        // Blanks over what a longer line has left. A terminal that has gone is no reason to stop.
-        write!(
-            io::stderr(),
-            "{} kept{failed}, {:.0}/s   {end}",
-            self.kept,
-            self.rate()
-        )
-        .ok();
+        // Blanks over what a longer line has left.
+        let (kept, rate) = (self.kept, self.rate());
+        logging::say_now(&format!("{kept} kept{failed}, {rate:.0}/s   {end}"));
     }
 
     fn summarize(&self, json: bool) -> Result<(), CliError> {

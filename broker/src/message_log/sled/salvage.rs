@@ -136,6 +136,7 @@ impl SledLog {
 fn begin_again() -> io::Error {
     use std::os::unix::process::CommandExt;
     tracing::info!("hark begins again, to be rid of what the damage has done to this process");
+    crate::logging::finish();
     match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program)
             .args(std::env::args_os().skip(1))

@@ -185,6 +185,24 @@ fn a_crash_between_two_commits_of_a_busy_log_loses_nothing_that_was_answered() {
     });
 }
 
+/// The pool has two threads: neither is lost.
+#[test]
+fn an_answer_that_panics_takes_no_reader_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    orders.append(texts(0..3)).unwrap();
+
+    for _ in 0..20 {
+        bench
+            .log
+            .list(None, 10, Box::new(|_| panic!("an answer's own fault")));
+    }
+
+    assert_eq!(bench.list().len(), 1);
+    assert_eq!(offsets(&orders.page(0, 3)), [1, 2, 3]);
+}
+
 #[test]
 fn a_directory_in_use_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();

@@ -31,6 +31,7 @@ use super::scan::is_damage;
 use super::store::{Store, plainly};
 use super::stored::Packer;
 use super::witness::Witness;
+use crate::logging;
 use crate::message_log::{
     Append, Appended, Done, LogError, LogNews, NewsSink, OpenedTopic, ProducerMark, Retention,
     RetentionFor,
@@ -200,18 +201,31 @@ pub(super) enum Answer {
 /// Starts the thread.
 pub(super) fn start(writer: Writer) -> std::io::Result<JoinHandle<()>> {
     let run = move || {
+        // Held while the end is told of, too.
+        let _ends = EndsProcess;
         if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-            // What it was about to write nobody can know, and nobody would be answered any more.
             tracing::error!(
                 "the log's writer panicked: the process ends; where it does so again, the log is damaged: let `hark log recover` \
                  salvage what can be read"
             );
-            std::process::abort();
+            logging::abort();
         }
     };
     std::thread::Builder::new()
         .name("log writer".into())
         .spawn(run)
+}
+
+/// Where a panic takes the writer, the process ends, whatever happens on the way: what was about to be written nobody can know, nobody
+/// would be answered any more, and nothing else would show it.
+struct EndsProcess;
+
+impl Drop for EndsProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 impl Writer {
@@ -258,7 +272,10 @@ impl Writer {
                 generation,
                 found,
             } => self.loaded(topic, generation, found),
-            Command::Append(append) => self.append(append),
+            Command::Append(append) => {
+                self.faults.strike(&append);
+                self.append(append);
+            }
             Command::Delete {
                 topic,
                 generation,
