@@ -16,6 +16,7 @@ mod connections;
 mod damage;
 mod delete;
 mod disk;
+mod drain;
 mod edge;
 mod events;
 mod fairness;

@@ -28,7 +28,7 @@ const FAULTS: [&str; 14] = [
 fn whatever_happens_to_the_broker_nothing_is_lost_doubled_or_passed_over() {
     for seed in SEEDS {
         let mut hunt = Command::new(env!("CARGO_BIN_EXE_hark-torture"));
-        hunt.args(["--cycles", &KILLS.to_string()]);
+        hunt.args(["--only", "hunt", "--cycles", &KILLS.to_string()]);
         if let Some(seed) = seed {
             hunt.args(["--seed", &seed.to_string()]);
         }

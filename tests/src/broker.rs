@@ -214,11 +214,20 @@ impl Broker {
 
     /// Memory that the process has resident.
     pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most memory that the process ever had resident.
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("VmRSS in /proc/PID/status");
+            .find_map(|line| line.strip_prefix(name))
+            .expect("a line of /proc/PID/status");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 

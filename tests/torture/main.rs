@@ -1,5 +1,6 @@
-//! `make torture`: real brokers, many clients, and one fault after the other, drawn from a seed; a model in plain maps judges. Owns the command
-//! line, the order of the faults and the summary. Ends with 1 when a rule was violated, says which, and keeps what it takes to find out why.
+//! `make torture`: real brokers, many clients, and one fault after the other, drawn from a seed; a model in plain maps judges. Then floods, by
+//! the clock, and a drain with a crowd. Owns the command line, the order of the faults and the summary. Ends with 1 when a rule was violated, says
+//! which, and keeps what it takes to find out why.
 
 #![allow(
     clippy::print_stdout,
@@ -11,9 +12,13 @@
     reason = "its own files and processes; a failing harness is a failing test"
 )]
 
+mod drain;
 mod fault;
+mod flood;
+mod floods;
 mod judge;
 mod publisher;
+mod quiet;
 mod reader;
 mod run;
 mod server;
@@ -34,16 +39,17 @@ use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use fault::{Fault, Then};
+use flood::Flood;
 use judge::{Judged, Violation};
 use run::Run;
 use tally::Tally;
 
 const USAGE: &str = "\
-hark-torture [--cycles N] [--minutes N] [--seed N] [--only FAULT]
-  --cycles N     until so many kills have hit messages in flight and every fault has come (with --only: so many cycles); 500
+hark-torture [--cycles N] [--minutes N] [--seed N] [--only PART]
+  --cycles N     until so many kills have hit messages in flight and every fault has come (with --only FAULT: so many cycles); 500
   --minutes N    for so long instead
-  --seed N       draws the same faults again
-  --only FAULT   nothing but this fault";
+  --seed N       draws the same faults, and the same order of floods, again
+  --only PART    nothing but the hunt, the floods or the drain; or one fault, or one flood, by its name";
 
 /// A run has so many cycles, drawn anew each time.
 const CYCLES_A_RUN: std::ops::RangeInclusive<usize> = 12..=30;
@@ -56,7 +62,48 @@ struct Hunt {
     cycles: u64,
     time: Option<Duration>,
     seed: u64,
-    only: Option<Fault>,
+    part: Part,
+}
+
+/// Which part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    Hunt,
+    Fault(Fault),
+    Floods,
+    Flood(&'static str),
+    Drain,
+}
+
+impl Part {
+    fn by_name(name: &str) -> Result<Self, String> {
+        match name {
+            "hunt" => return Ok(Self::Hunt),
+            "floods" => return Ok(Self::Floods),
+            "drain" => return Ok(Self::Drain),
+            _ => {}
+        }
+        let floods: Vec<&str> = Flood::all().iter().map(|flood| flood.name).collect();
+        let flood = floods.iter().find(|flood| **flood == name);
+        match (Fault::by_name(name), flood) {
+            (Some(fault), _) => Ok(Self::Fault(fault)),
+            (None, Some(flood)) => Ok(Self::Flood(flood)),
+            (None, None) => {
+                let faults = Fault::ALL.iter().map(|(_, name, _)| *name);
+                let known: Vec<&str> = ["hunt", "floods", "drain"]
+                    .into_iter()
+                    .chain(faults)
+                    .chain(floods)
+                    .collect();
+                Err(format!("{name} is no part; there are {}", known.join(", ")))
+            }
+        }
+    }
+
+    fn hunts(self) -> bool {
+        matches!(self, Self::All | Self::Hunt | Self::Fault(_))
+    }
 }
 
 impl Hunt {
@@ -66,7 +113,7 @@ impl Hunt {
             time: None,
             // Short enough to be typed.
             seed: rand::rng().random_range(0..1_000_000_000),
-            only: None,
+            part: Part::All,
         };
         while let Some(flag) = args.next() {
             let value = args.next().ok_or(format!("{flag} wants a value"))?;
@@ -79,9 +126,7 @@ impl Hunt {
                 "--cycles" => hunt.cycles = number()?,
                 "--minutes" => hunt.time = Some(Duration::from_secs(60 * number()?)),
                 "--seed" => hunt.seed = number()?,
-                "--only" => {
-                    hunt.only = Some(Fault::by_name(&value).ok_or_else(|| no_fault(&value))?)
-                }
+                "--only" => hunt.part = Part::by_name(&value)?,
                 _ => return Err(format!("{flag} is unknown")),
             }
         }
@@ -89,12 +134,14 @@ impl Hunt {
     }
 }
 
-fn no_fault(name: &str) -> String {
-    let known: Vec<&str> = Fault::ALL.iter().map(|(_, name, _)| *name).collect();
-    format!("{name} is no fault; there are {}", known.join(", "))
-}
-
 fn main() -> ExitCode {
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|word| word == floods::BURN_COMMAND)
+    {
+        floods::burn();
+        return ExitCode::SUCCESS;
+    }
     let hunt = match Hunt::parse(std::env::args().skip(1)) {
         Ok(hunt) => hunt,
         Err(wrong) => {
@@ -102,24 +149,55 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("seed: {}", hunt.seed);
+    let (seed, part) = (hunt.seed, hunt.part);
+    println!("seed: {seed}");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     let runtime = runtime.expect("threads");
+    let mut ends = Vec::new();
+    if part.hunts() {
+        ends.push(run_hunt(hunt, &runtime));
+    }
+    if matches!(part, Part::All | Part::Floods | Part::Flood(_)) {
+        let only = match part {
+            Part::Flood(name) => Some(name),
+            _ => None,
+        };
+        println!("\nfloods:");
+        ends.push(unless_given_up(|| floods::run(seed, only)));
+    }
+    if matches!(part, Part::All | Part::Drain) {
+        println!();
+        ends.push(unless_given_up(|| runtime.block_on(drain::run())));
+    }
+    let violated = ends.into_iter().filter_map(Result::err);
+    let violated: Vec<String> = violated
+        .map(|violation| format!("VIOLATED, seed {seed}, {violation}"))
+        .collect();
+    for violation in &violated {
+        eprintln!("{violation}");
+    }
+    match violated.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn run_hunt(hunt: Hunt, runtime: &tokio::runtime::Runtime) -> Result<(), String> {
     let mut hunting = Hunting::new(hunt);
     let end = runtime.block_on(hunting.go());
     let (seed, cycles, tally) = (hunting.hunt.seed, hunting.cycles, &hunting.tally);
     let seconds = hunting.begun.elapsed().as_secs();
     println!("\nseed: {seed}; {cycles} cycles in {seconds} s\n{tally}");
-    match end {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(violation) => {
-            eprintln!("VIOLATED, {violation}");
-            ExitCode::FAILURE
-        }
-    }
+    end
+}
+
+/// The harness panics where something is not as it must be, and has said what.
+fn unless_given_up(part: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let end = std::panic::catch_unwind(AssertUnwindSafe(part));
+    end.unwrap_or_else(|_| Err("something was not as it must be, as said above".to_owned()))
 }
 
 /// A hunt under way.
@@ -170,9 +248,9 @@ impl Hunting {
             if let Err(Violation(what)) = judged {
                 run.keep_evidence();
                 let kept = work.keep();
-                let (seed, cycles) = (self.hunt.seed, self.cycles);
+                let cycles = self.cycles;
                 return Err(format!(
-                    "seed {seed}, run {number}, cycle {cycles}: {what}\nevidence: {}",
+                    "run {number}, cycle {cycles}: {what}\nevidence: {}",
                     kept.display()
                 ));
             }
@@ -209,7 +287,7 @@ impl Hunting {
     }
 
     fn next_fault(&mut self) -> Fault {
-        if let Some(only) = self.hunt.only {
+        if let Part::Fault(only) = self.hunt.part {
             return only;
         }
         if self.deck.is_empty() {
@@ -235,10 +313,10 @@ impl Hunting {
     }
 
     fn enough(&self, hits: u64) -> bool {
-        match (self.hunt.time, self.hunt.only) {
+        match (self.hunt.time, self.hunt.part) {
             (Some(time), _) => self.begun.elapsed() >= time,
-            (None, Some(_)) => self.cycles >= self.hunt.cycles,
-            (None, None) => hits >= self.hunt.cycles && self.deck.is_empty(),
+            (None, Part::Fault(_)) => self.cycles >= self.hunt.cycles,
+            (None, _) => hits >= self.hunt.cycles && self.deck.is_empty(),
         }
     }
 
