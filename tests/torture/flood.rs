@@ -219,9 +219,8 @@ impl Flood {
             all.spawn(async move {
                 loop {
                     // However a connection ends, there is a next one.
-                    if let Err(error) = flood.one_connection(addr, nth, &done).await {
+                    if flood.one_connection(addr, nth, &done).await.is_err() {
                         tokio::task::yield_now().await;
-                        drop(error);
                     }
                 }
             });
@@ -357,11 +356,14 @@ async fn violate(addr: SocketAddr, done: &Done) -> std::io::Result<()> {
     });
     stream.write_all(&request).await?;
     done.wrote(request.len());
-    // Its own close frame: so the broker need not wait for it.
-    stream
-        .write_all(&RawWs::fragment(Op::CLOSE, true, b""))
-        .await?;
-    to_the_end(&mut stream).await
+    // Until the broker's close frame has come.
+    let mut answer = Vec::new();
+    while find(&answer, &[0x88]).is_none() {
+        if stream.read_buf(&mut answer).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn dial(addr: SocketAddr, receive_buffer_bytes: Option<u32>) -> std::io::Result<TcpStream> {
