@@ -26,6 +26,7 @@ mod foreign;
 mod growth;
 mod handshake;
 mod http;
+mod http_rules;
 #[cfg(feature = "peers")]
 mod journey;
 mod limits;
@@ -43,6 +44,7 @@ mod restart;
 mod resume;
 mod retention;
 mod sdk;
+mod settings;
 mod slow_client;
 mod soak;
 mod tidy;
