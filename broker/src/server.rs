@@ -124,6 +124,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         App::new()
             .app_data(routed.clone())
             .wrap(http::cors(&routed.admission))
+            .wrap(from_fn(http::keep_rules))
             // What is true now may not be so in a moment; the files that the binary holds say otherwise themselves.
             .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
             .wrap(from_fn(http::close_at_the_end))

@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
-use crate::{MAX_HEADER_BYTES, MAX_HEADER_PAIRS};
+use crate::{MAX_CONTENT_TYPE_BYTES, MAX_HEADER_BYTES, MAX_HEADER_PAIRS};
 
 /// What a user publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,21 @@ impl Payload {
     /// Whether there is no content. A JSON value is never empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Why a content type was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a content type has at most {MAX_CONTENT_TYPE_BYTES} bytes and no control characters, such as `image/png`"
+)]
+pub struct ContentTypeError;
+
+/// Checks what a publisher says its bytes are: it may end up in an HTTP header.
+pub fn check_content_type(text: &str) -> Result<ByteString, ContentTypeError> {
+    match text.len() > MAX_CONTENT_TYPE_BYTES || text.chars().any(char::is_control) {
+        true => Err(ContentTypeError),
+        false => Ok(text.into()),
     }
 }
 

@@ -300,3 +300,15 @@ async fn streams_of_a_stopping_broker_end_and_come_back() {
     let message = curl.expect("message").expect("a stream");
     assert_eq!(message["data"], 2, "{message}");
 }
+
+/// Python's own HTTP client, with one connection for all that it publishes.
+#[test]
+fn batches_by_python_go_on_one_connection() {
+    let broker = Broker::start();
+    let mut command = python("batches.py");
+    command.args([&broker.addr().to_string(), "a", "6", "1000"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(broker.http().get("/v1/topics/a").ok().json()["head"], 6000);
+}

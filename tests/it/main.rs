@@ -27,6 +27,7 @@ mod foreign;
 mod growth;
 mod handshake;
 mod http;
+mod http_rules;
 #[cfg(feature = "peers")]
 mod journey;
 mod limits;
@@ -45,6 +46,7 @@ mod resume;
 mod retention;
 mod saying;
 mod sdk;
+mod settings;
 mod slow_client;
 mod soak;
 mod tidy;

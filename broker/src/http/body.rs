@@ -27,6 +27,8 @@ pub(super) struct Body {
     patience: Duration,
     connection: Option<Arc<Connection>>,
     received_bytes: u64,
+    /// With `Content-Length`.
+    announced: bool,
 }
 
 /// When what is waited for must be there: each page of it within the patience.
@@ -52,8 +54,8 @@ impl Body {
         payload: web::Payload,
         gate: &Gate,
     ) -> Result<Self, ApiError> {
-        let packed = request.headers().get(header::CONTENT_ENCODING);
-        if packed.is_some_and(|packed| !packed.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let mut packed = request.headers().get_all(header::CONTENT_ENCODING);
+        if packed.any(|packed| !packed.as_bytes().eq_ignore_ascii_case(b"identity")) {
             return Err(ApiError::with_status(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 ErrorCode::Unsupported,
@@ -65,7 +67,13 @@ impl Body {
             patience: gate.session_settings.stall_timeout,
             connection: Connection::of(request),
             received_bytes: 0,
+            announced: request.headers().contains_key(header::CONTENT_LENGTH),
         })
+    }
+
+    /// Whether the client has said how long it is.
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced
     }
 
     /// All of it; `what` it is called where it is too large.
@@ -125,7 +133,7 @@ fn too_large(what: &str) -> ApiError {
     )
 }
 
-/// A body cut into lines. Holds one line of at most the largest message, and what came behind it.
+/// A body cut into lines. Holds one line of at most the largest message, or as much that was read ahead, and what came behind it.
 pub(super) struct Lines {
     body: Body,
     buffer: BytesMut,
@@ -133,7 +141,11 @@ pub(super) struct Lines {
     searched: usize,
     /// Inside a line that is too long: it has been answered, the rest of it is passed over.
     skipping: bool,
+    /// For the next lines, since they are waited for.
+    deadline: Option<Deadline>,
     ended: bool,
+    /// Why it ended before its time.
+    broken: Option<ApiError>,
 }
 
 impl Lines {
@@ -143,37 +155,68 @@ impl Lines {
             buffer: BytesMut::new(),
             searched: 0,
             skipping: false,
+            deadline: None,
             ended: false,
+            broken: None,
         }
     }
 
     /// The lines that are there, but at least one; empty lines do not count. `None` at the end.
     pub(super) async fn next_lines(&mut self) -> Option<Vec<Result<Bytes, ApiError>>> {
-        let mut lines = Vec::new();
-        let mut bytes = 0;
-        let mut deadline = Deadline::begin();
         loop {
-            while lines.len() < MAX_LINES_A_TURN && bytes < MAX_LINE_BYTES_A_TURN {
-                let Some(line) = self.cut() else { break };
-                bytes += line.as_ref().map_or(0, Bytes::len);
-                lines.push(line);
-            }
+            let lines = self.take_lines();
             if !lines.is_empty() {
                 return Some(lines);
             }
             if self.ended {
                 return None;
             }
-            match self.body.next(&mut deadline).await {
-                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
-                Ok(None) => self.ended = true,
-                // What is left is a part of a line, and must not be taken for a whole one. The last answer says why there is no other.
-                Err(error) => {
-                    self.buffer.clear();
-                    self.searched = 0;
-                    self.ended = true;
-                    lines.push(Err(error));
-                }
+            self.read_on().await;
+        }
+    }
+
+    /// The lines that are there: as many as are given out together.
+    pub(super) fn take_lines(&mut self) -> Vec<Result<Bytes, ApiError>> {
+        let mut lines = Vec::new();
+        let mut bytes = 0;
+        while lines.len() < MAX_LINES_A_TURN && bytes < MAX_LINE_BYTES_A_TURN {
+            // The last answer says why there is no other.
+            let broken = |lines: &mut Self| lines.broken.take().map(Err);
+            let Some(line) = self.cut().or_else(|| broken(self)) else {
+                break;
+            };
+            bytes += line.as_ref().map_or(0, Bytes::len);
+            lines.push(line);
+        }
+        if !lines.is_empty() {
+            self.deadline = None;
+        }
+        lines
+    }
+
+    /// Whether all of it has been read, though lines may still be there.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether more would have to be read than is held.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() > MAX_FRAME_BYTES
+    }
+
+    /// Waits for the next piece. Given up in its midst, it can be called again.
+    pub(super) async fn read_on(&mut self) {
+        let deadline = self.deadline.get_or_insert_with(Deadline::begin);
+        match self.body.next(deadline).await {
+            Ok(Some(piece)) => self.buffer.extend_from_slice(&piece),
+            Ok(None) => self.ended = true,
+            // What is left behind the last whole line is a part of one, and must not be taken for it.
+            Err(error) => {
+                let whole = self.buffer.iter().rposition(|&byte| byte == b'\n');
+                self.buffer.truncate(whole.map_or(0, |end| end + 1));
+                self.searched = self.searched.min(self.buffer.len());
+                self.broken = Some(error);
+                self.ended = true;
             }
         }
     }

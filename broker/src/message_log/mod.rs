@@ -309,9 +309,7 @@ pub enum LogError {
     #[error("the topic has been deleted since")]
     OtherEpoch,
     /// There are as many topics as there may be; this would have been another one.
-    #[error(
-        "there are as many topics as there may be (max_topics); delete some or raise the limit"
-    )]
+    #[error("there are as many topics as there may be; delete some, or raise --max-topics")]
     TooManyTopics,
     /// A message has this many bytes, and the engine keeps none so large. Nothing of the append was kept.
     #[error("a message of {0} bytes is more than the log can keep")]

@@ -10,11 +10,9 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::{
     Cursor, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS,
-    MessageId, ProducerId, TopicName,
+    MessageId, ProducerId, TopicName, check_content_type,
 };
 
-/// The most bytes a content type may have.
-const MAX_CONTENT_TYPE_BYTES: usize = 255;
 /// The most bytes of a refusal's sentence: it may quote what came in, and that may be a MiB.
 const MAX_SENTENCE_BYTES: usize = 300;
 
@@ -109,17 +107,10 @@ pub(super) fn headers(pairs: Option<HeaderPairs<'_>>) -> Result<Headers, FrameEr
     })
 }
 
-/// A publisher's content type: it may end up in an HTTP header, so control characters are refused.
+/// A publisher's content type.
 pub(super) fn content_type(text: Option<&str>) -> Result<Option<ByteString>, FrameError> {
-    match text {
-        Some(text) if text.len() > MAX_CONTENT_TYPE_BYTES || text.chars().any(char::is_control) => {
-            Err(bad_frame(format_args!(
-                "`content_type` has at most {MAX_CONTENT_TYPE_BYTES} bytes and no control characters, such as \
-                 `image/png`"
-            )))
-        }
-        text => Ok(text.map(ByteString::from)),
-    }
+    text.map(|text| check_content_type(text).map_err(bad_frame))
+        .transpose()
 }
 
 /// Which of the ways to publish again safely a client chose, if any.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use hark_protocol::{
     Headers, Idempotency, JsonText, MAX_FRAME_BYTES, Message, MessageId, Payload, ProducerId,
-    TopicName,
+    TopicName, check_content_type,
 };
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -163,16 +163,10 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, String> {
         (None, Some(data)) => {
             let data = BASE64_STANDARD.decode(data.as_bytes());
             let data = data.map_err(|e| format!("`data_base64` is not base64: {e}"))?;
-            if fields
-                .content_type
-                .as_ref()
-                .is_some_and(|typ| typ.len() > 255)
-            {
-                return Err("`content_type` has more than 255 bytes".to_owned());
-            }
+            let content_type = fields.content_type.as_deref().map(check_content_type);
             Payload::Bytes {
                 data: data.into(),
-                content_type: fields.content_type.map(ByteString::from),
+                content_type: content_type.transpose().map_err(|e| e.to_string())?,
             }
         }
         (Some(_), Some(_)) => return Err("give `data` or `data_base64`, not both".to_owned()),
@@ -283,6 +277,10 @@ mod tests {
                 "goes with",
             ),
             (r#"{"topic":"a","data_base64":"?"}"#, "base64"),
+            (
+                r#"{"topic":"a","data_base64":"","content_type":"image/png\tx"}"#,
+                "control characters",
+            ),
             (r#"{"topic":"a","data":1,"dta":1}"#, "dta"),
             (r#"{"topic":"a","data":1,"producer":"p"}"#, "producer"),
             (r#"{"topic":"a","data":1,"producer":"p","seq":0}"#, "seq"),
