@@ -21,7 +21,8 @@ use crate::connections::{self, Connections};
 use crate::http::{self, Admission, Gate};
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::sled::{SledLog, SledOptions};
-use crate::session::Sessions;
+use crate::receiving::Receivings;
+use crate::session::{self, Sessions};
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, Signals};
 use crate::topic::Registry;
@@ -106,6 +107,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         .client_request_timeout(HEAD_TIMEOUT)
         .h1_allow_half_closed(false)
         .keep_alive(config.keep_alive)
+        .h1_write_buffer_size(session::PIECE_BYTES)
         .on_connect(move |connection, data| accepting.accept(connection, data))
         .shutdown_timeout(ANSWERS_TAKE_SECONDS)
         .disable_signals()
@@ -172,6 +174,9 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         session_settings: SessionSettings {
             heartbeat: config.heartbeat,
             stall_timeout: config.stall_timeout,
+            max_inflight: config.max_inflight as usize,
+            max_inflight_bytes: in_memory(config.max_inflight_bytes),
+            receivings: Receivings::new(in_memory(config.receiving_total_bytes)),
             ..SessionSettings::default()
         },
         admission: Admission {
@@ -181,6 +186,11 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         trusted_proxies: config.trusted_proxies.clone(),
         stopping: AtomicBool::new(false),
     })
+}
+
+/// Bytes that are held in memory: more than can be is as many as can be.
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn within(time: Duration, bounds: &RangeInclusive<Duration>) -> Duration {

@@ -1,41 +1,84 @@
-//! The bodies of requests: whole, or cut into lines as they come. Owns their bounds, in bytes and in patience.
+//! The bodies of requests: whole, or cut into lines as they come. Owns their bounds: in bytes, in patience, and in what is done in a turn.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, web};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::{Buf as _, Bytes};
+use futures_util::Stream;
 use hark_protocol::{ErrorCode, MAX_FRAME_BYTES};
-use tokio::time::Instant;
 
 use super::{ApiError, Gate};
 use crate::connections::pages;
+use crate::patience::{Judge, Verdict};
+use crate::receiving::{NoRoom, Part, Receiving};
+use crate::turns::Turn;
 
 /// Lines that are given out together, at most; the next ones are read when these are done with.
-const MAX_LINES_A_TURN: usize = 512;
+const MAX_LINES_A_BATCH: usize = 512;
 /// Bytes of lines that are given out together (but at least one line).
-const MAX_LINE_BYTES_A_TURN: usize = 256 * 1024;
+const MAX_LINE_BYTES_A_BATCH: usize = 256 * 1024;
+
+/// What is too far away for the clock is as good as this.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A request's body. One that dawdles is given up: no timer of the server runs once the head is there.
 pub(super) struct Body {
     payload: Pin<Box<web::Payload>>,
     patience: Duration,
+    /// What has come and is not given out yet.
+    part: Part,
+    receiving: Receiving,
+    turn: Turn,
 }
 
 /// When what is waited for must be there: each page of it within the patience.
 struct Deadline {
+    patience: Duration,
+    judge: Judge,
     began: Instant,
+    heard: Instant,
     received: usize,
 }
 
 impl Deadline {
-    fn begin() -> Self {
+    fn begin(patience: Duration) -> Self {
+        let now = Instant::now();
         Self {
-            began: Instant::now(),
+            patience,
+            judge: Judge::new(patience, now),
+            began: now,
+            heard: now,
             received: 0,
         }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.received += bytes;
+        self.heard = Instant::now();
+    }
+
+    /// When it will be looked whether it is there.
+    fn next_look(&mut self) -> Instant {
+        let pages = pages(self.received).saturating_add(1);
+        let due = self.began.checked_add(self.patience.saturating_mul(pages));
+        let due = due.unwrap_or_else(|| Instant::now() + A_DAY);
+        self.judge.look_at(due);
+        due
+    }
+
+    /// Its time has come, and it is not there. Says whether that was all, or it is to be waited for anew: what came while nothing ran is
+    /// read only now.
+    fn is_over(&mut self) -> bool {
+        let now = Instant::now();
+        let is_over = self.judge.look(now, self.heard, true) == Verdict::Overdue;
+        if !is_over {
+            (self.began, self.received) = (now, 0);
+        }
+        is_over
     }
 }
 
@@ -55,46 +98,83 @@ impl Body {
                 "a body with a Content-Encoding is not taken; send it unpacked",
             ));
         }
+        let settings = &gate.session_settings;
         Ok(Self {
             payload: Box::pin(payload),
-            patience: gate.session_settings.stall_timeout,
+            patience: settings.stall_timeout,
+            part: Part::default(),
+            receiving: settings.receivings.of(&gate.client_address(request)),
+            turn: Turn::default(),
         })
     }
 
     /// All of it; `what` it is called where it is too large.
     pub(super) async fn whole(mut self, what: &str) -> Result<Bytes, ApiError> {
-        let mut body = BytesMut::new();
-        let mut deadline = Deadline::begin();
-        while let Some(chunk) = self.next(&mut deadline).await? {
-            if body.len() + chunk.len() > MAX_FRAME_BYTES {
+        let mut deadline = Deadline::begin(self.patience);
+        while self.more(&mut deadline).await? {
+            if self.part.raw.len() > MAX_FRAME_BYTES {
                 return Err(too_large(what));
             }
-            body.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
+        Ok(std::mem::take(&mut self.part.raw).freeze())
     }
 
-    /// The next piece; `None` at the end.
-    async fn next(&mut self, deadline: &mut Deadline) -> Result<Option<Bytes>, ApiError> {
-        let pages = pages(deadline.received).saturating_add(1);
-        let end = deadline.began + self.patience.saturating_mul(pages);
-        match tokio::time::timeout_at(end, self.payload.next()).await {
-            Ok(None) => Ok(None),
-            Ok(Some(Ok(piece))) => {
-                deadline.received += piece.len();
-                Ok(Some(piece))
+    /// Waits for the next piece, and puts it behind what is there; `false` at the end.
+    async fn more(&mut self, deadline: &mut Deadline) -> Result<bool, ApiError> {
+        loop {
+            let look = deadline.next_look();
+            let more = poll_fn(|cx| self.poll_more(cx));
+            match tokio::time::timeout_at(look.into(), more).await {
+                Ok(more) => {
+                    let bytes = more?;
+                    deadline.came(bytes.unwrap_or_default());
+                    return Ok(bytes.is_some());
+                }
+                Err(_) if deadline.is_over() => {
+                    return Err(ApiError::with_status(
+                        StatusCode::REQUEST_TIMEOUT,
+                        ErrorCode::BadFrame,
+                        "the body did not come, or too slowly; send it without a pause",
+                    ));
+                }
+                Err(_) => {}
             }
-            Ok(Some(Err(error))) => Err(ApiError::new(
-                ErrorCode::BadFrame,
-                format!("the body ended early: {error}"),
-            )),
-            Err(_) => Err(ApiError::with_status(
-                StatusCode::REQUEST_TIMEOUT,
-                ErrorCode::BadFrame,
-                "the body did not come, or too slowly; send it without a pause",
-            )),
         }
     }
+
+    /// How many bytes have come; `None` at the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, ApiError>> {
+        if let Err(error) = self.receiving.take_back(&mut self.part) {
+            return Poll::Ready(Err(no_room(error)));
+        }
+        ready!(self.turn.poll_ready(cx));
+        match self.payload.as_mut().poll_next(cx) {
+            Poll::Ready(None) => Poll::Ready(Ok(None)),
+            Poll::Ready(Some(Ok(piece))) => {
+                self.turn.did(0, piece.len());
+                self.receiving.came(piece.len());
+                self.part.raw.extend_from_slice(&piece);
+                Poll::Ready(Ok(Some(piece.len())))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let message = format!("the body ended early: {error}");
+                Poll::Ready(Err(ApiError::new(ErrorCode::BadFrame, message)))
+            }
+            Poll::Pending => {
+                self.receiving.leave(&mut self.part, cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// 503: beside the code stands when to try again.
+fn no_room(error: NoRoom) -> ApiError {
+    ApiError::with_status(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Busy,
+        error.to_string(),
+    )
 }
 
 fn too_large(what: &str) -> ApiError {
@@ -107,8 +187,7 @@ fn too_large(what: &str) -> ApiError {
 /// A body cut into lines. Holds one line of at most the largest message, and what came behind it.
 pub(super) struct Lines {
     body: Body,
-    buffer: BytesMut,
-    /// So many bytes of the buffer hold no line break.
+    /// So many bytes of what is there hold no line break.
     searched: usize,
     /// Inside a line that is too long: it has been answered, the rest of it is passed over.
     skipping: bool,
@@ -119,23 +198,27 @@ impl Lines {
     pub(super) fn new(body: Body) -> Self {
         Self {
             body,
-            buffer: BytesMut::new(),
             searched: 0,
             skipping: false,
             ended: false,
         }
     }
 
-    /// The lines that are there, but at least one; empty lines do not count. `None` at the end.
-    pub(super) async fn next_lines(&mut self) -> Option<Vec<Result<Bytes, ApiError>>> {
+    /// The lines that are there, but at least one, each as `read` takes it; empty lines do not count. `None` at the end.
+    pub(super) async fn next_lines<T>(
+        &mut self,
+        mut read: impl FnMut(Result<Bytes, ApiError>) -> T,
+    ) -> Option<Vec<T>> {
         let mut lines = Vec::new();
         let mut bytes = 0;
-        let mut deadline = Deadline::begin();
+        let mut deadline = Deadline::begin(self.body.patience);
         loop {
-            while lines.len() < MAX_LINES_A_TURN && bytes < MAX_LINE_BYTES_A_TURN {
+            while lines.len() < MAX_LINES_A_BATCH && bytes < MAX_LINE_BYTES_A_BATCH {
                 let Some(line) = self.cut() else { break };
                 bytes += line.as_ref().map_or(0, Bytes::len);
-                lines.push(line);
+                lines.push(read(line));
+                self.body.turn.did(1, 0);
+                poll_fn(|cx| self.body.turn.poll_ready(cx)).await;
             }
             if !lines.is_empty() {
                 return Some(lines);
@@ -143,40 +226,54 @@ impl Lines {
             if self.ended {
                 return None;
             }
-            match self.body.next(&mut deadline).await {
-                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
-                Ok(None) => self.ended = true,
+            match self.body.more(&mut deadline).await {
+                Ok(more) => self.ended = !more,
                 // What is left is a part of a line, and must not be taken for a whole one. The last answer says why there is no other.
                 Err(error) => {
-                    self.buffer.clear();
-                    self.searched = 0;
-                    self.ended = true;
-                    lines.push(Err(error));
+                    self.give_up();
+                    lines.push(read(Err(error)));
                 }
             }
         }
     }
 
-    /// The next line of the buffer that is not empty.
+    fn give_up(&mut self) {
+        self.body.receiving.forget();
+        self.body.part = Part::default();
+        self.searched = 0;
+        self.ended = true;
+    }
+
+    /// The next line that is there and not empty.
     fn cut(&mut self) -> Option<Result<Bytes, ApiError>> {
+        let part = &mut self.body.part;
         loop {
-            let unsearched = &self.buffer[self.searched..];
+            if self.searched == 0 && !self.skipping {
+                // At once: a body of nothing but line breaks has a line for each byte.
+                let blank = part
+                    .raw
+                    .iter()
+                    .take_while(|byte| byte.is_ascii_whitespace());
+                let blank = blank.count();
+                part.raw.advance(blank);
+            }
+            let unsearched = &part.raw[self.searched..];
             let end = unsearched.iter().position(|&byte| byte == b'\n');
             let end = end.map(|end| self.searched + end);
-            self.searched = if end.is_some() { 0 } else { self.buffer.len() };
+            self.searched = if end.is_some() { 0 } else { part.raw.len() };
             let line = match end {
-                Some(end) => self.buffer.split_to(end + 1),
-                None if self.buffer.len() > MAX_FRAME_BYTES => {
-                    self.buffer.clear();
+                Some(end) => part.cut(end + 1),
+                None if part.raw.len() > MAX_FRAME_BYTES => {
+                    *part = Part::default();
                     self.searched = 0;
                     match std::mem::replace(&mut self.skipping, true) {
                         true => return None,
                         false => return Some(Err(too_large("a line"))),
                     }
                 }
-                None if self.ended && !self.buffer.is_empty() => {
+                None if self.ended && !part.raw.is_empty() => {
                     self.searched = 0;
-                    self.buffer.split()
+                    part.raw.split()
                 }
                 None => return None,
             };

@@ -176,12 +176,10 @@ pub(super) fn answer_lines(
 ) -> HttpResponse {
     let state = (registry, Lines::new(body), read);
     let answers = stream::unfold(state, |(registry, mut lines, mut read)| async move {
-        let lines_of_turn = lines.next_lines().await?;
-        let read_lines = lines_of_turn
-            .into_iter()
-            .map(|line| line.map_or_else(Line::refused, &mut read));
+        let read_line = |line: Result<Bytes, ApiError>| line.map_or_else(Line::refused, &mut read);
+        let read_lines = lines.next_lines(read_line).await?;
         let mut answer = BytesMut::new();
-        for line in publish_all(&registry, read_lines.collect()).await {
+        for line in publish_all(&registry, read_lines).await {
             answer.put_slice(line.to_string().as_bytes());
             answer.put_u8(b'\n');
         }
