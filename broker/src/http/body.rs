@@ -99,13 +99,19 @@ impl Body {
             ));
         }
         let settings = &gate.session_settings;
-        Ok(Self {
+        let receiving = settings.receivings.of(&gate.client_address(request));
+        Ok(Self::coming(payload, settings.stall_timeout, receiving))
+    }
+
+    /// A body that comes as `payload`, a page of it within `patience`.
+    fn coming(payload: web::Payload, patience: Duration, receiving: Receiving) -> Self {
+        Self {
             payload: Box::pin(payload),
-            patience: settings.stall_timeout,
+            patience,
             part: Part::default(),
-            receiving: settings.receivings.of(&gate.client_address(request)),
+            receiving,
             turn: Turn::default(),
-        })
+        }
     }
 
     /// All of it; `what` it is called where it is too large.
