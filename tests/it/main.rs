@@ -24,6 +24,7 @@ mod faults;
 mod flights;
 #[cfg(feature = "peers")]
 mod foreign;
+mod given_back;
 mod growth;
 mod handshake;
 mod http;

@@ -9,9 +9,12 @@ const MIB: usize = 1024 * 1024;
 const LIMIT: usize = 24 * MIB;
 /// Addresses of the crowd, and how many messages each of them holds half.
 const ADDRESSES: u8 = 3;
-const OF_EACH: usize = 50;
+const OF_EACH: usize = 100;
 /// What each of them has sent of its megabyte.
 const HALF: usize = MIB * 3 / 4;
+/// What the broker may grow by meanwhile: the limit, the buffers of 300 connections, and what its allocator gives back a little later.
+/// Without a limit it is 400 MB and more.
+const MOST_BYTES: u64 = 200 << 20;
 
 /// One of a crowd that only holds its place.
 enum Holder {
@@ -111,5 +114,5 @@ fn a_crowd_that_only_holds_its_place_is_bounded_and_outlived_by_an_honest_upload
         (holders - gone) * 2 * MIB >= LIMIT / 2,
         "{gone} were told to go"
     );
-    assert!(grown < 3 * LIMIT as u64, "the broker grew by {grown} bytes");
+    assert!(grown < MOST_BYTES, "the broker grew by {grown} bytes");
 }
