@@ -55,20 +55,22 @@ pub struct Part {
     pub raw: BytesMut,
     /// The fragments before it.
     pub fragments: BytesMut,
-    /// Something was cut from the memory that `raw` lies in, so that it may hold much more than it needs.
-    is_cut: bool,
+    /// Bytes that were cut from the memory `raw` lies in, and that it may hold still.
+    cut_bytes: usize,
 }
 
 impl Part {
     /// Cuts off what has come whole.
     pub fn cut(&mut self, bytes: usize) -> BytesMut {
-        self.is_cut = true;
+        self.cut_bytes += bytes;
         self.raw.split_to(bytes)
     }
 
+    /// What is left of a megabyte would hold all of it.
     fn let_go_of_memory(&mut self) {
-        if std::mem::take(&mut self.is_cut) {
+        if self.cut_bytes > self.raw.len() {
             self.raw = BytesMut::from(&self.raw[..]);
+            self.cut_bytes = 0;
         }
     }
 

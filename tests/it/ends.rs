@@ -85,6 +85,20 @@ async fn what_stands_behind_max_inflight_is_kept_and_answered_before_a_close() {
     expect_kept(&broker, 500).await;
 }
 
+/// A log that stands still must not hold up who wants to go: after half a second the close comes without the receipts.
+#[tokio::test]
+async fn a_close_does_not_wait_for_a_log_that_stands_still() {
+    let disk = Preload::new();
+    let broker = disk.under(Setup::new()).start();
+    disk.expect_loaded(1);
+    let mut raw = RawWs::connect(&broker);
+    disk.slow_syncs(Duration::from_secs(8));
+    raw.write(&[publishes(1..=3), close_frame()].concat());
+    assert_eq!(read_to_the_close(&mut raw), (0, 1000));
+    disk.slow_syncs(Duration::ZERO);
+    expect_kept(&broker, 3).await;
+}
+
 /// Whoever shuts its writing side, or is gone, without a close frame.
 #[tokio::test]
 async fn what_was_sent_before_a_client_vanished_is_kept() {

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actix_web::http::{StatusCode, header};
@@ -153,8 +153,11 @@ impl Body {
         if let Err(error) = self.receiving.take_back(&mut self.part) {
             return Poll::Ready(Err(no_room(error)));
         }
-        ready!(self.turn.poll_ready(cx));
-        match self.payload.as_mut().poll_next(cx) {
+        let next = match self.turn.poll_ready(cx) {
+            Poll::Ready(()) => self.payload.as_mut().poll_next(cx),
+            Poll::Pending => Poll::Pending,
+        };
+        match next {
             Poll::Ready(None) => Poll::Ready(Ok(None)),
             Poll::Ready(Some(Ok(piece))) => {
                 self.turn.did(0, piece.len());
@@ -293,5 +296,139 @@ impl Lines {
                 _ => return Some(Err(too_large("a line"))),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use actix_web::error::PayloadError;
+    use actix_web::{FromRequest as _, dev, test::TestRequest};
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+
+    use super::*;
+    use crate::receiving::Receivings;
+    use crate::turns::{MAX_BYTES_A_TURN, MAX_COMMANDS_A_TURN};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A body that has come whole, in these chunks, and how many of them have been taken.
+    async fn body(chunks: Vec<Bytes>) -> (Body, Rc<Cell<usize>>) {
+        let taken = Rc::<Cell<usize>>::default();
+        let counter = taken.clone();
+        let chunks = stream::iter(chunks).map(move |chunk| {
+            counter.set(counter.get() + 1);
+            Ok::<_, PayloadError>(chunk)
+        });
+        let mut payload: dev::Payload = dev::Payload::Stream {
+            payload: Box::pin(chunks),
+        };
+        let request = TestRequest::default().to_http_request();
+        let payload = web::Payload::from_request(&request, &mut payload)
+            .await
+            .unwrap();
+        let receiving = Receivings::new(usize::MAX).of("192.0.2.1");
+        (Body::coming(payload, PATIENCE, receiving), taken)
+    }
+
+    /// Asks again and again, each time after the sockets have been looked at, and counts how often it had to.
+    async fn turns<T>(task: impl Future<Output = T>, mut after_each: impl FnMut()) -> (T, usize) {
+        let mut task = std::pin::pin!(task);
+        for turns in 1..1000 {
+            let polled = poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await;
+            after_each();
+            if let Poll::Ready(done) = polled {
+                return (done, turns);
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("it has no end");
+    }
+
+    #[actix_web::test]
+    async fn a_turn_ends_after_so_many_bytes_of_a_body_whatever_they_are() {
+        const CHUNK: usize = MAX_BYTES_A_TURN / 8;
+        let most = Cell::new(0);
+        let watch = |taken: &Rc<Cell<usize>>| {
+            let taken = taken.clone();
+            let before = Cell::new(0);
+            let most = &most;
+            move || most.set(most.get().max(taken.get() - before.replace(taken.get())))
+        };
+
+        let (whole, taken) = body(vec![Bytes::from(vec![b'x'; CHUNK]); 64]).await;
+        let (whole, count) = turns(whole.whole("it"), watch(&taken)).await;
+        assert_eq!(whole.unwrap().len(), 64 * CHUNK);
+        assert!(count >= 8, "{count} turns");
+        // Line breaks alone are nothing to answer, so nothing is given out in between.
+        let (lines, taken) = body(vec![Bytes::from(vec![b'\n'; CHUNK]); 64]).await;
+        let mut lines = Lines::new(lines);
+        let (none, count) = turns(lines.next_lines(|line| line), watch(&taken)).await;
+        assert_eq!(none, None);
+        assert!(count >= 8, "{count} turns");
+        assert_eq!(most.get(), 8, "chunks of one turn");
+    }
+
+    #[actix_web::test]
+    async fn a_turn_ends_after_so_many_lines() {
+        let (lines, _) = body(vec![Bytes::from("1\n".repeat(MAX_LINES_A_BATCH))]).await;
+        let mut lines = Lines::new(lines);
+        let read = Rc::<Cell<usize>>::default();
+        let counter = read.clone();
+        let (before, most) = (Cell::new(0), Cell::new(0));
+        let next = lines.next_lines(move |line| {
+            counter.set(counter.get() + 1);
+            line
+        });
+        let (batch, _) = turns(next, || {
+            most.set(most.get().max(read.get() - before.replace(read.get())));
+        })
+        .await;
+        assert_eq!(batch.unwrap().len(), MAX_LINES_A_BATCH);
+        assert_eq!(most.get(), MAX_COMMANDS_A_TURN);
+    }
+
+    #[actix_web::test]
+    async fn blank_lines_and_blanks_around_lines_do_not_count() {
+        for text in [
+            "1\n2\n3",
+            "\n\r\n 1\r\n\n\t2 \n  \n3\n\n",
+            " \n1\n2\n3\n \r\n",
+        ] {
+            for size in 1..text.len() {
+                let chunks = text.as_bytes().chunks(size).map(Bytes::copy_from_slice);
+                let (lines, _) = body(chunks.collect()).await;
+                let mut lines = Lines::new(lines);
+                let mut all = Vec::new();
+                while let Some(some) = lines.next_lines(Result::unwrap).await {
+                    all.extend(some);
+                }
+                assert_eq!(all, ["1", "2", "3"], "{text:?} in pieces of {size}");
+            }
+        }
+    }
+
+    /// What is told to go is answered so, whatever its task waits for.
+    #[actix_web::test]
+    async fn a_body_whose_part_is_taken_away_is_answered() {
+        let all = Receivings::new(usize::MAX);
+        let (mut half, _) = body(vec![Bytes::from(vec![b'x'; 10_000])]).await;
+        half.receiving = all.of("192.0.2.1");
+        let request = TestRequest::default().to_http_request();
+        let mut never: dev::Payload = dev::Payload::Stream {
+            payload: Box::pin(stream::pending()),
+        };
+        let never = web::Payload::from_request(&request, &mut never);
+        let never = never.await.unwrap();
+        let mut deadline = Deadline::begin(PATIENCE);
+        assert_eq!(half.more(&mut deadline).await, Ok(true));
+        half.payload = Box::pin(never);
+        let mut whole = Box::pin(half.whole("it"));
+        assert_eq!((&mut whole).now_or_never(), None);
+        assert!(all.used() >= 10_000);
+        all.let_go_of_all();
+        assert_eq!(whole.await, Err(no_room(NoRoom)));
     }
 }

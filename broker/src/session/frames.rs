@@ -162,9 +162,23 @@ where
         if let Err(no_room) = self.receiving.take_back(&mut self.part) {
             return Poll::Ready(Some(Err(self.violated(no_room))));
         }
-        if self.flow.inbound_must_wait(cx.waker()) {
-            return Poll::Pending;
+        let next = match self.flow.inbound_must_wait(cx.waker()) {
+            // It is Hark that does not go on, and what is there may be whole.
+            true => return Poll::Pending,
+            false => self.poll_next_whole(cx),
+        };
+        // It may be long until the next poll, since a session whose socket is blocked has none: what is held until then is counted. (With
+        // a frame that is handed out goes no more than was read with it, unless it stands between fragments.)
+        if next.is_pending() || !self.part.fragments.is_empty() {
+            self.receiving.leave(&mut self.part, cx.waker());
         }
+        next
+    }
+
+    fn poll_next_whole(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Incoming, Violation>>> {
         loop {
             if self.ended {
                 return Poll::Ready(None);
@@ -176,17 +190,13 @@ where
                 Some(Ok(None)) => continue,
                 None => {}
             }
-            match Pin::new(&mut self.payload).poll_next(cx) {
-                Poll::Ready(Some(Ok(chunk))) => {
+            match ready!(Pin::new(&mut self.payload).poll_next(cx)) {
+                Some(Ok(chunk)) => {
                     // Every byte is a sign of life, though it be the ten thousandth part of a message.
                     self.flow.heard();
                     self.take(&chunk);
                 }
-                Poll::Ready(Some(Err(_)) | None) => self.end(),
-                Poll::Pending => {
-                    self.receiving.leave(&mut self.part, cx.waker());
-                    return Poll::Pending;
-                }
+                Some(Err(_)) | None => self.end(),
             }
         }
     }
@@ -463,6 +473,13 @@ mod tests {
             self.inbound.0.borrow().payload.chunks.len()
         }
 
+        /// Of what has been read.
+        fn unread_bytes(&self) -> usize {
+            let frames = &mut *self.inbound.0.borrow_mut();
+            frames.receiving.take_back(&mut frames.part).unwrap();
+            frames.part.raw.len()
+        }
+
         /// What is handed out until it has to be asked again later.
         async fn a_turn(&mut self) -> Vec<Option<Result<Incoming, Violation>>> {
             poll_fn(|cx| {
@@ -505,7 +522,7 @@ mod tests {
         let mut given = Given::new(&[bytes], false);
         for turn in 1..=10 {
             assert_eq!(given.a_turn().await, []);
-            let left = given.inbound.0.borrow().part.raw.len();
+            let left = given.unread_bytes();
             let taken = turn * MAX_COMMANDS_A_TURN * frame(0, b"").len();
             assert_eq!(length - left, taken, "in {turn} turns");
             tokio::task::yield_now().await;
@@ -582,6 +599,17 @@ mod tests {
         assert_eq!(given.a_turn().await, [Some(Err(no_room))]);
         assert_eq!(given.a_turn().await, [None]);
         assert_eq!(given.all.used(), 0);
+    }
+
+    /// A session whose socket is blocked is not asked again, whatever it was doing last.
+    #[actix_web::test]
+    async fn fragments_are_counted_also_while_something_stands_between_them() {
+        let fragment = frame(0x01, &vec![b'x'; MAX_BYTES_A_TURN / 2]);
+        let mut given = Given::new(&[[fragment, frame(0x89, b"").repeat(5)].concat()], false);
+        let next = poll_fn(|cx| Pin::new(&mut given.inbound).poll_next(cx)).await;
+        assert_eq!(next, Some(Ok(Incoming::Ping(Bytes::new()))));
+        assert!(given.all.used() >= MAX_BYTES_A_TURN / 2);
+        assert_eq!(given.a_turn().await.len(), 4);
     }
 
     /// A session that once sent a megabyte must not keep it while it is idle.
