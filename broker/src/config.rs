@@ -11,6 +11,9 @@ use ipnet::IpNet;
 
 use crate::http::AllowedOrigin;
 use crate::message_log::Retention;
+use crate::settings::{
+    DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_INFLIGHT_BYTES, DEFAULT_RECEIVING_TOTAL_BYTES,
+};
 
 /// The settings of `hark serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -110,6 +113,18 @@ pub struct Config {
     /// A client that takes nothing, or less than a page (64 KiB), of what waits for it in this time is ended; it can resume.
     #[arg(long, env = "HARK_STALL_TIMEOUT", default_value = "60s", value_parser = stall_timeout, value_name = "TIME")]
     pub stall_timeout: Duration,
+
+    /// The most unanswered publishes of a WebSocket client; beyond it Hark stops reading from it. More lets a publisher on a slow line send more in a round trip.
+    #[arg(long, env = "HARK_MAX_INFLIGHT", default_value_t = DEFAULT_MAX_INFLIGHT as u32, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_inflight: u32,
+
+    /// The most bytes of unanswered publishes of a WebSocket client (but at least one message); beyond it Hark stops reading from it.
+    #[arg(long, env = "HARK_MAX_INFLIGHT_BYTES", default_value_t = DEFAULT_MAX_INFLIGHT_BYTES as u64, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_inflight_bytes: u64,
+
+    /// All messages that have come in part hold at most so many bytes together; beyond it the slowest of the address that holds most are told to try again later.
+    #[arg(long, env = "HARK_RECEIVING_TOTAL_BYTES", default_value_t = DEFAULT_RECEIVING_TOTAL_BYTES as u64, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub receiving_total_bytes: u64,
 
     /// An HTTP connection is kept so long for the next request; more than what a proxy in front keeps its own for.
     #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]

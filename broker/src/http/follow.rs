@@ -242,7 +242,7 @@ impl Follower {
                 self.write_rest(out);
             }
             Heard::News(news) => self.news(news, out),
-            Heard::Goodbye(Goodbye { retry_after_ms }) => {
+            Heard::Goodbye(Goodbye { retry_after_ms, .. }) => {
                 out.goodbye(retry_after_ms);
                 self.ended = true;
             }

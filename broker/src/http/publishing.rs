@@ -214,13 +214,8 @@ pub(super) async fn answer_lines(
     let mut held = BytesMut::new();
     loop {
         let may_hold = held.len() < MAX_HELD_BYTES;
-        let lines = if may_hold {
-            answering.lines.take_lines()
-        } else {
-            Vec::new()
-        };
-        if !lines.is_empty() {
-            held.extend_from_slice(&answering.answer(lines).await);
+        if may_hold && let Some(answers) = answering.answer_those_there().await {
+            held.extend_from_slice(&answers);
             continue;
         }
         if answering.lines.has_ended() {
@@ -235,8 +230,8 @@ pub(super) async fn answer_lines(
         }
     }
     let others = stream::unfold(answering, |mut answering| async move {
-        let lines = answering.lines.next_lines().await?;
-        Some((answering.answer(lines).await, answering))
+        let answers = answering.answer_next().await?;
+        Some((answers, answering))
     });
     let answers = stream::once(ready(held.freeze())).chain(others);
     response.streaming(answers.map(Ok::<_, actix_web::Error>))
@@ -250,17 +245,30 @@ struct Answering<R> {
 }
 
 impl<R: FnMut(Bytes) -> Line> Answering<R> {
-    /// Publishes the lines of a turn, and gives the lines of their answers.
-    async fn answer(&mut self, lines: Vec<Result<Bytes, ApiError>>) -> Bytes {
-        let lines = lines
-            .into_iter()
-            .map(|line| line.map_or_else(Line::refused, &mut self.read));
-        let lines = lines.collect();
-        let mut answers = BytesMut::new();
-        for answer in publish_all(&self.registry, lines).await {
-            answers.put_slice(answer.to_string().as_bytes());
-            answers.put_u8(b'\n');
+    /// The answers to the lines that are there, if any are.
+    async fn answer_those_there(&mut self) -> Option<Bytes> {
+        let read = |line: Result<Bytes, ApiError>| line.map_or_else(Line::refused, &mut self.read);
+        let lines = self.lines.take_lines(read).await;
+        match lines.is_empty() {
+            true => None,
+            false => Some(answer(&self.registry, lines).await),
         }
-        answers.freeze()
     }
+
+    /// The answers to the next lines; `None` at the end.
+    async fn answer_next(&mut self) -> Option<Bytes> {
+        let read = |line: Result<Bytes, ApiError>| line.map_or_else(Line::refused, &mut self.read);
+        let lines = self.lines.next_lines(read).await?;
+        Some(answer(&self.registry, lines).await)
+    }
+}
+
+/// Publishes lines, and gives the lines of their answers.
+async fn answer(registry: &Arc<Registry>, lines: Vec<Line>) -> Bytes {
+    let mut answers = BytesMut::new();
+    for answer in publish_all(registry, lines).await {
+        answers.put_slice(answer.to_string().as_bytes());
+        answers.put_u8(b'\n');
+    }
+    answers.freeze()
 }
