@@ -21,8 +21,8 @@ pub use cursor_set::{CursorSet, CursorSetError};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{ClientFrame, GapReason, ServerFrame};
 pub use message::{
-    Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message, MessageId,
-    Payload, ProducerId, Record,
+    ContentTypeError, Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message,
+    MessageId, Payload, ProducerId, Record, check_content_type,
 };
 pub use subprotocol::{Encoded, Subprotocol};
 pub use subscribe_from::{SubscribeFrom, SubscribeFromError};

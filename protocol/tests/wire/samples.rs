@@ -146,6 +146,20 @@ fn client_samples(add: &mut dyn FnMut(&'static str, &'static str, ClientFrame)) 
         ),
     );
     add(
+        "publish_text",
+        "Publish text; without content_type it is text/plain; charset=utf-8.",
+        publish(
+            Message {
+                payload: bytes(
+                    "Grüße, \"Ana\"\n".as_bytes(),
+                    Some("text/plain; charset=utf-8"),
+                ),
+                headers: Headers::default(),
+            },
+            Idempotency::None,
+        ),
+    );
+    add(
         "publish_headers",
         "Publish with headers, whose names and values are any text.",
         publish(
@@ -294,6 +308,39 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
             None,
             Message {
                 payload: bytes(b"", None),
+                headers: Headers::default(),
+            },
+        ),
+    );
+    add(
+        "message_text",
+        "A message whose content is text: bytes of a type text/… that are UTF-8.",
+        message(
+            None,
+            Message {
+                payload: bytes("Grüße, \"Ana\"\n".as_bytes(), Some("text/html")),
+                headers: Headers::default(),
+            },
+        ),
+    );
+    add(
+        "message_text_of_control_characters",
+        "Text that would be longer with its escapes than as base64 goes as base64, and is text all the same.",
+        message(
+            None,
+            Message {
+                payload: bytes(b"\x1b[1mred\x00\x01\x02", Some("text/plain")),
+                headers: Headers::default(),
+            },
+        ),
+    );
+    add(
+        "message_text_latin1",
+        "Text of another charset goes as bytes.",
+        message(
+            None,
+            Message {
+                payload: bytes(b"Gr\xfc\xdfe", Some("text/plain; charset=iso-8859-1")),
                 headers: Headers::default(),
             },
         ),
