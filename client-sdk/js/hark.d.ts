@@ -68,7 +68,7 @@ export interface Hark {
   /** By what it is connected just now. */
   readonly transport: Transport | undefined;
   /**
-   * Publishes any JSON value, or bytes (`Uint8Array`, `ArrayBuffer`). Fulfilled when Hark has kept the message; while there is no
+   * Publishes any JSON value, bytes (`Uint8Array`, `ArrayBuffer`), or text: a string with a `contentType` such as `text/plain`. Fulfilled when Hark has kept the message; while there is no
    * connection it waits. One client's messages to a topic are kept in the order of the calls, each once.
    *
    * Rejected with a {@link PublishError}.
@@ -87,7 +87,7 @@ export interface Hark {
 export interface PublishOptions {
   /** At most 32, and 4,096 bytes. */
   headers?: Record<string, string> | undefined;
-  /** Of bytes. */
+  /** Of bytes; or of text, when it is `text/…` and `data` a string, which without it is a JSON string. */
   contentType?: string | undefined;
   /**
    * A key of your own, of 1 to 64 bytes: a second message with it is a duplicate, within two minutes. For what is published again
@@ -133,9 +133,12 @@ export interface Message {
   offset: number;
   /** When it was kept, in milliseconds since 1970. */
   time: number;
-  /** The JSON value; a `Uint8Array` of what was published as bytes. */
+  /**
+   * The JSON value; a string of what was published as text (its `contentType` tells it from a JSON string), a `Uint8Array` of what was
+   * published as bytes.
+   */
   data: any;
-  /** Of bytes, if it was given. */
+  /** Of text, and of bytes if it was given. Published again with it, the data is what it was. */
   contentType?: string;
   headers: Record<string, string>;
   /** The place after this message. */

@@ -74,6 +74,21 @@ impl Payload {
         }
     }
 
+    /// Text of this type, or of `text/plain; charset=utf-8`. A type that says otherwise is refused.
+    pub fn typed_text(
+        text: impl Into<ByteString>,
+        content_type: Option<ByteString>,
+    ) -> Result<Self, TextTypeError> {
+        match content_type {
+            None => Ok(Self::plain_text(text)),
+            Some(content_type) if says_text(&content_type) => Ok(Self::Bytes {
+                data: text.into().into_bytes(),
+                content_type: Some(content_type),
+            }),
+            Some(content_type) => Err(TextTypeError(content_type)),
+        }
+    }
+
     /// What was published without a word on what it is: JSON if it is JSON, text if it is UTF-8, else bytes.
     pub fn undeclared(data: Bytes) -> Self {
         match JsonText::check(data.clone()) {
@@ -133,9 +148,16 @@ pub fn check_content_type(content_type: &str) -> Result<(), ContentTypeError> {
     }
 }
 
+/// Why text was refused: its content type says that it is something else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "what is in `text` is text/…, of no charset, utf-8 or us-ascii; `content_type` says {0:?}: give bytes of that type as `data_base64`"
+)]
+pub struct TextTypeError(pub ByteString);
+
 /// Whether content of this type is text in an encoding that UTF-8 covers (RFC 9110, section 8.3.2). Whatever stands between two
 /// semicolons counts as a parameter, also inside quotation marks: so no charset goes unseen.
-pub(crate) fn says_text(content_type: &str) -> bool {
+fn says_text(content_type: &str) -> bool {
     let mut parts = content_type.split(';');
     let kind = parts.next().unwrap_or_default();
     let is_text = kind

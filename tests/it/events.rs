@@ -105,10 +105,10 @@ fn payloads_with_line_breaks_are_one_event_each() {
 
     assert_eq!(events.expect("message").data["data"], text);
     assert_eq!(events.expect("message").data["data"], json!({"a": [1, 2]}));
-    let bytes = events.expect("message").data;
-    assert_eq!(bytes["headers"]["note"], "x: y");
-    assert_eq!(bytes["content_type"], "text/plain");
-    assert!(bytes["data_base64"].is_string());
+    let plain = events.expect("message").data;
+    assert_eq!(plain["headers"]["note"], "x: y");
+    assert_eq!(plain["content_type"], "text/plain");
+    assert_eq!(plain["text"], text);
 }
 
 /// Reads a stream of the topics `a` and `b` until both have come to their heads, and gives the last id.

@@ -45,5 +45,6 @@ mod retention;
 mod sdk;
 mod slow_client;
 mod soak;
+mod text;
 mod tidy;
 mod torture;

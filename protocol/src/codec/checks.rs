@@ -8,7 +8,6 @@ use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-use crate::message::says_text;
 use crate::{
     Cursor, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS,
     MessageId, Payload, ProducerId, TopicName, check_content_type,
@@ -118,17 +117,8 @@ pub(super) fn content_type(text: Option<&str>) -> Result<Option<ByteString>, Fra
 
 /// Text, and what the publisher calls it: that may not contradict.
 pub(super) fn text(text: Text<'_>, content_type: Option<&str>) -> Result<Payload, FrameError> {
-    let data = text.into_byte_string();
-    match self::content_type(content_type)? {
-        None => Ok(Payload::plain_text(data)),
-        Some(content_type) if says_text(&content_type) => Ok(Payload::Bytes {
-            data: data.into_bytes(),
-            content_type: Some(content_type),
-        }),
-        Some(content_type) => Err(bad_frame(format_args!(
-            "what is in `text` is text/…, of no charset, utf-8 or us-ascii; `content_type` says {content_type:?}: give bytes of that type as `data_base64`"
-        ))),
-    }
+    let content_type = self::content_type(content_type)?;
+    Payload::typed_text(text.into_byte_string(), content_type).map_err(bad_frame)
 }
 
 /// Which of the ways to publish again safely a client chose, if any.
