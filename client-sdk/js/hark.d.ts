@@ -165,7 +165,19 @@ export interface CaughtUp {
   cursor: string;
 }
 
-export type HarkEvent = Message | Gap | CaughtUp;
+/**
+ * More is published than this connection takes, so that what comes is late. Nothing is missed. Said when that begins, and again while
+ * it lasts, at most every 10 s.
+ */
+export interface Lagging {
+  type: "lagging";
+  topic: string;
+  cursor: string;
+  /** How many messages are kept behind `cursor`, if Hark knows. */
+  behind?: number | undefined;
+}
+
+export type HarkEvent = Message | Gap | CaughtUp | Lagging;
 
 /**
  * Iterate over it, or set callbacks; not both. A message counts as taken, and the cursor is stored, when the next one is asked for,
@@ -180,6 +192,7 @@ export interface Subscription extends AsyncIterableIterator<HarkEvent, undefined
   on(type: "message", listener: (message: Message) => unknown): () => void;
   on(type: "gap", listener: (gap: Gap) => unknown): () => void;
   on(type: "caught_up", listener: (event: CaughtUp) => unknown): () => void;
+  on(type: "lagging", listener: (event: Lagging) => unknown): () => void;
   /** The subscription has ended. Without a listener the error is reported as an uncaught one. */
   on(type: "error", listener: (error: HarkError) => unknown): () => void;
   close(): void;

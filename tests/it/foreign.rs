@@ -98,7 +98,7 @@ impl Reader {
                 let payload = PAYLOADS.into_iter().find(there).expect("a payload");
                 messages.push(frame[payload].take());
             }
-            "welcome" | "subscribed" | "caught_up" | "goodbye" => {
+            "welcome" | "subscribed" | "caught_up" | "lagging" | "goodbye" => {
                 *self.others.entry(kind).or_default() += 1;
             }
             _ => panic!("{}", told()),

@@ -38,6 +38,8 @@ pub struct Seen {
     pub gaps: Vec<Value>,
     /// How often `caught_up` was said since the last `subscribed`.
     pub caught_up: u32,
+    /// How often it was told that it lags, and what.
+    pub lagging: Vec<Value>,
 }
 
 /// Takes a cursor apart.
@@ -69,6 +71,7 @@ impl Seen {
             messages: Vec::new(),
             gaps: Vec::new(),
             caught_up: 0,
+            lagging: Vec::new(),
         }
     }
 
@@ -140,6 +143,11 @@ impl Seen {
                     self.caught_up, 1,
                     "caught_up comes once per subscribe: {frame}"
                 );
+            }
+            Some("lagging") => {
+                assert_eq!(frame["cursor"], self.cursor(), "lagging elsewhere: {frame}");
+                assert_eq!(self.caught_up, 1, "it has not been live yet: {frame}");
+                self.lagging.push(frame.clone());
             }
             _ => panic!("not a frame of a subscription: {frame}"),
         }

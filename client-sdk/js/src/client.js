@@ -161,6 +161,8 @@ export class Client {
         return this.#inbox.unsubscribed(frame);
       case "caught_up":
         return this.#inbox.caughtUp(frame);
+      case "lagging":
+        return this.#inbox.lagging(frame);
       case "gap":
         return this.#inbox.gap(frame);
       case "error":

@@ -295,6 +295,12 @@ export class Inbox {
     wanted.subscription.push({ type, topic, reason, from, to, cursor }, 0);
   }
 
+  /** @param {import("../hark").Lagging} frame */
+  lagging({ type, topic, behind }) {
+    const wanted = this.#listening(topic);
+    if (wanted?.position) wanted.subscription.push({ type, topic, cursor: formatCursor(wanted.position), behind }, 0);
+  }
+
   /** @param {import("../hark").CaughtUp} frame */
   caughtUp({ type, topic, cursor }) {
     // The position stays: it is what was received. If Hark's is another, the next message tells.

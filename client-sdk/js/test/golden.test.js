@@ -182,6 +182,29 @@ test("understands caught_up", async (t) => {
   assert.deepEqual(await take(events, () => true), [golden.caught_up.frame]);
 });
 
+for (const name of ["lagging", "lagging_uncounted"]) {
+  test(`understands ${name}`, async (t) => {
+    const { socket, events } = await subscribed(t, "k3f9a1:1050");
+    socket.say(golden[name].text);
+    const { behind } = golden[name].frame;
+    assert.deepEqual(await take(events, () => true), [{ ...golden[name].frame, behind }]);
+    await Promise.race([events.next(), undefined]);
+    assert.equal(events.cursor, "k3f9a1:1050", "it moves nothing");
+  });
+}
+
+test("tells a listener that it lags, and passes over what is about nothing that stands", async (t) => {
+  const { socket, events } = await subscribed(t, "k3f9a1:1050");
+  const heard = [];
+  events.on("lagging", ({ behind }) => heard.push(behind));
+  events.on("message", ({ offset }) => heard.push(offset));
+  socket.say({ ...golden.lagging.frame, topic: "another" });
+  socket.say(golden.lagging.text);
+  socket.say({ type: "message", topic: "orders.eu", offset: 1051, time: 1, data: "next" });
+  await until("both are heard", () => heard.length === 2);
+  assert.deepEqual(heard, [3400, 1051]);
+});
+
 test("understands subscribed, also of a topic that nobody has published to", async (t) => {
   const { hark, socket } = await open(t);
   const subscription = hark.subscribe("orders.eu");
@@ -262,7 +285,7 @@ test("every golden frame of Hark is heard here", () => {
     ...Object.keys(heard),
     ...gaps,
     ...passed,
-    ...["caught_up", "subscribed", "subscribed_empty", "published", "published_duplicate"],
+    ...["caught_up", "lagging", "lagging_uncounted", "subscribed", "subscribed_empty", "published", "published_duplicate"],
     ...["error", "error_retry_after", "error_out_of_sequence", "goodbye"],
   ];
   assert.deepEqual(all.sort(), names("hark").sort());

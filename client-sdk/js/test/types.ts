@@ -27,6 +27,7 @@ export async function use({ connect, localCursor }: typeof promised) {
   for await (const event of subscription) {
     if (event.type === "message") event.data.anything;
     else if (event.type === "gap") event.reason.at(0);
+    else if (event.type === "lagging") event.behind?.toFixed();
     else event.cursor.at(0);
   }
   // @ts-expect-error: there is no such place to start from

@@ -139,6 +139,17 @@ pub fn encode_server(frame: &ServerFrame) -> ByteString {
             out.cursor(cursor);
             out.end();
         }
+        ServerFrame::Lagging {
+            topic,
+            cursor,
+            behind,
+        } => {
+            out.begin("lagging");
+            out.topic(topic);
+            out.cursor(cursor);
+            out.number("behind", *behind);
+            out.end();
+        }
         ServerFrame::Gap {
             topic,
             reason,
@@ -409,6 +420,11 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
         "caught_up" => Ok(ServerFrame::CaughtUp {
             topic: topic()?,
             cursor: cursor()?,
+        }),
+        "lagging" => Ok(ServerFrame::Lagging {
+            topic: topic()?,
+            cursor: cursor()?,
+            behind: f.behind,
         }),
         "gap" => Ok(ServerFrame::Gap {
             topic: topic()?,

@@ -79,6 +79,11 @@ fn server() -> impl Strategy<Value = ServerFrame> {
         ),
         (topic(), record()).prop_map(|(topic, record)| ServerFrame::Message { topic, record }),
         (topic(), cursor()).prop_map(|(topic, cursor)| ServerFrame::CaughtUp { topic, cursor }),
+        (topic(), cursor(), id()).prop_map(|(topic, cursor, behind)| ServerFrame::Lagging {
+            topic,
+            cursor,
+            behind,
+        }),
         (
             topic(),
             prop::sample::select(&GapReason::ALL[..]),

@@ -365,6 +365,24 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
         },
     );
     add(
+        "lagging",
+        "The client is slow: 3400 messages are kept behind its position.",
+        ServerFrame::Lagging {
+            topic: topic("orders.eu"),
+            cursor: cursor("k3f9a1:1050"),
+            behind: Some(3400),
+        },
+    );
+    add(
+        "lagging_uncounted",
+        "The client is slow; how many messages are kept behind its position the log does not know.",
+        ServerFrame::Lagging {
+            topic: topic("orders.eu"),
+            cursor: cursor("k3f9a1:1050"),
+            behind: None,
+        },
+    );
+    add(
         "gap_expired",
         "Offsets 1043 to 1049 are gone: retention took them.",
         gap(GapReason::Expired, Some((1043, 1049)), "k3f9a1:1049"),

@@ -105,6 +105,7 @@ fields! {
         "data_base64" => optional data_base64: Text<'a>,
         "text" => optional text: Text<'a>,
         "content_type" => optional content_type: Text<'a>,
+        "behind" => number behind: u64,
         "reason" => optional reason: Text<'a>,
         "from" => number from: u64,
         "to" => number to: u64,
