@@ -322,6 +322,7 @@ mod tests {
         seen.take(&json!({"type": "caught_up", "topic": "a", "cursor": "e:11"}));
         seen.take(&json!({"type": "gap", "topic": "a", "reason": "expired", "from": 12, "to": 13, "cursor": "e:13"}));
         seen.take(&message(14));
+        seen.take(&json!({"type": "lagging", "topic": "a", "cursor": "e:14", "behind": 2}));
         assert_eq!(seen.offsets(), [11, 14]);
         acked(9..=14).check(&seen);
     }
@@ -338,6 +339,14 @@ mod tests {
         let mut seen = seen();
         seen.take(&message(11));
         seen.take(&message(11));
+    }
+
+    #[test]
+    #[should_panic(expected = "lagging elsewhere")]
+    fn a_lag_at_another_place_is_noticed() {
+        let mut seen = seen();
+        seen.take(&json!({"type": "caught_up", "topic": "a", "cursor": "e:10"}));
+        seen.take(&json!({"type": "lagging", "topic": "a", "cursor": "e:11"}));
     }
 
     #[test]
