@@ -17,6 +17,8 @@ use crate::topic::{Asked, PageFrame, RoomNews, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
+/// So many topics at a time are said to lag because of what lies unacknowledged: more would only add to it.
+const MAX_TOLD: usize = 32;
 /// Commands for a topic that may wait for its `unsubscribed`.
 const MAX_DEFERRED: usize = 16;
 
@@ -314,7 +316,8 @@ impl Session {
     pub(super) fn all_fall_behind(&mut self, ctx: &mut SessionContext) {
         let by_key = self.subscriptions.by_key.iter_mut();
         let fed = by_key.filter_map(|(&key, one)| one.subscription.was_fed().then_some(key));
-        for key in fed.collect::<Vec<_>>() {
+        // Of the others it is said the next time.
+        for key in fed.take(MAX_TOLD).collect::<Vec<_>>() {
             // How much of it the client has not got nobody knows: it is on its way.
             self.falls_behind(key, None, ctx);
         }
