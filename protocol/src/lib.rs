@@ -22,7 +22,7 @@ pub use error::{ErrorCode, FrameError};
 pub use frame::{ClientFrame, GapReason, ServerFrame};
 pub use message::{
     ContentTypeError, Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message,
-    MessageId, Payload, ProducerId, Record, check_content_type,
+    MessageId, Payload, ProducerId, Record, TextTypeError, check_content_type,
 };
 pub use subprotocol::{Encoded, Subprotocol};
 pub use subscribe_from::{SubscribeFrom, SubscribeFromError};

@@ -53,5 +53,6 @@ mod sdk;
 mod settings;
 mod slow_client;
 mod soak;
+mod text;
 mod tidy;
 mod torture;

@@ -214,24 +214,18 @@ pub(super) fn is_lines(essence: &str) -> bool {
 /// Takes the body for what its type says (RFC 9110, section 8.3). `curl -d` says "form", whatever it sends.
 fn payload_of(body: Bytes, content_type: Option<&str>) -> Result<Payload, ApiError> {
     let name = content_type.map(essence).unwrap_or_default();
-    let json = || JsonText::check(body.clone()).map(Payload::Json);
     if name == "application/json" || name.ends_with("+json") {
-        return json().map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()));
+        let json = JsonText::check(body).map(Payload::Json);
+        return json.map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()));
     }
     if name.is_empty() || name == "application/x-www-form-urlencoded" {
-        return Ok(json().unwrap_or_else(|_| {
-            let text = std::str::from_utf8(&body).is_ok();
-            let content_type = text.then(|| ByteString::from_static("text/plain; charset=utf-8"));
-            Payload::Bytes {
-                data: body.clone(),
-                content_type,
-            }
-        }));
+        return Ok(Payload::undeclared(body));
     }
-    let content_type = check_content_type(content_type.unwrap_or_default())
+    let content_type = content_type.unwrap_or_default();
+    check_content_type(content_type)
         .map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()))?;
     Ok(Payload::Bytes {
-        data: body.clone(),
-        content_type: Some(content_type),
+        data: body,
+        content_type: Some(content_type.into()),
     })
 }

@@ -6,7 +6,7 @@
 //! - [`Delivery`]: live messages, by `try_send` against a credit in bytes;
 //! - [`RoomNews`], `Receipts`: what it asked its rooms for; bounded by `max_inflight`, by one page at a
 //!   time and by its subscriptions;
-//! - [`Goodbye`]: Hark is about to end.
+//! - [`Goodbye`]: Hark is about to end; `Unacknowledged`: the client does not take what it was given.
 //!
 //! ```text
 //! open ──close, silence, goodbye──▶ answering ──all answered, or half a second──▶ ended
@@ -95,14 +95,24 @@ pub fn new_name() -> String {
     format!("s{:012x}", rand::random::<u64>() >> 16)
 }
 
-/// How a session is told to go.
+/// News: what the client was given has lain unacknowledged for too long.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+struct Unacknowledged;
+
+/// How a session is told to go, and that its client lags.
 #[derive(Debug)]
-struct Goodbyes(Recipient<Goodbye>);
+struct Goodbyes(Recipient<Goodbye>, Recipient<Unacknowledged>);
 
 impl Leave for Goodbyes {
     #[allow(clippy::disallowed_methods)] // once in a session's life
     fn leave(&self, goodbye: Goodbye) {
         self.0.do_send(goodbye);
+    }
+
+    fn lag(&self) {
+        // A session whose mailbox is full hears it from its rooms.
+        self.1.try_send(Unacknowledged).ok();
     }
 }
 
@@ -150,7 +160,7 @@ impl Session {
     fn begin(&mut self, ctx: &mut SessionContext) {
         let port = Port::new(ctx.address(), self.flow.credit().clone());
         self.port = Some(Arc::new(port));
-        let goodbyes = Goodbyes(ctx.address().recipient());
+        let goodbyes = Goodbyes(ctx.address().recipient(), ctx.address().recipient());
         self.present = self.sessions.enter(Arc::new(goodbyes));
         self.send(ctx, &self.settings.welcome(&self.name));
         if self.present.is_none() {
@@ -227,6 +237,13 @@ impl Handler<publishing::Flush> for Session {
     type Result = ();
     fn handle(&mut self, _: publishing::Flush, _: &mut SessionContext) {
         self.flush_publishes();
+    }
+}
+
+impl Handler<Unacknowledged> for Session {
+    type Result = ();
+    fn handle(&mut self, _: Unacknowledged, ctx: &mut SessionContext) {
+        self.all_fall_behind(ctx);
     }
 }
 

@@ -252,7 +252,7 @@ impl Session {
         let Some(subscribed) = self.subscriptions.get_mut(delivery.key) else {
             return;
         };
-        subscribed.subscription.position.offset = delivery.last_offset();
+        subscribed.subscription.fed(delivery.last_offset());
         for frame in delivery.frames() {
             self.send_encoded(ctx, frame.clone());
         }

@@ -22,6 +22,10 @@ struct List {
 pub trait Leave: std::fmt::Debug + Send + Sync {
     /// Says goodbye; once.
     fn leave(&self, goodbye: Goodbye);
+
+    /// What the client was given has lain unacknowledged for too long: tells it that it lags, of each topic at most every 10 s. To
+    /// be called again while that lasts, but not more often than every few seconds. Who has nothing to lag with says nothing.
+    fn lag(&self) {}
 }
 
 /// A place in the list, held while its holder is there.

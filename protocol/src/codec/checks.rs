@@ -10,7 +10,7 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::{
     Cursor, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS,
-    MessageId, ProducerId, TopicName, check_content_type,
+    MessageId, Payload, ProducerId, TopicName, check_content_type,
 };
 
 /// The most bytes of a refusal's sentence: it may quote what came in, and that may be a MiB.
@@ -109,8 +109,16 @@ pub(super) fn headers(pairs: Option<HeaderPairs<'_>>) -> Result<Headers, FrameEr
 
 /// A publisher's content type.
 pub(super) fn content_type(text: Option<&str>) -> Result<Option<ByteString>, FrameError> {
-    text.map(|text| check_content_type(text).map_err(bad_frame))
-        .transpose()
+    match text.map(check_content_type) {
+        Some(Err(error)) => Err(bad_frame(format_args!("`content_type`: {error}"))),
+        Some(Ok(())) | None => Ok(text.map(ByteString::from)),
+    }
+}
+
+/// Text, and what the publisher calls it: that may not contradict.
+pub(super) fn text(text: Text<'_>, content_type: Option<&str>) -> Result<Payload, FrameError> {
+    let content_type = self::content_type(content_type)?;
+    Payload::typed_text(text.into_byte_string(), content_type).map_err(bad_frame)
 }
 
 /// Which of the ways to publish again safely a client chose, if any.
@@ -148,6 +156,14 @@ impl Text<'_> {
     /// The string, copied unless it was copied already.
     pub(super) fn into_string(self) -> String {
         self.0.into_owned()
+    }
+
+    /// The string, as one that does not hold on to the frame.
+    pub(super) fn into_byte_string(self) -> ByteString {
+        match self.0 {
+            Cow::Borrowed(text) => ByteString::from(text),
+            Cow::Owned(text) => ByteString::from(text),
+        }
     }
 }
 
