@@ -160,8 +160,15 @@ impl Session {
     fn begin(&mut self, ctx: &mut SessionContext) {
         let port = Port::new(ctx.address(), self.flow.credit().clone());
         self.port = Some(Arc::new(port));
-        let goodbyes = Goodbyes(ctx.address().recipient(), ctx.address().recipient());
-        self.present = self.sessions.enter(Arc::new(goodbyes));
+        let goodbyes = Arc::new(Goodbyes(
+            ctx.address().recipient(),
+            ctx.address().recipient(),
+        ));
+        if let Some(connection) = &self.connection {
+            let tell = goodbyes.clone();
+            connection.when_behind(move || tell.lag());
+        }
+        self.present = self.sessions.enter(goodbyes);
         self.send(ctx, &self.settings.welcome(&self.name));
         if self.present.is_none() {
             self.close_at_once(ctx, CloseCode::RESTART, "hark is about to end");
