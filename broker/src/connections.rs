@@ -34,6 +34,8 @@ pub fn pages(bytes: usize) -> u32 {
 
 /// A client is behind when something it was sent is not acknowledged for so long.
 const BEHIND_AFTER: Duration = Duration::from_secs(2);
+/// Who asked to know is told again while it lasts.
+const TELL_BEHIND_EVERY: Duration = Duration::from_secs(4);
 
 /// Who is connected, however.
 #[derive(Debug)]
@@ -66,9 +68,18 @@ pub struct Connection {
     blocked_since_ms: AtomicU64,
     /// Bytes of a whole answer that wait to be written.
     answer_bytes: AtomicUsize,
-    /// Something that was written is not acknowledged after [`BEHIND_AFTER`].
-    behind: AtomicBool,
     acknowledged: Mutex<Acknowledged>,
+    /// Who is told that it is behind.
+    bell: Mutex<Option<Bell>>,
+}
+
+/// Somebody who wants to know that a client is behind.
+struct Bell(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Bell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bell")
+    }
 }
 
 /// What the kernel said of a connection when it was last asked.
@@ -80,6 +91,8 @@ struct Acknowledged {
     moved_ms: u64,
     /// What had been written at the last few times it was asked: milliseconds after the beginning, and bytes.
     written: VecDeque<(u64, u64)>,
+    /// When last somebody was told that the client is behind.
+    told_ms: Option<u64>,
 }
 
 /// What has come of the request that is being answered.
@@ -141,8 +154,8 @@ impl Connections {
             written_bytes: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
             answer_bytes: AtomicUsize::new(0),
-            behind: AtomicBool::new(false),
             acknowledged: Mutex::default(),
+            bell: Mutex::default(),
         });
         let at = self.lock().insert(connection.clone());
         Listed {
@@ -399,13 +412,30 @@ impl Connection {
             .front()
             .is_some_and(|&(at_ms, written)| at_ms <= long_ago && bytes < written);
         known.written.push_back((now_ms, written));
-        self.behind.store(behind, Ordering::Relaxed);
-        known.moved_ms
+        let tell_again = TELL_BEHIND_EVERY.as_millis() as u64;
+        let tell = behind
+            && known
+                .told_ms
+                .is_none_or(|told_ms| now_ms >= told_ms + tell_again);
+        if tell {
+            known.told_ms = Some(now_ms);
+        }
+        let moved_ms = known.moved_ms;
+        drop(known);
+        if tell && let Some(Bell(ring)) = &*self.bell() {
+            ring();
+        }
+        moved_ms
     }
 
-    /// Whether something that was written two seconds ago has not been acknowledged.
-    pub fn is_behind(&self) -> bool {
-        self.behind.load(Ordering::Relaxed)
+    /// From now on `ring` is called when something that was written [`BEHIND_AFTER`] ago has not been acknowledged, and every few seconds
+    /// while that lasts.
+    pub fn when_behind(&self, ring: impl Fn() + Send + Sync + 'static) {
+        *self.bell() = Some(Bell(Box::new(ring)));
+    }
+
+    fn bell(&self) -> MutexGuard<'_, Option<Bell>> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -556,21 +586,25 @@ mod tests {
     fn who_owes_what_was_sent_two_seconds_ago_is_behind() {
         let connections = Connections::new(Duration::from_secs(60));
         let one = connections.enter(Some(peer(1)));
+        let rung = Arc::new(AtomicUsize::new(0));
+        let counter = rung.clone();
+        one.when_behind(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
         one.wrote(Some(1000));
-        one.acknowledged_all_but(1000, 10_000);
-        assert!(!one.is_behind(), "it was just written");
-        one.wrote(Some(500));
-        one.acknowledged_all_but(1001, 11_000);
-        assert!(!one.is_behind(), "it was written a second ago");
-        one.acknowledged_all_but(501, 12_000);
-        assert!(one.is_behind(), "a byte of the first is owed");
-        one.acknowledged_all_but(500, 12_500);
-        assert!(!one.is_behind(), "what is owed was written later");
-        one.acknowledged_all_but(500, 13_000);
-        assert!(one.is_behind());
-        one.acknowledged_all_but(0, 14_000);
-        assert!(!one.is_behind());
-        one.acknowledged_all_but(0, 24_000);
-        assert!(!one.is_behind());
+        for (unsent, now_ms, more, expected, why) in [
+            (1000, 10_000, 500, 0, "it was just written"),
+            (1001, 11_000, 0, 0, "it was written a second ago"),
+            (501, 12_000, 0, 1, "a byte of the first is owed"),
+            (500, 12_500, 0, 1, "what is owed was written later"),
+            (500, 13_000, 0, 1, "it has been told"),
+            (500, 16_000, 0, 2, "it is told again while it lasts"),
+            (0, 21_000, 0, 2, "nothing is owed"),
+            (0, 31_000, 0, 2, "nothing is written"),
+        ] {
+            one.acknowledged_all_but(unsent, now_ms);
+            assert_eq!(rung.load(Ordering::Relaxed), expected, "{why}");
+            one.wrote(Some(more));
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::http::{self, Admission, Answers, Gate};
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
+use crate::receiving::Receivings;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, HangUps, Signals};
@@ -124,6 +125,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         App::new()
             .app_data(routed.clone())
             .wrap(http::cors(&routed.admission))
+            .wrap(from_fn(http::keep_rules))
             // What is true now may not be so in a moment; the files that the binary holds say otherwise themselves.
             .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
             .wrap(from_fn(http::close_at_the_end))
@@ -245,6 +247,9 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         session_settings: SessionSettings {
             heartbeat: config.heartbeat,
             stall_timeout: config.stall_timeout,
+            max_inflight: config.max_inflight as usize,
+            max_inflight_bytes: in_memory(config.max_inflight_bytes),
+            receivings: Receivings::new(in_memory(config.receiving_total_bytes)),
             ..SessionSettings::default()
         },
         admission: Admission {
@@ -255,6 +260,11 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         answers: Answers::default(),
         stopping: AtomicBool::new(false),
     })
+}
+
+/// Bytes that are held in memory: more than can be is as many as can be.
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn within(time: Duration, bounds: &RangeInclusive<Duration>) -> Duration {

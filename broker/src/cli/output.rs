@@ -155,6 +155,12 @@ pub(super) async fn tell_of_trouble(mut events: ConnectionEvents) {
             ConnectionEvent::Unreadable { reason } => {
                 say(&format!("the broker sent what cannot be read: {reason}"))
             }
+            ConnectionEvent::Lagging { topic, behind, .. } => say(&match behind {
+                Some(behind) => {
+                    format!("{topic}: messages come faster than they are read; {behind} behind")
+                }
+                None => format!("{topic}: messages come faster than they are read"),
+            }),
             ConnectionEvent::TokenFailed { reason } => say(&format!("no token: {reason}")),
             _ => {}
         }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hark_client::{Client, JsonText, PendingReceipt, Publish, PublishError, Receipt, TopicName};
+use hark_client::{Client, Payload, PendingReceipt, Publish, PublishError, Receipt, TopicName};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 use tokio::sync::mpsc;
 
@@ -24,7 +24,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Publish a message, or each line of standard input as one.
 ///
-/// A message is JSON if it parses as JSON, and text otherwise. What the broker has not confirmed when a connection breaks
+/// A message is JSON if it parses as JSON, text if it is UTF-8, and bytes otherwise. What the broker has not confirmed when a connection breaks
 /// is sent again, and kept once.
 #[derive(Debug, clap::Args)]
 pub(super) struct PublishArgs {
@@ -103,15 +103,7 @@ impl PublishArgs {
         let topic = self.topic.as_str();
         let message = match &self.content_type {
             Some(content_type) => client.publish_bytes(topic, data, Some(content_type)),
-            None => match JsonText::check(data.clone()) {
-                Ok(json) => client.publish_json(topic, json),
-                Err(_) => {
-                    let text = std::str::from_utf8(&data)
-                        .is_ok()
-                        .then_some("text/plain; charset=utf-8");
-                    client.publish_bytes(topic, data, text)
-                }
-            },
+            None => client.publish_payload(topic, Payload::undeclared(data)),
         };
         let header = |message: Publish<'a>, (name, value): &(String, String)| {
             message.header(&**name, &**value)

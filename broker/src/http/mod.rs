@@ -17,6 +17,7 @@ mod publish_many;
 mod publishing;
 mod query;
 mod reading;
+mod rules;
 mod topics;
 mod upgrade;
 mod waiting;
@@ -42,7 +43,8 @@ use crate::topic::Registry;
 
 pub use answers::Answers;
 pub use error::ApiError;
-pub use guard::{Admission, cors};
+pub use guard::{Admission, AllowedOrigin, cors};
+pub use rules::keep_rules;
 
 /// What every request is given.
 #[derive(Debug)]

@@ -1333,6 +1333,19 @@ fn many_topics_are_written_and_read_at_once(make: Make) {
     );
 }
 
+fn promise_13_a_count_is_of_the_records_that_are_read(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    orders.append(texts(0..10)).unwrap();
+    let topic = TopicName::parse("orders").unwrap();
+    for (after, up_to) in [(0, 10), (0, 0), (3, 10), (3, 4), (10, 10), (4, 3)] {
+        let read = offsets(&orders.page(after, up_to)).len() as u64;
+        if let Some(count) = bench.log.count(&topic, after, up_to) {
+            assert_eq!(count, read, "({after}, {up_to}]");
+        }
+    }
+}
+
 macro_rules! contract {
     ($make:expr; $($name:ident)*) => {
         $(#[test] fn $name() { super::$name($make) })*
@@ -1426,4 +1439,5 @@ for_every_engine! {
     a_topic_is_described_as_it_is_listed
     a_clock_that_is_set_ahead_costs_nothing
     many_topics_are_written_and_read_at_once
+    promise_13_a_count_is_of_the_records_that_are_read
 }

@@ -22,6 +22,7 @@
 //!     new epoch and [`Lineage`] says up to where old cursors hold.
 //! 12. **Deleted means gone.** After `delete` nobody reads what was deleted, however the engine is started again; the topic
 //!     goes on, empty, with a new epoch and generation, and remembers the epochs that were deleted for a while.
+//! 13. **A count is of records**, not of offsets, which may skip: an engine that cannot say at once how many there are says nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -64,6 +65,10 @@ pub trait MessageLog: Send + Sync + fmt::Debug {
     /// Finds where a reader stands that wants everything at or after `since_ms`: the offset before the first record in
     /// `..=up_to` that is not older, or `up_to` if all are.
     fn find_time(&self, topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64>);
+
+    /// How many records of a topic lie in `(after, up_to]`, all of it kept; those that damage took may be counted. `None`: it would have
+    /// to look. Cheap, and does not wait for the engine's threads.
+    fn count(&self, topic: &TopicName, after: u64, up_to: u64) -> Option<u64>;
 
     /// Deletes everything a topic has. The generation must be the current one; the answer is the topic as it goes on, with another.
     /// A topic that never had a record stays as it is, but for the generation.
@@ -309,9 +314,7 @@ pub enum LogError {
     #[error("the topic has been deleted since")]
     OtherEpoch,
     /// There are as many topics as there may be; this would have been another one.
-    #[error(
-        "there are as many topics as there may be (max_topics); delete some or raise the limit"
-    )]
+    #[error("there are as many topics as there may be; delete some, or raise --max-topics")]
     TooManyTopics,
     /// A message has this many bytes, and the engine keeps none so large. Nothing of the append was kept.
     #[error("a message of {0} bytes is more than the log can keep")]

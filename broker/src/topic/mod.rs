@@ -130,6 +130,11 @@ impl Place {
             offset,
         }
     }
+
+    /// How many messages are kept behind `position`, where the log knows.
+    fn behind(&self, log: &dyn MessageLog, topic: &TopicName, position: u64) -> Option<u64> {
+        log.count(topic, position.max(self.first - 1), self.head)
+    }
 }
 
 impl Room {

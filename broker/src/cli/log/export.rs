@@ -24,7 +24,7 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Write messages as lines of JSON, one each.
 ///
-/// A line holds topic, epoch, offset, time, the message (data, or data_base64 and content_type) with its headers, and, from
+/// A line holds topic, epoch, offset, time, the message (data, or text or data_base64 and content_type) with its headers, and, from
 /// a data directory, how it is known again (producer and seq, or message_id). What is lost is said on standard error, and
 /// as a line with a gap.
 ///

@@ -105,6 +105,10 @@ impl MessageLog for Gated {
         self.inner.find_time(topic, since_ms, up_to, done);
     }
 
+    fn count(&self, topic: &TopicName, after: u64, up_to: u64) -> Option<u64> {
+        self.inner.count(topic, after, up_to)
+    }
+
     fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>) {
         let done = self.deletes.through(done);
         match self.refusal.lock().unwrap().clone() {
