@@ -29,8 +29,10 @@ bench:
 	cargo build --release -p hark-broker -p hark-tests --bin hark --bin hark-bench
 	HARK_BENCH_NATS=target/peers/nats-server ./target/release/hark-bench
 
-# The long hunt: 500 kills with messages in flight, and every other fault between them, some ten minutes. Prints a seed first; what it finds
-# is drawn again with TORTURE="--seed N". `--only FAULT`, `--minutes N` and `--cycles N` narrow it.
+# The long hunt: 500 kills with messages in flight, and every other fault between them, some ten minutes. Then floods, some four: what quiet
+# clients wait beside each, and what it costs in memory and log, as a table. Then a drain with 5,000 sessions (and as many open files), half a
+# minute. Wants two idle cores. Prints a seed first; what it finds is drawn again with TORTURE="--seed N". `--only hunt`, `floods` or `drain`, or
+# one fault or flood by its name, `--minutes N` and `--cycles N` narrow it.
 TORTURE ?= --cycles 500
 torture:
 	cargo run --release -p hark-tests --bin hark-torture -- $(TORTURE)

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hark_tests::{Broker, Setup, pause};
+use hark_tests::{Broker, Setup};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -128,7 +128,8 @@ fn beside(
         if left_bytes <= MAY_LEAVE_BYTES || over.elapsed() > GIVE_BACK {
             break left_bytes;
         }
-        pause(Duration::from_millis(100));
+        // An allocator gives back while it is used.
+        quiet.round();
     };
     let log = broker.log();
     if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
@@ -297,5 +298,62 @@ pub(crate) fn burn() {
     let begun = Instant::now();
     while begun.elapsed() < BURN {
         std::hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounds in which everything takes so long.
+    fn rounds(ms: u64) -> Vec<Waits> {
+        let waits = Waits {
+            receipts: vec![Duration::from_millis(ms); 100],
+            deliveries: vec![Duration::from_millis(ms); 100],
+        };
+        vec![waits; ROUNDS]
+    }
+
+    fn row(ms: u64) -> Row {
+        Row {
+            name: "a flood × 1".to_owned(),
+            waits: rounds(ms),
+            grew_bytes: MEMORY_MARGIN_BYTES + 7,
+            may_hold_bytes: 7,
+            left_bytes: MAY_LEAVE_BYTES,
+            log_bytes: MOST_LOG_BYTES,
+            cores: 1.0,
+            poured_bytes: 1,
+            connections: 1,
+            wrong: Vec::new(),
+        }
+    }
+
+    /// What is said to be wrong with one.
+    fn wrong(row: Row) -> String {
+        judge(&rounds(1), &rounds(10), vec![row]).expect_err("it is wrong")
+    }
+
+    #[test]
+    fn what_is_within_its_bounds_passes() {
+        judge(&rounds(1), &rounds(10), vec![row(40)]).expect("nothing is wrong");
+    }
+
+    #[test]
+    fn whatever_is_beyond_its_bound_is_told() {
+        assert!(wrong(row(41)).contains("4.1 times"));
+        let mut late_only = row(40);
+        late_only.waits[1].deliveries[99] = Duration::from_millis(50);
+        late_only.waits[2].deliveries[99] = Duration::from_millis(50);
+        assert!(wrong(late_only).contains("5.0 times"));
+        let (mut grew, mut left, mut log, mut stood_still) = (row(40), row(40), row(40), row(40));
+        grew.grew_bytes += 1;
+        assert!(wrong(grew).contains("memory grew"));
+        left.left_bytes += 1;
+        assert!(wrong(left).contains("left in memory"));
+        log.log_bytes += 1;
+        assert!(wrong(log).contains("of log"));
+        stood_still.wrong.push("it stood still".to_owned());
+        assert!(wrong(stood_still).contains("beside a flood × 1: it stood still"));
     }
 }
