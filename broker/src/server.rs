@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_server::Server;
@@ -25,6 +25,7 @@ use crate::http::{self, Admission, Answers, Gate};
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
+use crate::patience::Judge;
 use crate::receiving::Receivings;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
@@ -144,6 +145,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         port: address.port(),
         max_unsent_bytes: config.max_unsent_bytes,
         kernel_answers: true,
+        judge: Judge::new(LOOK_EVERY, Instant::now()),
     };
     actix::spawn(async move {
         let mut every = tokio::time::interval(LOOK_EVERY);
@@ -171,11 +173,15 @@ struct Looks {
     max_unsent_bytes: u64,
     /// Whether the kernel says what it holds.
     kernel_answers: bool,
+    judge: Judge,
 }
 
 impl Looks {
     fn look(&mut self) {
-        self.connections.end_overdue();
+        let now = Instant::now();
+        let slept = self.judge.has_slept(now);
+        self.judge.look_at(now + LOOK_EVERY);
+        self.connections.end_overdue(slept);
         let waiting = self.gate.answers.waiting();
         if waiting > 0 {
             self.connections

@@ -38,7 +38,6 @@ use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
 use crate::topic::{Delivery, Pulls, Registry, RoomNews};
 
-pub use outbound::PIECE_BYTES;
 pub use sessions::{Leave, Present, Sessions};
 pub use socket::upgrade;
 

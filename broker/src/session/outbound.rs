@@ -14,11 +14,8 @@ use hark_protocol::{CloseCode, Encoded, ErrorCode, ServerFrame, codec};
 use super::Session;
 use super::publishing::Receipts;
 use super::socket::SessionContext;
+use crate::connections::PIECE_BYTES;
 use crate::topic::{Asked, Credit, Delivery, Publisher, Receipt, Refused, RoomNews, Subscriber};
-
-/// So much is given to the socket at a time: actix-http copies it to a buffer of the connection that it does not make smaller again
-/// (but for one of more than 128 KiB), so what is given at once is what every client keeps that was ever sent as much.
-pub const PIECE_BYTES: usize = 8 * 1024;
 
 /// What both sides of the socket share with the session.
 #[derive(Debug)]
