@@ -15,6 +15,7 @@ mod clock;
 mod connections;
 mod damage;
 mod delete;
+mod descriptors;
 mod disk;
 mod events;
 mod fairness;

@@ -302,6 +302,10 @@ pub enum LogError {
     /// The disk has less room than is kept free. Nothing was done; writes are taken again when there is room.
     #[error("the disk is nearly full: {0}")]
     NoRoom(String),
+    /// The system lacks something (descriptors, memory), so that the log cannot write. Nothing was done; writes are taken again when it
+    /// has it again.
+    #[error("the log takes no writes for now: {0}")]
+    Lacking(String),
     /// The topic has been opened by another since.
     #[error("the topic has been opened again since")]
     StaleGeneration,

@@ -29,6 +29,7 @@ mod checkpoint;
 #[cfg(test)]
 mod damage_tests;
 mod delete;
+mod descriptors;
 mod directory;
 mod faults;
 mod ids;
@@ -41,6 +42,7 @@ mod offline;
 mod open;
 mod open_topic;
 mod page;
+mod passing;
 mod queue;
 mod raw;
 mod reader;
@@ -180,16 +182,20 @@ impl SledLog {
         let store = Arc::new(store);
         let commands = Arc::new(Queue::new(MAX_COMMANDS, MAX_COMMAND_BYTES));
         let jobs = Arc::new(Queue::new(MAX_JOBS, usize::MAX));
-        let no_threads = |source| OpenError::NotWritable {
+        let unusable = |source| OpenError::NotWritable {
             dir: dir.clone(),
             source,
         };
-        let readers = reader::start(&store, &jobs, &commands).map_err(no_threads)?;
+        let blobs = blobs::Blobs::open(&dir).map_err(unusable)?;
+        let reserve = descriptors::Reserve::take().map_err(unusable)?;
+        let readers = reader::start(&store, &jobs, &commands).map_err(unusable)?;
         let writer = Writer {
             store,
             db: opened.db,
             data: opened.data,
-            blobs: blobs::Blobs::new(&dir),
+            blobs,
+            reserve,
+            lacks_descriptors: None,
             witness: opened.witness,
             commands: Arc::clone(&commands),
             jobs: Arc::clone(&jobs),
@@ -207,7 +213,7 @@ impl SledLog {
                 ..State::default()
             },
         };
-        let writer = writer::start(writer).map_err(no_threads)?;
+        let writer = writer::start(writer).map_err(unusable)?;
         let running = Running {
             writer,
             readers,

@@ -34,6 +34,8 @@ struct State {
     closed: Option<String>,
     /// Why there is too little room on the disk, if so.
     low: Option<String>,
+    /// What the system lacks, if that keeps the log from writing.
+    lacking: Option<String>,
     warnings: Vec<String>,
 }
 
@@ -54,6 +56,10 @@ impl Condition {
         self.lock().low = low;
     }
 
+    pub(super) fn set_lacking(&self, lacking: Option<String>) {
+        self.lock().lacking = lacking;
+    }
+
     pub(super) fn warn(&self, warning: String) {
         let mut state = self.lock();
         // Whoever asks for the same again and again is told, and the log is not.
@@ -72,7 +78,9 @@ impl Condition {
     pub(super) fn health(&self) -> Health {
         let state = self.lock();
         Health {
-            refuses_writes: state.closed.clone().or_else(|| state.low.clone()),
+            refuses_writes: [&state.closed, &state.lacking, &state.low]
+                .into_iter()
+                .find_map(Clone::clone),
             warnings: state.warnings.clone(),
         }
     }

@@ -487,3 +487,44 @@ fn a_disk_with_too_little_room_is_not_filled() {
     assert_eq!(bench.log.health().refuses_writes, None);
     assert!(fs::metadata(dir.path().join("db")).is_ok());
 }
+
+#[test]
+fn a_lack_passes_and_what_waited_for_it_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let bench = start(SledOptions {
+        faults: faults.clone(),
+        ..options(dir.path())
+    });
+    let (a, b) = (bench.open("a"), bench.open("b"));
+    a.append(texts(0..1)).unwrap();
+    let refuses = || bench.log.health().refuses_writes;
+    for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NOSPC] {
+        faults.lack(Some(errno.raw_os_error()));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| a.append(texts(0..1)));
+            until(|| refuses().is_some_and(|reason| reason.contains("witness")));
+
+            // Whoever else publishes is told, and may join a topic and read meanwhile.
+            let refused = b.append(texts(0..1)).unwrap_err();
+            assert!(matches!(refused, LogError::Lacking(_)), "{refused}");
+            let opening = scope.spawn(|| bench.open("c").found);
+            assert_eq!(offsets(&a.page(0, 1)), [1]);
+
+            faults.lack(None);
+            waiting.join().unwrap().unwrap();
+            opening.join().unwrap();
+        });
+        until(|| refuses().is_none());
+        b.append(texts(0..1)).unwrap();
+    }
+    let (a, b) = (a.found, b.found);
+    drop(bench);
+
+    let bench = start_in(dir.path());
+    for (name, before, head) in [("a", a, 3), ("b", b, 2)] {
+        let found = bench.open(name).found;
+        assert_eq!((found.epoch, found.head), (before.epoch, head), "{name}");
+    }
+    assert_eq!(bench.log.health().warnings, Vec::<String>::new());
+}
