@@ -24,7 +24,7 @@ use crate::message_log::sled::{SledLog, SledOptions};
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, Signals};
-use crate::topic::Registry;
+use crate::topic::{self, Registry};
 
 /// Bytes of newest batches that all rooms hold together.
 const TAIL_BUDGET_BYTES: usize = 64 * 1024 * 1024;
@@ -118,6 +118,8 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
             connections.end_overdue();
         }
     });
+    let engines = gate.registry.engines().clone();
+    actix::spawn(async move { topic::names::warn_of_hidden(&engines).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
     let signals = Signals::listen()?;
     announce(address);

@@ -11,6 +11,7 @@ mod topics;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::fs::Mode;
 
 pub use output::CliError;
 
@@ -35,6 +36,8 @@ enum Command {
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
+    // Whatever is written (by sled, too) is for its owner alone. The first thing of all, while there is one thread.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let command = Cli::parse().command.unwrap_or_else(|| {
         // `hark` alone: the broker, with the settings of the environment.
         Command::Serve(Box::new(serve::ServeArgs::from_environment()))

@@ -72,8 +72,8 @@ pub trait MessageLog: Send + Sync + fmt::Debug {
     /// Says that the room of that generation has retired. Not answered; safe to forget.
     fn close(&self, topic: TopicName, generation: u64);
 
-    /// Lists topics that have or had records, by name, beginning after `after`; at most `limit`.
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>);
+    /// Lists topics that have or had records, by name.
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>);
 
     /// Describes one topic, as `list` does; one that never had a record too.
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>);
@@ -192,6 +192,17 @@ pub struct Read {
     pub max_bytes: usize,
     /// Stop at so many records.
     pub max_records: usize,
+}
+
+/// An order to list topics. Those that are not wanted are not walked over, however many there are.
+#[derive(Debug, Clone, Default)]
+pub struct List {
+    /// What the names begin with.
+    pub prefix: String,
+    /// Only names behind this one.
+    pub after: Option<TopicName>,
+    /// So many at most.
+    pub limit: usize,
 }
 
 /// What a read found.

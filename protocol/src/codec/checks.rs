@@ -63,8 +63,8 @@ pub(super) fn topic(name: &str) -> Result<TopicName, FrameError> {
     TopicName::parse(name).map_err(|e| refuse(ErrorCode::BadTopic, e))
 }
 
-/// A topic to publish to: names of the system are refused.
-pub(super) fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
+/// A topic to publish to, by whatever way: names of the system are refused.
+pub fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
     let topic = topic(name)?;
     match topic.is_system() {
         true => Err(refuse(
@@ -109,8 +109,8 @@ pub(super) fn headers(pairs: Option<HeaderPairs<'_>>) -> Result<Headers, FrameEr
     })
 }
 
-/// A publisher's content type: it may end up in an HTTP header, so control characters are refused.
-pub(super) fn content_type(text: Option<&str>) -> Result<Option<ByteString>, FrameError> {
+/// A publisher's content type, by whatever way it comes: it may end up in an HTTP header, so control characters are refused.
+pub fn content_type(text: Option<&str>) -> Result<Option<ByteString>, FrameError> {
     match text {
         Some(text) if text.len() > MAX_CONTENT_TYPE_BYTES || text.chars().any(char::is_control) => {
             Err(bad_frame(format_args!(

@@ -18,7 +18,7 @@ use std::time::Duration;
 use hark_protocol::TopicName;
 
 use super::{
-    Append, Done, Health, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, Retention,
+    Append, Done, Health, List, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, Retention,
     RetentionFor, TopicInfo,
 };
 use crate::clock::Clock;
@@ -26,6 +26,7 @@ use crate::clock::Clock;
 mod append;
 mod blobs;
 mod checkpoint;
+mod copy;
 #[cfg(test)]
 mod damage_tests;
 mod delete;
@@ -62,6 +63,7 @@ mod verify;
 mod witness;
 mod writer;
 
+pub use copy::Copying;
 pub use faults::Faults;
 pub use import::{END_OF_TIMES_MS, ImportError, Importer, new_epoch};
 pub use offline::{Exported, OfflineLog};
@@ -293,8 +295,8 @@ impl MessageLog for SledLog {
         }
     }
 
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>) {
-        self.ask(Job::List { after, limit, done });
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>) {
+        self.ask(Job::List(order, done));
     }
 
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>) {

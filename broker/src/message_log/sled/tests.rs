@@ -972,7 +972,7 @@ fn a_trim_that_was_interrupted_is_finished() {
     let orders = bench.open("orders");
     assert_eq!(orders.found.first, 51);
     orders.append(texts(0..10)).unwrap();
-    orders.wait_for_first(61);
+    orders.wait_for_first(66);
     drop(bench);
     with_trees(dir.path(), |records, _| {
         let first = records.all().swap_remove(0);

@@ -307,8 +307,13 @@ impl Writer {
         let touched = std::mem::take(&mut self.state.commit.touched);
         for name in touched {
             if let Some(Slot::Open(topic)) = self.state.topics.get_mut(&name) {
+                let before = topic.numbers.first;
                 let written = Self::write_numbers_of(&self.store, topic);
-                let looked_up = topic.marks_written;
+                let (looked_up, first) = (topic.marks_written, topic.numbers.first);
+                if first > before {
+                    let (sink, news) = (Arc::clone(&topic.news), LogNews::Trimmed { first });
+                    self.state.commit.answers.push(Answer::News { sink, news });
+                }
                 self.check(written);
                 self.look_up_forgotten(&name, looked_up);
                 self.look_at_retention(&name);
@@ -325,6 +330,7 @@ impl Writer {
         if topic.is_checkpoint_due() {
             topic.checkpoint(&store.meta)?;
         }
+        topic.keep_to_count();
         store.meta.set_numbers(id, &topic.numbers)
     }
 

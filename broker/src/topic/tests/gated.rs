@@ -8,7 +8,7 @@ use hark_protocol::TopicName;
 use super::memory_log;
 use crate::clock::Clock;
 use crate::message_log::{
-    Append, Done, Health, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, TopicInfo,
+    Append, Done, Health, List, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, TopicInfo,
 };
 
 type Answer = Box<dyn FnOnce() + Send>;
@@ -117,8 +117,8 @@ impl MessageLog for Gated {
         self.inner.close(topic, generation);
     }
 
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>) {
-        self.inner.list(after, limit, done);
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>) {
+        self.inner.list(order, done);
     }
 
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>) {
