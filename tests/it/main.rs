@@ -14,6 +14,7 @@ mod cli;
 mod clock;
 mod connections;
 mod damage;
+mod data_dir;
 mod delete;
 mod descriptors;
 mod disk;

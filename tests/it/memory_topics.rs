@@ -206,7 +206,7 @@ async fn a_name_that_is_kept_in_memory_hides_what_the_disk_has_under_it() {
     ] {
         let answer = broker
             .http()
-            .delete(&format!("/v1/topics/{topic}"))
+            .request("DELETE", &format!("/v1/topics/{topic}"), &[], b"")
             .ok()
             .json();
         assert_eq!(answer["deleted"], deleted, "{answer}");

@@ -62,6 +62,12 @@ pub(super) fn copy(
     Ok(copy)
 }
 
+/// Whether there are blobs in a copy.
+pub(super) fn copied_blobs(copy: &TempDir) -> bool {
+    let blobs = fs::read_dir(copy.path().join("blobs"));
+    blobs.is_ok_and(|mut blobs| blobs.next().is_some())
+}
+
 /// Keeps brokers out while the directory is copied, without writing to the lock.
 fn lock_as_it_is(dir: &Path) -> Result<Option<File>, OpenError> {
     // Where there is none no broker runs, nor where it cannot be read: a broker writes to it.

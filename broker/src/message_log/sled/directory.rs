@@ -204,7 +204,12 @@ pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     let snapshots = snapshots(dir)?;
-    files.extend(snapshots.iter().filter_map(|path| path.file_name()).map(PathBuf::from));
+    files.extend(
+        snapshots
+            .iter()
+            .filter_map(|path| path.file_name())
+            .map(PathBuf::from),
+    );
     match fs::read_dir(dir.join("blobs")) {
         Ok(blobs) => {
             for blob in blobs {

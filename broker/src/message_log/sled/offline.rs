@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hark_protocol::{Epoch, GapReason, Idempotency, Record, TopicName};
 use tempfile::TempDir;
 
-use super::copy::{Copying, copy};
+use super::copy::{Copying, copied_blobs, copy};
 use super::directory::{DirectoryLock, quietly};
 use super::layout::TopicId;
 use super::load::load;
@@ -34,8 +34,8 @@ pub struct OfflineLog {
     /// What it would write to must outlive the trees.
     _db: sled::Db,
     _lock: DirectoryLock,
-    /// Goes last.
-    _copy: TempDir,
+    /// What sled may still open by its name. Goes last.
+    _blobs: Option<TempDir>,
 }
 
 impl std::fmt::Debug for OfflineLog {
@@ -84,6 +84,8 @@ impl OfflineLog {
         let copy = copy(dir, temp_dir, tell)?;
         let found = open::open_as_found(copy.path(), CACHE_BYTES);
         let found = found.map_err(|e| e.of_original(dir))?;
+        // All else is open: it goes now, so that nothing is left behind if this process is killed.
+        let blobs = copied_blobs(&copy).then_some(copy);
         let directory = found.directory.unwrap_or_else(Directory::new);
         let garbage = || {
             let ids = found.meta.garbage().map(|found| found.map(|(id, _)| id));
@@ -108,7 +110,7 @@ impl OfflineLog {
             deleted,
             _db: found.db,
             _lock: found.lock,
-            _copy: copy,
+            _blobs: blobs,
         })
     }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::delete::{Garbage, finish_deletions};
 use super::directory::{
     DirectoryLock, Fault, check_format, check_sleds_files, format_text, keep_private, look,
-    make_private, open_sled, quietly, remove_unfinished_snapshots, sync_directory, take_lock, write_format,
+    make_private, open_sled, quietly, remove_unfinished_snapshots, sync_directory, take_lock,
+    write_format,
 };
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
 use super::rows::Records;
