@@ -16,7 +16,7 @@
 //! 8. **Time never goes back** within a topic, whatever the clock does.
 //! 9. **Producers are found again.** `open` answers the newest number of every producer of the last day (at most
 //!    [`MAX_PRODUCERS`] of them, the newest), and the message keys among the newest records.
-//! 10. **Retention trims from the front**: by age, bytes or count, whichever comes first; the newest record of a topic
+//! 10. **Retention trims from the front**: by age, bytes or count (which is exact), whichever comes first; the newest record of a topic
 //!     is taken by age, or where all topics together keep too much; what was trimmed is told through [`LogNews::Trimmed`].
 //! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
 //!     new epoch and [`Lineage`] says up to where old cursors hold.

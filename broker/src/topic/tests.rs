@@ -2,6 +2,7 @@
 
 mod delete;
 mod gated;
+mod names;
 mod retire;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

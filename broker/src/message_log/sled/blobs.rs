@@ -27,6 +27,7 @@ pub(super) struct Blobs {
     /// The folder's time when it was looked through last; `None`: it may have changed since without another time.
     looked: Option<SystemTime>,
     synced: HashSet<OsString>,
+    are_there: bool,
 }
 
 impl Blobs {
@@ -36,6 +37,7 @@ impl Blobs {
         let folder = File::open(&path)?;
         Ok(Self {
             listing: Dir::new(File::open(&path)?)?,
+            are_there: fs::read_dir(&path)?.next().is_some(),
             path,
             folder,
             looked: None,
@@ -45,7 +47,7 @@ impl Blobs {
 
     /// Whether there were any when the folder was looked through last. Only then does sled open files while it is at work.
     pub(super) fn are_there(&self) -> bool {
-        !self.synced.is_empty()
+        self.are_there
     }
 
     /// Syncs the blobs that are new.
@@ -81,6 +83,7 @@ impl Blobs {
             let synced = self.folder.sync_all();
             synced.map_err(|e| Trouble::last(what, &e))?;
         }
+        self.are_there = !there.is_empty();
         self.synced = there;
         let is_settled = changed
             .elapsed()

@@ -17,7 +17,7 @@ use crate::message_log::LogError;
 /// One for each thread that may have sled open a blob (the writer, two readers, sled's own), and as many more.
 const RESERVED: usize = 8;
 /// How often is looked whether there are descriptors again, when nobody publishes.
-const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(500);
 
 /// Descriptors that stand for others.
 #[derive(Debug)]
@@ -56,14 +56,6 @@ impl Reserve {
 }
 
 impl Writer {
-    /// How long the writer may wait for something to do.
-    pub(super) fn descriptors_patience(&self) -> Duration {
-        match self.lacks_descriptors {
-            Some(_) => LOOK_AGAIN_EVERY,
-            None => Duration::MAX,
-        }
-    }
-
     /// Refuses what would be written while sled might lack a descriptor.
     pub(super) fn check_descriptors(&mut self) -> Result<(), LogError> {
         match self.lacks_descriptors.clone() {
@@ -101,5 +93,31 @@ impl Writer {
             self.store.condition().set_lacking(lacking.clone());
             self.lacks_descriptors = lacking;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_lacks_a_descriptor_is_given_one_of_the_reserve() {
+        let mut reserve = Reserve::take().unwrap();
+        let fail_once = |error: Errno| {
+            let tries = Cell::new(0);
+            move || match tries.replace(tries.get() + 1) {
+                0 => Err(io::Error::from(error)),
+                n => Ok(n),
+            }
+        };
+        assert_eq!(reserve.help(fail_once(Errno::MFILE)).unwrap(), 1);
+        assert_eq!(reserve.0.len(), RESERVED - 1);
+        assert!(reserve.help(fail_once(Errno::ACCESS)).is_err());
+        reserve.fill().unwrap();
+        assert_eq!(reserve.0.len(), RESERVED);
+        reserve.give_back();
+        assert!(reserve.help(fail_once(Errno::NFILE)).is_err());
     }
 }

@@ -18,7 +18,7 @@ use hark_protocol::{ProducerId, Record, TopicName};
 
 use super::blobs::Blobs;
 use super::delete::Garbage;
-use super::descriptors::Reserve;
+use super::descriptors::{LOOK_AGAIN_EVERY, Reserve};
 use super::faults::Faults;
 use super::layout::TopicId;
 use super::load::Loaded;
@@ -226,13 +226,13 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut ticked = Instant::now();
         loop {
-            let patience = if self.has_work() {
-                Duration::ZERO
-            } else {
-                self.tick
+            let patience = match (self.has_work(), &self.lacks_descriptors) {
+                (true, _) => Duration::ZERO,
+                (false, Some(_)) => LOOK_AGAIN_EVERY,
+                (false, None) => self
+                    .tick
                     .min(self.state.rounds.patience())
-                    .min(self.low_disk.patience())
-                    .min(self.descriptors_patience())
+                    .min(self.low_disk.patience()),
             };
             let drained = self.commands.drain(COMMIT_COMMANDS, COMMIT_BYTES, patience);
             self.lend_descriptors();
@@ -248,10 +248,12 @@ impl Writer {
                 ticked = Instant::now();
                 self.find_old();
             }
-            self.keep_rounds();
-            self.trim();
-            self.forget();
-            self.take_garbage();
+            if self.lacks_descriptors.is_none() {
+                self.keep_rounds();
+                self.trim();
+                self.forget();
+                self.take_garbage();
+            }
             self.look_at_disk();
             self.commit();
             self.take_descriptors();
@@ -285,7 +287,8 @@ impl Writer {
         let state = &self.state;
         let is_idle =
             state.over_bound.is_empty() && state.forgetting.is_empty() && state.garbage.is_empty();
-        !state.laid_aside.is_empty() || !is_idle && !self.store.is_closed()
+        let may_write = !self.store.is_closed() && self.lacks_descriptors.is_none();
+        !state.laid_aside.is_empty() || !is_idle && may_write
     }
 
     /// Notes that a topic's numbers change in this commit.

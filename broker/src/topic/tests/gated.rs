@@ -1,6 +1,7 @@
 //! A log in memory whose answers a test can hold back.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hark_protocol::TopicName;
@@ -61,6 +62,8 @@ pub(super) struct Gated {
     pub(super) refusal: Mutex<Option<LogError>>,
     /// How many messages, and how many bytes of them, each append had.
     pub(super) appended: Mutex<Vec<(usize, usize)>>,
+    /// How many topics were listed, in all.
+    pub(super) listed: Arc<AtomicUsize>,
 }
 
 impl Gated {
@@ -73,6 +76,7 @@ impl Gated {
             times: Arc::default(),
             refusal: Mutex::default(),
             appended: Mutex::default(),
+            listed: Arc::default(),
         })
     }
 }
@@ -118,6 +122,12 @@ impl MessageLog for Gated {
     }
 
     fn list(&self, order: List, done: Done<Vec<TopicInfo>>) {
+        let count = self.listed.clone();
+        let done = Box::new(move |found: Result<Vec<TopicInfo>, LogError>| {
+            let listed = found.as_ref().map_or(0, Vec::len);
+            count.fetch_add(listed, Ordering::Relaxed);
+            done(found);
+        });
         self.inner.list(order, done);
     }
 
