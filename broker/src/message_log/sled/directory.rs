@@ -158,18 +158,18 @@ pub(super) fn make_private(dir: &Path) -> io::Result<()> {
 pub(super) fn keep_private(dir: &Path) {
     let folders = [PathBuf::new(), PathBuf::from("blobs")];
     let all = files(dir).map(|files| folders.into_iter().chain(files));
-    let mut changed = 0;
+    let (mut changed, mut failed) = (0, None);
     for path in all.into_iter().flatten().map(|path| dir.join(path)) {
         match tighten(&path) {
             Ok(was_open) => changed += usize::from(was_open),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "others may be able to read what is kept here, and that could not be changed");
-                return;
-            }
+            Err(error) => failed = failed.or(Some((path, error))),
         }
     }
     if changed > 0 {
         tracing::info!(dir = %dir.display(), changed, "files of the data directory could be read by others: now by their owner alone");
+    }
+    if let Some((path, error)) = failed {
+        tracing::warn!(path = %path.display(), %error, "others may be able to read what is kept here, and that could not be changed");
     }
 }
 

@@ -65,7 +65,7 @@ impl Writer {
         let deadline = Instant::now() + PATIENCE;
         let mut has_waited = false;
         loop {
-            let reason = match self.sync() {
+            let reason = match self.sync_watched() {
                 Ok(()) => break,
                 Err(Trouble::Last(reason)) => return Err(reason),
                 Err(Trouble::Passing(reason)) => reason,
@@ -77,17 +77,25 @@ impl Writer {
             self.store.condition().set_lacking(Some(reason.clone()));
             let ended = self.refuse_appends_for(TRY_EVERY, &reason);
             if ended || Instant::now() >= deadline {
-                return match self.sync() {
+                return match self.sync_watched() {
                     Ok(()) => break,
                     Err(Trouble::Last(reason) | Trouble::Passing(reason)) => Err(reason),
                 };
             }
         }
         if has_waited {
-            self.store.condition().set_lacking(None);
+            let lacking = self.lacks_descriptors.clone();
+            self.store.condition().set_lacking(lacking);
             tracing::info!("the log takes publishes again");
         }
         Ok(())
+    }
+
+    fn sync_watched(&mut self) -> Result<(), Trouble> {
+        self.store.condition().set_committing(Some(Instant::now()));
+        let synced = self.sync();
+        self.store.condition().set_committing(None);
+        synced
     }
 
     /// Answers what would write, and lays the rest aside: it is done after this commit. Says whether the log is to end.
