@@ -77,6 +77,10 @@ pub async fn delete_hidden(engines: &Engines, topic: &TopicName) -> Result<bool,
 async fn delete_on_disk(log: &Arc<dyn MessageLog>, topic: &TopicName) -> Result<bool, LogError> {
     let news = Arc::new(|_| ());
     let opened = ask(|done| log.open(topic.clone(), news, done)).await?;
+    if opened.head == 0 {
+        log.close(topic.clone(), opened.generation);
+        return Ok(false);
+    }
     let deleted = ask(|done| log.delete(topic.clone(), opened.generation, done)).await;
     let generation = deleted
         .as_ref()

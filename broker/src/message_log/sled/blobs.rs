@@ -53,8 +53,12 @@ impl Blobs {
     /// Syncs the blobs that are new.
     pub(super) fn sync(&mut self, reserve: &mut Reserve) -> Result<(), Trouble> {
         let what = "a sync of sled's blobs";
-        let changed = fs::metadata(&self.path).and_then(|found| found.modified());
-        let changed = changed.map_err(|e| Trouble::of(what, &e))?;
+        let changed = match fs::metadata(&self.path).and_then(|found| found.modified()) {
+            Ok(changed) => changed,
+            // Where somebody has removed the folder there is nothing to sync.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Trouble::of(what, &e)),
+        };
         if self.looked == Some(changed) {
             return Ok(());
         }

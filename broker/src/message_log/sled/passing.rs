@@ -11,9 +11,10 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use hark_protocol::TopicName;
 use rustix::io::Errno;
 
-use super::writer::{Command, MAX_COMMANDS, Writer};
+use super::writer::{Answer, Command, MAX_COMMANDS, Slot, Writer};
 use crate::message_log::LogError;
 
 /// How long the writer waits for a lack to pass. The appends of the commit that waits are unanswered for so long.
@@ -98,7 +99,7 @@ impl Writer {
         synced
     }
 
-    /// Answers what would write, and lays the rest aside: it is done after this commit. Says whether the log is to end.
+    /// Refuses appends and deletes; topics are opened and closed as ever. Says whether the log is to end.
     fn refuse_appends_for(&mut self, time: Duration, reason: &str) -> bool {
         let until = Instant::now() + time;
         loop {
@@ -112,20 +113,39 @@ impl Writer {
                     Command::Append(_) | Command::Delete { .. } => {
                         command.refuse(LogError::Lacking(reason.to_owned()));
                     }
-                    Command::Open { .. } if self.state.laid_aside.len() >= MAX_COMMANDS => {
-                        command.refuse(LogError::Busy);
+                    // There is one at a time. What it leads to is to be written.
+                    Command::Surveyed(_) => self.state.laid_aside.push(command),
+                    Command::Loaded { ref topic, .. } => {
+                        let topic = topic.clone();
+                        self.take(command);
+                        self.answer_at_once(&topic);
                     }
-                    // One for each topic that is open or being opened, or for each job of the readers.
-                    Command::Open { .. }
-                    | Command::Close { .. }
-                    | Command::Loaded { .. }
-                    | Command::Forget { .. }
-                    | Command::Surveyed(_) => self.state.laid_aside.push(command),
+                    Command::Open { .. } | Command::Close { .. } | Command::Forget { .. } => {
+                        self.take(command);
+                    }
                 }
             }
             if drained.ended {
                 return true;
             }
+        }
+    }
+
+    /// Answers who has opened a topic, if nothing was written for it and the commit that waits has nothing of it: so that its room can
+    /// tell publishers, and its readers read. Else the answer comes with the next commit.
+    fn answer_at_once(&mut self, name: &TopicName) {
+        let Some(Slot::Open(topic)) = self.state.topics.get(name) else {
+            return;
+        };
+        let (id, head) = (topic.id, topic.numbers.head);
+        let is_committed = id.is_none_or(|id| self.store.committed_head(id, head) == head);
+        let answers = &mut self.state.commit.answers;
+        let is_unwritten =
+            |answer: &mut Answer| matches!(answer, Answer::Opened { wrote, .. } if !*wrote);
+        if is_committed
+            && let Some(Answer::Opened { done, opened, .. }) = answers.pop_if(is_unwritten)
+        {
+            done(Ok(opened));
         }
     }
 }

@@ -583,12 +583,13 @@ fn a_lack_passes_and_what_waited_for_it_is_kept() {
             // Whoever else publishes is told, and may join a topic and read meanwhile.
             let refused = b.append(texts(0..1)).unwrap_err();
             assert!(matches!(refused, LogError::Lacking(_)), "{refused}");
-            let opening = scope.spawn(|| bench.open("c").found);
+            let c = bench.open("c");
+            assert_eq!(c.append(texts(0..1)).unwrap_err(), refused);
             assert_eq!(offsets(&a.page(0, 1)), [1]);
+            assert!(!waiting.is_finished());
 
             faults.lack(None);
             waiting.join().unwrap().unwrap();
-            opening.join().unwrap();
         });
         until(|| refuses().is_none());
         b.append(texts(0..1)).unwrap();

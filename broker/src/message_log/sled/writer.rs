@@ -263,7 +263,7 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, command: Command) {
+    pub(super) fn take(&mut self, command: Command) {
         match command {
             Command::Open { topic, news, done } => self.open(topic, news, done),
             Command::Loaded {
