@@ -30,7 +30,7 @@ use crate::receiving::Receivings;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, HangUps, Signals};
-use crate::topic::Registry;
+use crate::topic::{self, Registry};
 use crate::unsent;
 
 /// Bytes of newest batches that all rooms hold together.
@@ -157,6 +157,8 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         }
     });
     logging::end_with_threads_of_others();
+    let engines = gate.registry.engines().clone();
+    actix::spawn(async move { topic::names::warn_of_hidden(&engines).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
     let signals = Signals::listen(hang_ups)?;
     announce(address);

@@ -61,8 +61,8 @@ pub(super) fn topic(name: &str) -> Result<TopicName, FrameError> {
     TopicName::parse(name).map_err(|e| refuse(ErrorCode::BadTopic, e))
 }
 
-/// A topic to publish to: names of the system are refused.
-pub(super) fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
+/// A topic to publish to, by whatever way: names of the system are refused.
+pub fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
     let topic = topic(name)?;
     match topic.is_system() {
         true => Err(refuse(
