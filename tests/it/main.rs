@@ -42,6 +42,7 @@ mod races;
 mod restart;
 mod resume;
 mod retention;
+mod rfc6455;
 mod sdk;
 mod slow_client;
 mod soak;
