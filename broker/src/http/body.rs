@@ -20,8 +20,8 @@ const MAX_LINE_BYTES_A_TURN: usize = 256 * 1024;
 
 /// A request's body. One that dawdles is given up: no timer of the server runs once the head is there.
 pub(super) struct Body {
-    payload: Pin<Box<web::Payload>>,
-    patience: Duration,
+    pub(super) payload: Pin<Box<web::Payload>>,
+    pub(super) patience: Duration,
 }
 
 /// When what is waited for must be there: each page of it within the patience.

@@ -13,6 +13,8 @@
 //! A blocked socket freezes the actor: nothing here runs until the peer reads. So what must happen then (the timeout, the bound)
 //! is the listener's and the rooms'.
 
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod outbound;
 mod publishing;

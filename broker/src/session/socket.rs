@@ -213,7 +213,7 @@ impl StreamHandler<PageWritten> for Session {
 
 /// Cuts the byte stream at frame borders, one frame a turn, and refuses one that announces too much as soon as its header is
 /// there. Fragments of a message count together. Waits while the session has too much unanswered.
-struct FrameGuard<S> {
+pub(super) struct FrameGuard<S> {
     payload: S,
     flow: Rc<Flow>,
     max_bytes: usize,
@@ -244,7 +244,7 @@ enum Header {
 }
 
 impl<S> FrameGuard<S> {
-    fn new(payload: S, flow: Rc<Flow>, max_bytes: usize) -> Self {
+    pub(super) fn new(payload: S, flow: Rc<Flow>, max_bytes: usize) -> Self {
         Self {
             payload,
             flow,
