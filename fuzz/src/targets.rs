@@ -47,7 +47,7 @@ targets! {
     json_text: || texts(&["{\"any\": [1, -2.5e3, \"\\u00e9\\n\", null, true]}", " {\r\n \"a\" : 1 }\n", "\"\\ud834\\udd1e\""]);
     cursor: || texts(&["k3f9a1:1042", "1:0", "3w5e11264sgsf:18446744073709551615"]);
     cursor_set: || texts(&["\x00k3:12", "\x01k3:12,5~0", "\x02k3:12,5,q9:0~0", "\x07k3:12,5,q9:0,7~0"]);
-    subscribe_from: || texts(&["now", "earliest", "last:50", "since:5m", "since:1h 30m", "since:7d", "since:2026-01-31T12:00:00Z",
+    subscribe_from: || texts(&["now", "earliest", "last:50", "since:5m", "since:1h 30m", "since:7d", "since:4444444442403 h0s", "since:2026-01-31T12:00:00Z",
         "since:2026-01-31T13:00:00.5+01:00", "k3f9a1:1042"]);
     topic: || texts(&["orders.eu.42\norders.eu.42", "orders.*.42\norders.eu.42", "orders.>\norders.eu.42", "$sys.>\n$sys.a", ">\n$sys.a",
         "a:b@c-d_E.*.>\na:b@c-d_E.1.2.3"]);
