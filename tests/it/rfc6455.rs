@@ -1013,16 +1013,13 @@ fn said(panic: &(dyn Any + Send)) -> String {
 #[test]
 fn every_case_of_the_autobahn_testsuite_comes_back_as_rfc_6455_has_it() {
     let broker = Broker::start();
-    let begin = |case: Case| (Player::begin(&broker, &case), case);
-    let games: Vec<(Player, Case)> = table().into_iter().map(begin).collect();
-
     // At once: Hark may take a moment to end a connection.
-    let played = games
-        .into_iter()
-        .map(|(player, Case { number, steps, .. })| {
-            let game = std::thread::spawn(move || play(player, &steps));
-            (number, game)
-        });
+    let played = table().into_iter().map(|case| {
+        let player = Player::begin(&broker, &case);
+        let Case { number, steps, .. } = case;
+        let game = std::thread::spawn(move || play(player, &steps));
+        (number, game)
+    });
     let played: Vec<_> = played.collect();
     let failed: Vec<String> = played
         .into_iter()
