@@ -50,6 +50,7 @@ mod receiving;
 mod restart;
 mod resume;
 mod retention;
+mod rfc6455;
 mod saying;
 mod sdk;
 mod settings;

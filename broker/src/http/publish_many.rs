@@ -64,7 +64,7 @@ fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-fn read_line(line: Bytes) -> Line {
+pub(super) fn read_line(line: Bytes) -> Line {
     match line.first() {
         Some(b'[') => {
             let message = "a list is sent as application/json; here each line is one message";
@@ -87,7 +87,7 @@ fn read(line: Bytes) -> Line {
 }
 
 /// A list of messages, or a single one.
-fn read_list(body: &Bytes) -> Result<Vec<Line>, ApiError> {
+pub(super) fn read_list(body: &Bytes) -> Result<Vec<Line>, ApiError> {
     let bad = |error: serde_json::Error| {
         let message = format!("not a list of messages as JSON: {error}");
         ApiError::new(ErrorCode::BadFrame, message)

@@ -17,6 +17,8 @@
 
 mod ending;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod outbound;
 mod publishing;
