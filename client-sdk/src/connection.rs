@@ -357,7 +357,9 @@ impl Connection {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Publish(_) | Command::PublishAll(_) | Command::Subscribe(_) if self.closing.is_some() => {
+            Command::Publish(_) | Command::PublishAll(_) | Command::Subscribe(_)
+                if self.closing.is_some() =>
+            {
                 command.refuse(&ClientError::Closed);
             }
             Command::Publish(outgoing) => self.outbox.publish(outgoing),

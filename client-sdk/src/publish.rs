@@ -249,10 +249,14 @@ impl Shared {
             most_bytes,
         } = &self.window;
         // What is larger than the window takes all of it, so that it goes alone.
-        let messages = u32::try_from(messages).unwrap_or(u32::MAX).min(*most_messages);
+        let messages = u32::try_from(messages)
+            .unwrap_or(u32::MAX)
+            .min(*most_messages);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(*most_bytes);
         let place = async {
-            let messages = Arc::clone(window_messages).acquire_many_owned(messages).await?;
+            let messages = Arc::clone(window_messages)
+                .acquire_many_owned(messages)
+                .await?;
             Ok((
                 messages,
                 Arc::clone(window_bytes).acquire_many_owned(bytes).await?,

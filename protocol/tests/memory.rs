@@ -160,7 +160,11 @@ fn a_full_frame_of_json_stays_within_the_limit() {
         ),
         (
             "topics without end",
-            fill(r#"{"type":"publish","data":1,"topics":["a""#, r#","b""#, "]}"),
+            fill(
+                r#"{"type":"publish","data":1,"topics":["a""#,
+                r#","b""#,
+                "]}",
+            ),
         ),
         (
             "one endless topic of several",
@@ -168,7 +172,11 @@ fn a_full_frame_of_json_stays_within_the_limit() {
         ),
         (
             "a string for topics",
-            fill(r#"{"type":"publish","data":1,"topics":""#, "\u{7f}", r#""}"#),
+            fill(
+                r#"{"type":"publish","data":1,"topics":""#,
+                "\u{7f}",
+                r#""}"#,
+            ),
         ),
         (
             "numbers without end",
@@ -188,7 +196,11 @@ fn a_full_frame_of_json_stays_within_the_limit() {
         ),
         (
             "receipts without end",
-            fill(r#"{"type":"published_all","id":1,"receipts":[{}"#, ",{}", "]}"),
+            fill(
+                r#"{"type":"published_all","id":1,"receipts":[{}"#,
+                ",{}",
+                "]}",
+            ),
         ),
         ("open arrays", fill("", "[", "")),
         ("open objects", fill("", r#"{"id":"#, "")),

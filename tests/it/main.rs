@@ -37,6 +37,7 @@ mod nginx;
 mod power;
 mod process;
 mod producers;
+mod publish_all;
 mod publish_many;
 mod races;
 mod restart;

@@ -9,9 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::join_all;
 use futures_util::stream;
 use hark_protocol::codec::json::{AnyPublish, Publish as Asked};
-use hark_protocol::{
-    ErrorCode, Idempotency, MAX_PUBLISH_TOPICS, Message, PublishAll, TopicName,
-};
+use hark_protocol::{ErrorCode, Idempotency, MAX_PUBLISH_TOPICS, Message, PublishAll, TopicName};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -236,19 +234,22 @@ pub(super) fn answer_lines(
     read: impl FnMut(Bytes) -> Line + 'static,
 ) -> HttpResponse {
     let state = (registry, Lines::new(body), VecDeque::new(), read);
-    let answers = stream::unfold(state, |(registry, mut lines, mut cut, mut read)| async move {
-        if cut.is_empty() {
-            cut.extend(lines.next_lines().await?);
-        }
-        let read_lines = take_turn(&mut cut, &mut read);
-        let mut answer = BytesMut::new();
-        for line in publish_all(&registry, read_lines).await {
-            answer.put_slice(line.to_string().as_bytes());
-            answer.put_u8(b'\n');
-        }
-        let answer = Ok::<_, actix_web::Error>(answer.freeze());
-        Some((answer, (registry, lines, cut, read)))
-    });
+    let answers = stream::unfold(
+        state,
+        |(registry, mut lines, mut cut, mut read)| async move {
+            if cut.is_empty() {
+                cut.extend(lines.next_lines().await?);
+            }
+            let read_lines = take_turn(&mut cut, &mut read);
+            let mut answer = BytesMut::new();
+            for line in publish_all(&registry, read_lines).await {
+                answer.put_slice(line.to_string().as_bytes());
+                answer.put_u8(b'\n');
+            }
+            let answer = Ok::<_, actix_web::Error>(answer.freeze());
+            Some((answer, (registry, lines, cut, read)))
+        },
+    );
     HttpResponse::Ok()
         .content_type("application/x-ndjson")
         .streaming(answers)

@@ -6,9 +6,7 @@ use std::fmt::{self, Write};
 use std::marker::PhantomData;
 
 use bytestring::ByteString;
-use serde::de::{
-    Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor,
-};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -83,7 +81,9 @@ pub(super) fn publish_all<N: AsRef<str>>(
         true => Err(PublishAllError::TooManyTopics(topics.count)),
         false => {
             let topics = topics.kept.iter();
-            let topics = topics.map(|name| Destination::parse(name.as_ref())).collect();
+            let topics = topics
+                .map(|name| Destination::parse(name.as_ref()))
+                .collect();
             PublishAll::new(topics, message, idempotency)
         }
     };

@@ -396,10 +396,7 @@ fn published(mut f: ClientFields<'_>) -> Result<AnyPublish, FrameError> {
     }
 }
 
-fn published_all(
-    topics: &List<Text<'_>>,
-    f: ClientFields<'_>,
-) -> Result<PublishAll, FrameError> {
+fn published_all(topics: &List<Text<'_>>, f: ClientFields<'_>) -> Result<PublishAll, FrameError> {
     if f.seq.is_some() {
         return Err(bad_frame(
             "`seq` goes with one `topic`; a publish to `topics` has `seqs`, a number for each",

@@ -206,23 +206,55 @@ fn what_a_publish_to_several_topics_may_hold() {
         (r#""topics":{"a":1}"#, BadFrame, "`topics`"),
         (r#""topics":["a",1]"#, BadFrame, "`topics`"),
         (r#""topics":["a"],"topics":["b"]"#, BadFrame, "twice"),
-        (r#""topics":["a"],"producer":"p","seq":1"#, BadFrame, "`seqs`"),
+        (
+            r#""topics":["a"],"producer":"p","seq":1"#,
+            BadFrame,
+            "`seqs`",
+        ),
         (r#""topics":["a"],"producer":"p""#, BadFrame, "together"),
         (r#""topics":["a"],"seqs":[1]"#, BadFrame, "together"),
         (r#""topics":["a"],"producer":"p","seqs":[]"#, BadFrame, "0"),
-        (r#""topics":["a"],"producer":"p","seqs":[1,2]"#, BadFrame, "2"),
-        (r#""topics":["a"],"producer":"p","seqs":[0]"#, BadFrame, "1, 2, 3"),
-        (r#""topics":["a"],"producer":"p","seqs":[-1]"#, BadFrame, "`seqs`"),
-        (r#""topics":["a"],"producer":"p","seqs":["1"]"#, BadFrame, "`seqs`"),
-        (r#""topics":["a"],"producer":"p","seqs":1"#, BadFrame, "`seqs`"),
-        (r#""topics":["a"],"producer":"","seqs":[1]"#, BadFrame, "64 bytes"),
+        (
+            r#""topics":["a"],"producer":"p","seqs":[1,2]"#,
+            BadFrame,
+            "2",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":[0]"#,
+            BadFrame,
+            "1, 2, 3",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":[-1]"#,
+            BadFrame,
+            "`seqs`",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":["1"]"#,
+            BadFrame,
+            "`seqs`",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":1"#,
+            BadFrame,
+            "`seqs`",
+        ),
+        (
+            r#""topics":["a"],"producer":"","seqs":[1]"#,
+            BadFrame,
+            "64 bytes",
+        ),
         (
             r#""topics":["a"],"producer":"p","seqs":[1],"message_id":"m""#,
             BadFrame,
             "not both",
         ),
         (r#""topics":["a"],"message_id":"""#, BadFrame, "64 bytes"),
-        (r#""topic":"a","producer":"p","seqs":[1]"#, BadFrame, "`topics`"),
+        (
+            r#""topic":"a","producer":"p","seqs":[1]"#,
+            BadFrame,
+            "`topics`",
+        ),
         (
             r#""topic":"a","producer":"p","seq":1,"seqs":[1]"#,
             BadFrame,
@@ -245,13 +277,18 @@ fn what_a_publish_to_several_topics_may_hold() {
     };
     assert!(read(publish(&topics(1024))).is_ok());
     assert_refused(&publish(&topics(1025)), Some(7), TooLarge, "1025");
-    let seqs = format!("{},\"producer\":\"p\",\"seqs\":[1{}]", topics(1), ",1".repeat(1024));
+    let seqs = format!(
+        "{},\"producer\":\"p\",\"seqs\":[1{}]",
+        topics(1),
+        ",1".repeat(1024)
+    );
     assert_refused(&publish(&seqs), Some(7), TooLarge, "1025");
 }
 
 #[test]
 fn a_topic_that_is_none_is_refused_alone() {
-    let text = r#"{"type":"publish","topics":["a","b..","$sys.x"],"data":1,"seqs":null,"topic":null}"#;
+    let text =
+        r#"{"type":"publish","topics":["a","b..","$sys.x"],"data":1,"seqs":null,"topic":null}"#;
     let Ok(ClientFrame::PublishAll { id: None, publish }) = read(text) else {
         panic!("{text} was refused");
     };

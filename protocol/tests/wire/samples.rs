@@ -446,7 +446,12 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
             id: 4,
             receipts: vec![
                 kept("orders.eu", "k3f9a1:1051", false),
-                refused("orders.us", ErrorCode::OutOfSequence, "expected 12", Some(12)),
+                refused(
+                    "orders.us",
+                    ErrorCode::OutOfSequence,
+                    "expected 12",
+                    Some(12),
+                ),
                 refused(
                     "orders..us",
                     ErrorCode::BadTopic,
