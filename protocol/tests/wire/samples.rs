@@ -210,9 +210,9 @@ fn client_samples(add: &mut dyn FnMut(&'static str, &'static str, ClientFrame)) 
     );
     add(
         "publish_topics_message_id",
-        "Publish to several topics under a key; one of them is none, and is refused alone.",
+        "Publish to two topics under a key, the same in both.",
         publish_all(
-            &["orders.eu", "orders..us"],
+            &["orders.eu", "orders.us"],
             json_message(),
             IdempotencyInEach::Key(MessageId::parse("order-4711").unwrap()),
         ),
