@@ -122,6 +122,25 @@ pub(crate) struct Outbox {
     reporter: Arc<Reporter>,
 }
 
+/// Why a message was refused.
+struct Refused {
+    code: ErrorCode,
+    message: String,
+    expected_seq: Option<u64>,
+    retry_after: Option<Duration>,
+}
+
+/// The waits that were drawn for the lanes of one frame, by setbacks: equal ones, so that they go together again.
+#[derive(Default)]
+struct Waits(HashMap<u32, Duration>);
+
+impl Waits {
+    fn draw(&mut self, setbacks: u32) -> Duration {
+        let draw = || backoff::draw(setbacks, FIRST_WAIT, LONGEST_WAIT);
+        *self.0.entry(setbacks).or_insert_with(draw)
+    }
+}
+
 /// The living sendings.
 #[derive(Debug, Default)]
 struct InFlight {
@@ -482,6 +501,7 @@ impl Outbox {
             self.reporter.count(|c| &c.stale_answers);
             return;
         }
+        let mut waits = Waits::default();
         for TopicReceipt { topic, outcome } in receipts {
             let Ok(topic) = topic.topic() else { continue };
             // It may have been sent again since, under another id.
@@ -496,7 +516,15 @@ impl Outbox {
                     code,
                     message,
                     expected_seq,
-                } => self.refused_at(topic, at, code, message, expected_seq, None, now),
+                } => {
+                    let refused = Refused {
+                        code,
+                        message,
+                        expected_seq,
+                        retry_after: None,
+                    };
+                    self.refused_at(topic, at, refused, &mut waits, now);
+                }
             }
         }
     }
@@ -541,29 +569,35 @@ impl Outbox {
                 return;
             }
         };
+        let mut waits = Waits::default();
         for topic in topics {
             let position = self.lanes.get(&topic).and_then(|lane| lane.position_of(id));
             if let Some(at) = position {
-                let message = message.clone();
-                self.refused_at(&topic, at, code, message, expected_seq, retry_after, now);
+                let refused = Refused {
+                    code,
+                    message: message.clone(),
+                    expected_seq,
+                    retry_after,
+                };
+                self.refused_at(&topic, at, refused, &mut waits, now);
             }
         }
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the fields of an `error`, and whose it is"
-    )]
     fn refused_at(
         &mut self,
         topic: &TopicName,
         at: usize,
-        code: ErrorCode,
-        message: String,
-        expected_seq: Option<u64>,
-        retry_after: Option<Duration>,
+        refused: Refused,
+        waits: &mut Waits,
         now: Instant,
     ) {
+        let Refused {
+            code,
+            message,
+            expected_seq,
+            retry_after,
+        } = refused;
         let Some(lane) = self.lanes.get_mut(topic) else {
             return;
         };
@@ -581,12 +615,12 @@ impl Outbox {
                 self.go_back(topic, first);
                 let wait = match self.lanes.get(topic).map(|lane| lane.setbacks) {
                     Some(0) | None => Duration::ZERO,
-                    Some(setbacks) => backoff::draw(setbacks, FIRST_WAIT, LONGEST_WAIT),
+                    Some(setbacks) => waits.draw(setbacks),
                 };
                 self.wait(topic, wait, code, now);
             }
             _ if code.try_again() && entry.repeatable() => {
-                let wait = backoff::draw(lane.setbacks, FIRST_WAIT, LONGEST_WAIT);
+                let wait = waits.draw(lane.setbacks);
                 self.go_back(topic, at);
                 self.wait(topic, wait.max(retry_after.unwrap_or_default()), code, now);
             }
