@@ -248,6 +248,26 @@ async fn a_message_for_a_thousand_topics_takes_a_few_commits() {
 }
 
 #[tokio::test]
+async fn each_topic_counts_in_max_inflight() {
+    let preload = Preload::new();
+    let broker = preload.under(Setup::new()).start();
+    let mut ws = Ws::connect(&broker).await;
+    assert_eq!(ws.welcome["max_inflight"], 1024);
+    let topics = topics(1024);
+    publish(&mut ws, json!({"topics": topics, "data": 1})).await;
+    preload.slow_syncs(Duration::from_millis(300));
+    let before = commits(&broker);
+    let frame = json!({"type": "publish", "id": 1, "topics": topics, "data": 2});
+    ws.try_feed(&frame).await.unwrap();
+    ws.send(&json!({"type": "ping", "id": 2})).await;
+    // Hark reads on only when one of them is answered, and that is when it is kept.
+    ws.answer(2).await;
+    assert!(commits(&broker) > before, "the ping was read at once");
+    let answer = ws.answer(1).await;
+    assert_eq!(answer["receipts"].as_array().map(Vec::len), Some(1024));
+}
+
+#[tokio::test]
 async fn a_large_message_to_many_topics_counts_once() {
     let broker = Broker::start();
     let mut ws = Ws::connect(&broker).await;

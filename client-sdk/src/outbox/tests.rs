@@ -715,7 +715,7 @@ fn play_several(seed: u64, forgets: bool) {
             }
             0..45 => {
                 // A newer broker, or an older one.
-                given.limits.several = seed % 5 > 0;
+                given.limits.several = !seed.is_multiple_of(5);
                 heard.extend(given.next_to());
             }
             45..70 => {
