@@ -252,6 +252,10 @@ impl Session {
             asked,
         });
         let to_room = publishing.use_room(&topic, &self.registry);
+        if to_room.collected.is_empty() {
+            // Mostly it stays the only one, and of a message for many topics there are many such lists: no room for more at first.
+            to_room.collected.reserve_exact(1);
+        }
         to_room.collected.push(PublishItem {
             tag,
             message,

@@ -344,7 +344,9 @@ impl Room {
             return;
         }
         let mut records = Vec::with_capacity(self.staged.len().min(APPEND_MAX_RECORDS));
-        let mut appending = Appending::default();
+        let mut appending = Appending {
+            owed: Vec::with_capacity(records.capacity()),
+        };
         let mut bytes = 0;
         while let Some(next) = self.staged.front() {
             bytes += next.bytes();
