@@ -152,7 +152,7 @@ fn send(
         tag,
         message,
         idempotency,
-        taken: registry.settings().staged_budget.try_take(1).unwrap(),
+        taken: Arc::new(registry.settings().staged_budget.try_take(1).unwrap()),
     };
     let items = messages.into_iter().enumerate().map(item).collect();
     room.order(Publish::new(Arc::new(Reply(Mutex::new(Some(send)))), items));
