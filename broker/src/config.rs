@@ -40,7 +40,8 @@ pub struct Config {
     #[arg(long, env = "HARK_RECOVER", value_parser = clap::builder::BoolishValueParser::new())]
     pub recover: bool,
 
-    /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`.
+    /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`. What the disk has under
+    /// such a name is hidden.
     #[arg(
         long,
         env = "HARK_MEMORY_TOPICS",

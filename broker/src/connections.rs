@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
@@ -26,6 +26,10 @@ use crate::unsent::Unsent;
 
 /// What must move within the stall timeout.
 const PAGE_BYTES: usize = 64 * 1024;
+
+/// So much is given to the socket at a time: actix-http copies it to a buffer of the connection that it does not make smaller again (but for
+/// one of more than 128 KiB), so what is given at once is what every client keeps that was ever sent as much.
+pub const PIECE_BYTES: usize = 8 * 1024;
 
 /// How many whole pages so many bytes are.
 pub fn pages(bytes: usize) -> u32 {
@@ -49,9 +53,6 @@ pub struct Connections {
 pub struct Connection {
     peer: Option<SocketAddr>,
     began: Instant,
-    stall_timeout: Duration,
-    /// Milliseconds after `began` by which the socket must have asked for more; 0: it has nothing to take.
-    deadline_ms: AtomicU64,
     /// Requests that were handed to actix-http, and those of them that have been answered.
     requests: AtomicU64,
     answers: AtomicU64,
@@ -66,6 +67,10 @@ pub struct Connection {
     written_bytes: AtomicU64,
     /// Milliseconds after `began` since when the kernel takes no more; 0: it does.
     blocked_since_ms: AtomicU64,
+    /// The kernel took no more at some time since it was last looked.
+    was_blocked: AtomicBool,
+    /// When it was last seen that a page had moved, or that nothing waited: milliseconds after `began`, and what had been written by then.
+    page_moved: Mutex<(u64, u64)>,
     /// Bytes of a whole answer that wait to be written.
     answer_bytes: AtomicUsize,
     acknowledged: Mutex<Acknowledged>,
@@ -143,8 +148,6 @@ impl Connections {
         let connection = Arc::new(Connection {
             peer: peer.map(canonical),
             began: Instant::now(),
-            stall_timeout: self.stall_timeout,
-            deadline_ms: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             cut: AtomicBool::new(false),
@@ -153,6 +156,8 @@ impl Connections {
             input: Mutex::default(),
             written_bytes: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
+            was_blocked: AtomicBool::new(false),
+            page_moved: Mutex::default(),
             answer_bytes: AtomicUsize::new(0),
             acknowledged: Mutex::default(),
             bell: Mutex::default(),
@@ -170,16 +175,16 @@ impl Connections {
         self.lock().len()
     }
 
-    /// Cuts the connections that have taken next to nothing for too long. To be called every few seconds.
-    pub fn end_overdue(&self) {
-        let stalled: Vec<_> = self
-            .all()
-            .into_iter()
-            .filter(|connection| connection.is_stalled() && connection.cut())
-            .collect();
-        if !stalled.is_empty() {
+    /// Cuts the connections that have taken next to nothing for too long. To be called every second or so; `slept`: much later than that.
+    pub fn end_overdue(&self, slept: bool) {
+        let mut stalled = self.all();
+        stalled.retain(|connection| {
+            connection.is_stalled(connection.now_ms(), self.stall_timeout, slept)
+        });
+        let ended = stalled.iter().filter(|connection| connection.cut()).count();
+        if ended > 0 {
             tracing::info!(
-                connections = stalled.len(),
+                connections = ended,
                 "ended: they took less than a page within the stall timeout"
             );
         }
@@ -282,27 +287,21 @@ impl Connection {
         (self.began.elapsed().as_millis() as u64).max(1)
     }
 
-    /// The socket asks for more, or there is no more.
-    fn asked(&self) {
-        if self.deadline_ms.load(Ordering::Relaxed) != 0 {
-            self.deadline_ms.store(0, Ordering::Relaxed);
+    /// Whether it has taken less than a page of what waited for it in `timeout`; whoever `slept` knows nothing, and begins to look anew.
+    fn is_stalled(&self, now_ms: u64, timeout: Duration, slept: bool) -> bool {
+        let written = self.written_bytes.load(Ordering::Relaxed);
+        let waits = self.was_blocked.swap(false, Ordering::Relaxed)
+            || self.blocked_since_ms.load(Ordering::Relaxed) != 0;
+        let mut moved = self
+            .page_moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (at_ms, before) = *moved;
+        if !waits || slept || written - before >= PAGE_BYTES as u64 {
+            *moved = (now_ms, written);
+            return false;
         }
-    }
-
-    /// The socket was given something: a page of it must move within each timeout.
-    fn gave(&self, bytes: usize) {
-        let pages = pages(bytes).saturating_add(1);
-        let deadline = self
-            .began
-            .elapsed()
-            .saturating_add(self.stall_timeout.saturating_mul(pages));
-        self.deadline_ms
-            .store(deadline.as_millis() as u64, Ordering::Relaxed);
-    }
-
-    fn is_stalled(&self) -> bool {
-        let deadline_ms = self.deadline_ms.load(Ordering::Relaxed);
-        deadline_ms != 0 && self.now_ms() > deadline_ms
+        u128::from(now_ms.saturating_sub(at_ms)) > timeout.as_millis()
     }
 
     /// Ends it; what is still in the kernel's buffer is thrown away. Says whether it had not been cut already.
@@ -367,6 +366,7 @@ impl Connection {
                 }
             }
             None if self.blocked_since_ms.load(Ordering::Relaxed) == 0 => {
+                self.was_blocked.store(true, Ordering::Relaxed);
                 self.blocked_since_ms
                     .store(self.now_ms(), Ordering::Relaxed);
             }
@@ -474,7 +474,6 @@ impl Connection {
 
     /// The body of an answer has ended, or has been given up.
     pub(crate) fn answer_ends(&self) {
-        self.asked();
         self.answers.fetch_add(1, Ordering::AcqRel);
         // The stream may hold what came behind the request, and begins to wait for the next.
         self.task.wake();
@@ -507,21 +506,26 @@ impl Drop for Answering {
     }
 }
 
-/// The middleware around every request: while it is answered its connection is not idle, and what it is given must move.
+/// The middleware around every request: its connection knows when it has been answered, and what it is given comes in pieces.
 pub async fn watch(
     request: ServiceRequest,
     next: Next<impl MessageBody + Unpin + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let answering = Answering::begin(&request);
     let response = next.call(request).await?;
-    Ok(response.map_body(|_, body| Watched { body, answering }))
+    Ok(response.map_body(|_, body| Watched {
+        body,
+        rest: Bytes::new(),
+        _answering: answering,
+    }))
 }
 
-/// An answer's body, which says each time the socket asks for more: then what was given before is taken. While the socket is blocked it
-/// does not ask.
+/// An answer's body, cut into pieces: actix-http's buffer grows to whatever it is given at once, and stays as large.
 struct Watched<B> {
     body: B,
-    answering: Answering,
+    /// What has not been given on of what the body gave.
+    rest: Bytes,
+    _answering: Answering,
 }
 
 impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
@@ -535,14 +539,14 @@ impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if let Some(connection) = &self.answering.0 {
-            connection.asked();
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_next(cx)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                end => return Poll::Ready(end),
+            }
         }
-        let given = Pin::new(&mut self.body).poll_next(cx);
-        if let (Poll::Ready(Some(Ok(bytes))), Some(connection)) = (&given, &self.answering.0) {
-            connection.gave(bytes.len());
-        }
-        given
+        let piece = PIECE_BYTES.min(self.rest.len());
+        Poll::Ready(Some(Ok(self.rest.split_to(piece))))
     }
 }
 
@@ -580,6 +584,35 @@ mod tests {
         slow.wrote(Some(100));
         connections.count_unsent(&[unsent(1, 1000), unsent(2, 950), unsent(3, 0)], 1949);
         assert_eq!(cut(), [true, false, false]);
+    }
+
+    #[test]
+    fn who_takes_less_than_a_page_in_time_is_stalled() {
+        let connections = Connections::new(Duration::from_secs(60));
+        let one = connections.enter(Some(peer(1)));
+        let is_stalled = |second: u64, slept: bool| {
+            one.is_stalled(second * 1000, Duration::from_secs(60), slept)
+        };
+        let blocked_after = |bytes: usize| {
+            one.wrote(Some(bytes));
+            one.wrote(None);
+        };
+        assert!(!is_stalled(100, false), "nothing waits for it");
+        blocked_after(1000);
+        assert!(!is_stalled(160, false), "a minute is not over");
+        blocked_after(PAGE_BYTES - 1001);
+        assert!(is_stalled(161, false), "not quite a page has moved");
+        blocked_after(1);
+        assert!(!is_stalled(161, false), "a page has");
+        assert!(is_stalled(222, false), "and nothing since");
+        assert!(!is_stalled(222, true), "whoever slept has not seen it");
+        assert!(!is_stalled(282, false));
+        assert!(is_stalled(283, false));
+        one.wrote(Some(1));
+        blocked_after(1);
+        one.wrote(Some(1));
+        assert!(is_stalled(284, false), "it was blocked until a moment ago");
+        assert!(!is_stalled(285, false), "nothing waits any more");
     }
 
     #[test]

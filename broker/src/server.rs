@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_server::Server;
@@ -25,11 +25,12 @@ use crate::http::{self, Admission, Answers, Gate};
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
+use crate::patience::Judge;
 use crate::receiving::Receivings;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, HangUps, Signals};
-use crate::topic::Registry;
+use crate::topic::{self, Registry};
 use crate::unsent;
 
 /// Bytes of newest batches that all rooms hold together.
@@ -144,6 +145,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         port: address.port(),
         max_unsent_bytes: config.max_unsent_bytes,
         kernel_answers: true,
+        judge: Judge::new(LOOK_EVERY, Instant::now()),
     };
     actix::spawn(async move {
         let mut every = tokio::time::interval(LOOK_EVERY);
@@ -155,6 +157,8 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         }
     });
     logging::end_with_threads_of_others();
+    let engines = gate.registry.engines().clone();
+    actix::spawn(async move { topic::names::warn_of_hidden(&engines).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
     let signals = Signals::listen(hang_ups)?;
     announce(address);
@@ -171,11 +175,15 @@ struct Looks {
     max_unsent_bytes: u64,
     /// Whether the kernel says what it holds.
     kernel_answers: bool,
+    judge: Judge,
 }
 
 impl Looks {
     fn look(&mut self) {
-        self.connections.end_overdue();
+        let now = Instant::now();
+        let slept = self.judge.has_slept(now);
+        self.judge.look_at(now + LOOK_EVERY);
+        self.connections.end_overdue(slept);
         let waiting = self.gate.answers.waiting();
         if waiting > 0 {
             self.connections

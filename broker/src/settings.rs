@@ -40,13 +40,15 @@ pub struct Engines {
 }
 
 impl Engines {
+    /// Whether `topic` is kept in memory only.
+    pub fn keeps_in_memory(&self, topic: &TopicName) -> bool {
+        let mut patterns = self.memory_topics.iter();
+        patterns.any(|pattern| pattern.matches(topic))
+    }
+
     /// The engine that keeps `topic`.
     pub fn log_of(&self, topic: &TopicName) -> Arc<dyn MessageLog> {
-        match self
-            .memory_topics
-            .iter()
-            .any(|pattern| pattern.matches(topic))
-        {
+        match self.keeps_in_memory(topic) {
             true => self.memory.clone(),
             false => self.synced.clone(),
         }

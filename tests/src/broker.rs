@@ -28,6 +28,7 @@ pub struct Setup {
     data_dir: Option<PathBuf>,
     restarts: bool,
     stderr: Option<Arc<OwnedFd>>,
+    descriptors: Option<u32>,
 }
 
 impl Setup {
@@ -69,6 +70,12 @@ impl Setup {
     /// not give out: a client that tries to connect to a free port of the usual range may even reach itself.
     pub fn restarts(mut self) -> Self {
         self.restarts = true;
+        self
+    }
+
+    /// The broker can have so many files and connections open, no more.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -212,6 +219,13 @@ impl Broker {
         self.process().child.id()
     }
 
+    /// How many descriptors the process has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
     /// Memory that the process has resident.
     pub fn rss_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")
@@ -272,6 +286,20 @@ pub fn hark() -> Command {
     command
 }
 
+/// The same, with a limit on open files.
+fn hark_with_descriptors(limit: u32) -> Command {
+    let plain = hark();
+    let mut limited = Command::new("sh");
+    limited
+        .arg("-c")
+        .arg(format!(r#"ulimit -n {limit}; exec "$0" "$@""#))
+        .arg(plain.get_program());
+    for (name, _) in plain.get_envs().filter(|(_, value)| value.is_none()) {
+        limited.env_remove(name);
+    }
+    limited
+}
+
 /// The broker's binary: `HARK_BIN`, or the one beside this test, brought up to date first. (Cargo builds a package's
 /// binary for that package's own tests only.)
 fn binary() -> &'static Path {
@@ -323,7 +351,11 @@ struct Process {
 impl Process {
     fn start(setup: &Setup, port: u16, data_dir: &Path) -> Result<Self, Exit> {
         let stderr = tempfile::tempfile().unwrap();
-        let mut child = hark()
+        let command = match setup.descriptors {
+            None => hark(),
+            Some(limit) => hark_with_descriptors(limit),
+        };
+        let mut child = { command }
             .arg("serve")
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .arg("--data-dir")

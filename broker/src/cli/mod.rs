@@ -13,6 +13,7 @@ mod topics;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::fs::Mode;
 
 pub use output::CliError;
 
@@ -39,6 +40,8 @@ enum Command {
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
+    // Whatever is written (by sled, too) is for its owner alone. The first thing of all, while there is one thread.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     logging::begin();
     let command = environment::parse::<Cli>(std::env::args_os()).command;
     let command = command.unwrap_or_else(|| {

@@ -119,7 +119,7 @@ impl Body {
     }
 
     /// A body that comes as `payload`, a page of it within `patience`.
-    fn coming(payload: web::Payload, patience: Duration, receiving: Receiving) -> Self {
+    pub(super) fn coming(payload: web::Payload, patience: Duration, receiving: Receiving) -> Self {
         Self {
             payload: Box::pin(payload),
             patience,

@@ -9,6 +9,8 @@ mod error;
 mod event_writer;
 mod events;
 mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod messages;
 mod page;

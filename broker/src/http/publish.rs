@@ -102,7 +102,7 @@ pub(super) fn refuse_unknown(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {
+pub(super) fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {
     let mut pairs = Vec::new();
     for (name, value) in headers {
         if let Some(name) = name.as_str().strip_prefix(MESSAGE_HEADER_PREFIX) {
@@ -125,10 +125,10 @@ fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {
 }
 
 /// How the messages of a request are known when it is sent again.
-struct Counted(Idempotency);
+pub(super) struct Counted(Idempotency);
 
 impl Counted {
-    fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub(super) fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
         let bad = |message: String| ApiError::new(ErrorCode::BadFrame, message);
         let text = |name: &str| match headers.get(name).map(|value| value.to_str()) {
             None => Ok(None),
@@ -163,7 +163,7 @@ impl Counted {
     }
 
     /// The `n`th published line's: a producer counts on from the request's number, a key has the line's number behind it.
-    fn of_line(&self, n: u64) -> Idempotency {
+    pub(super) fn of_line(&self, n: u64) -> Idempotency {
         match &self.0 {
             Idempotency::Sequence { producer, seq } => Idempotency::Sequence {
                 producer: producer.clone(),

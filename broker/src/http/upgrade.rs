@@ -35,7 +35,7 @@ pub(super) async fn upgrade(
 /// The first subprotocol the client offers that is known; `None` if it offers none.
 ///
 /// All `Sec-WebSocket-Protocol` lines count as one list (RFC 6455, section 11.3.4).
-fn choose(request: &HttpRequest) -> Result<Option<Subprotocol>, ApiError> {
+pub(super) fn choose(request: &HttpRequest) -> Result<Option<Subprotocol>, ApiError> {
     let lines = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let offered: Vec<&str> = lines
         .filter_map(|line| line.to_str().ok())

@@ -16,7 +16,7 @@
 //! 8. **Time never goes back** within a topic, whatever the clock does.
 //! 9. **Producers are found again.** `open` answers the newest number of every producer of the last day (at most
 //!    [`MAX_PRODUCERS`] of them, the newest), and the message keys among the newest records.
-//! 10. **Retention trims from the front**: by age, bytes or count, whichever comes first; the newest record of a topic
+//! 10. **Retention trims from the front**: by age, bytes or count (which is exact), whichever comes first; the newest record of a topic
 //!     is taken by age, or where all topics together keep too much; what was trimmed is told through [`LogNews::Trimmed`].
 //! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
 //!     new epoch and [`Lineage`] says up to where old cursors hold.
@@ -77,8 +77,8 @@ pub trait MessageLog: Send + Sync + fmt::Debug {
     /// Says that the room of that generation has retired. Not answered; safe to forget.
     fn close(&self, topic: TopicName, generation: u64);
 
-    /// Lists topics that have or had records, by name, beginning after `after`; at most `limit`.
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>);
+    /// Lists topics that have or had records, by name.
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>);
 
     /// Describes one topic, as `list` does; one that never had a record too.
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>);
@@ -199,6 +199,17 @@ pub struct Read {
     pub max_records: usize,
 }
 
+/// An order to list topics. Those that are not wanted are not walked over, however many there are.
+#[derive(Debug, Clone, Default)]
+pub struct List {
+    /// What the names begin with.
+    pub prefix: String,
+    /// Only names behind this one.
+    pub after: Option<TopicName>,
+    /// So many at most.
+    pub limit: usize,
+}
+
 /// What a read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -307,6 +318,10 @@ pub enum LogError {
     /// The disk has less room than is kept free. Nothing was done; writes are taken again when there is room.
     #[error("the disk is nearly full: {0}")]
     NoRoom(String),
+    /// The system lacks something (descriptors, memory), so that the log cannot write. Nothing was done; writes are taken again when it
+    /// has it again.
+    #[error("the log takes no writes for now: {0}")]
+    Lacking(String),
     /// The topic has been opened by another since.
     #[error("the topic has been opened again since")]
     StaleGeneration,

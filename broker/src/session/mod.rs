@@ -17,6 +17,8 @@
 
 mod ending;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod outbound;
 mod publishing;
@@ -38,7 +40,6 @@ use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
 use crate::topic::{Delivery, Pulls, Registry, RoomNews};
 
-pub use outbound::PIECE_BYTES;
 pub use sessions::{Leave, Present, Sessions};
 pub use socket::upgrade;
 
@@ -234,8 +235,8 @@ impl Handler<RoomNews> for Session {
 
 impl Handler<Receipts> for Session {
     type Result = ();
-    fn handle(&mut self, receipts: Receipts, ctx: &mut SessionContext) {
-        self.take_receipts(receipts, ctx);
+    fn handle(&mut self, _: Receipts, ctx: &mut SessionContext) {
+        self.take_receipts(ctx);
         self.close_if_answered(ctx);
     }
 }

@@ -17,6 +17,7 @@
 mod delete;
 mod fan_out;
 mod history;
+pub mod names;
 mod publish;
 mod registry;
 mod retire;

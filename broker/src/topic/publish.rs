@@ -8,7 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use actix::prelude::*;
-use hark_protocol::{Cursor, ErrorCode, Idempotency, Message as Published, MessageId, ProducerId};
+use hark_protocol::{
+    Cursor, ErrorCode, Idempotency, Message as Published, MessageId, ProducerId, TopicOutcome,
+};
 
 use super::{Batch, Place, Room, tell_room};
 use crate::budget::Taken;
@@ -40,8 +42,8 @@ pub struct PublishItem {
     pub message: Published,
     /// How it is known if it comes again.
     pub idempotency: Idempotency,
-    /// Its share of the bytes that may be staged in all rooms together.
-    pub taken: Taken,
+    /// Its share of the bytes that may be staged in all rooms together; that of a message to several topics is one for all of them.
+    pub taken: Arc<Taken>,
 }
 
 /// Whoever publishes: a session, an HTTP request.
@@ -73,6 +75,19 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
+impl From<Outcome> for TopicOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Kept { cursor, duplicate } => Self::Kept { cursor, duplicate },
+            Outcome::Refused(refusal) => Self::Refused {
+                code: refusal.code,
+                message: refusal.message,
+                expected_seq: refusal.expected_seq,
+            },
+        }
+    }
+}
+
 /// Why a message was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -99,14 +114,16 @@ impl From<&LogError> for Refusal {
     fn from(error: &LogError) -> Self {
         let code = match error {
             LogError::Busy | LogError::StaleGeneration | LogError::OtherEpoch => ErrorCode::Busy,
-            LogError::Closed(_) | LogError::NoRoom(_) | LogError::Unreadable(_) => {
-                ErrorCode::LogUnavailable
-            }
+            LogError::Closed(_)
+            | LogError::NoRoom(_)
+            | LogError::Lacking(_)
+            | LogError::Unreadable(_) => ErrorCode::LogUnavailable,
             LogError::TooManyTopics => ErrorCode::TooManyTopics,
             LogError::TooLarge(_) => ErrorCode::TooLarge,
         };
         let what_to_do = match error {
             LogError::NoRoom(_) => "; make room on it or keep less, and it goes on by itself",
+            LogError::Lacking(_) => "; it goes on by itself once this has passed",
             _ => "",
         };
         Self::new(code, format!("{error}{what_to_do}"))
@@ -190,7 +207,7 @@ pub(super) struct Staged {
 
 #[derive(Debug)]
 enum StagedOrder {
-    Keep(NewRecord, Taken),
+    Keep(NewRecord, Arc<Taken>),
     /// It came a second time while the first was still on its way: answered when that one is.
     SameAs(Idempotency),
 }
@@ -239,7 +256,7 @@ struct Owed {
     /// Which of the records it is; `None` for one that came a second time.
     record: Option<usize>,
     /// Held until the answer.
-    _taken: Option<Taken>,
+    _taken: Option<Arc<Taken>>,
 }
 
 /// Note to itself: the mailbox is drained, send what is staged.
@@ -329,7 +346,9 @@ impl Room {
             return;
         }
         let mut records = Vec::with_capacity(self.staged.len().min(APPEND_MAX_RECORDS));
-        let mut appending = Appending::default();
+        let mut appending = Appending {
+            owed: Vec::with_capacity(records.capacity()),
+        };
         let mut bytes = 0;
         while let Some(next) = self.staged.front() {
             bytes += next.bytes();

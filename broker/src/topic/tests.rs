@@ -3,6 +3,7 @@
 mod delete;
 mod gated;
 mod lagging;
+mod names;
 mod retire;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -151,7 +152,7 @@ fn send(
         tag,
         message,
         idempotency,
-        taken: registry.settings().staged_budget.try_take(1).unwrap(),
+        taken: Arc::new(registry.settings().staged_budget.try_take(1).unwrap()),
     };
     let items = messages.into_iter().enumerate().map(item).collect();
     room.order(Publish::new(Arc::new(Reply(Mutex::new(Some(send)))), items));

@@ -1,12 +1,13 @@
 //! Faults that a test can order. Nothing orders them otherwise.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 use crate::message_log::Append;
 
-/// A switch to make the next sync fail. Cheap to clone; clones share the switch.
+/// Switches to make the next sync fail, and to have the system lack something. Cheap to clone; clones share the switches.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Inner>);
 
@@ -14,6 +15,8 @@ pub struct Faults(Arc<Inner>);
 struct Inner {
     fail_next_sync: AtomicBool,
     hears_messages: bool,
+    /// What the system says; 0: nothing.
+    lack: AtomicI32,
 }
 
 impl Faults {
@@ -28,6 +31,18 @@ impl Faults {
     /// Makes the next sync fail, as a disk that gives up does.
     pub fn fail_next_sync(&self) {
         self.0.fail_next_sync.store(true, Ordering::Release);
+    }
+
+    /// From now on the witness cannot be written, and the system says so with this error; `None`: it can again.
+    pub fn lack(&self, errno: Option<i32>) {
+        self.0.lack.store(errno.unwrap_or(0), Ordering::Release);
+    }
+
+    pub(super) fn lacks_something(&self) -> Option<io::Error> {
+        match self.0.lack.load(Ordering::Acquire) {
+            0 => None,
+            errno => Some(io::Error::from_raw_os_error(errno)),
+        }
     }
 
     pub(super) fn sync_fails_now(&self) -> bool {

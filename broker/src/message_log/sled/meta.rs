@@ -41,7 +41,12 @@ const LOSSES: u8 = b'l';
 
 /// The tree, with its forms.
 #[derive(Debug, Clone)]
-pub(super) struct Meta(sled::Tree);
+pub(super) struct Meta(
+    sled::Tree,
+    /// How many names were walked over.
+    #[cfg(test)]
+    std::sync::Arc<std::sync::atomic::AtomicUsize>,
+);
 
 /// What is known of the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -412,7 +417,16 @@ impl Numbers {
 
 impl Meta {
     pub(super) fn new(tree: sled::Tree) -> Self {
-        Self(tree)
+        Self(
+            tree,
+            #[cfg(test)]
+            std::sync::Arc::default(),
+        )
+    }
+
+    #[cfg(test)]
+    pub(super) fn walked(&self) -> usize {
+        self.1.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     pub(super) fn commits(&self) -> Result<u64, MetaError> {
@@ -459,17 +473,26 @@ impl Meta {
         self.set(&name_key(topic), identity)
     }
 
-    /// The topics after `after` in the order of their names.
+    /// The topics after `after` whose names begin with `prefix`, in the order of their names. No others are read.
     pub(super) fn identities(
         &self,
+        prefix: &str,
         after: Option<&TopicName>,
-    ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> {
+    ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> + use<> {
+        let first = [&[NAMES], prefix.as_bytes()].concat();
+        let mut end = first.clone();
+        if let Some(last) = end.last_mut() {
+            // No byte of UTF-8 is the largest there is.
+            *last += 1;
+        }
         // No name continues with a zero byte, so this is the first key after the name.
-        let from = match after {
-            Some(topic) => [name_key(topic), vec![0]].concat(),
-            None => vec![NAMES],
-        };
-        self.0.range(from..vec![NAMES + 1]).map(|found| {
+        let behind = after.map(|topic| [name_key(topic), vec![0]].concat());
+        let from = behind.unwrap_or_default().max(first).min(end.clone());
+        #[cfg(test)]
+        let walked = std::sync::Arc::clone(&self.1);
+        self.0.range(from..end).map(move |found| {
+            #[cfg(test)]
+            walked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let (key, value) = found?;
             Ok((
                 name_in(&key[1..])?,
@@ -488,7 +511,7 @@ impl Meta {
     }
 
     pub(super) fn remove_numbers(&self, topic: TopicId) -> Result<(), MetaError> {
-        self.change_block(topic, None)
+        self.change_block(&[(topic, None)])
     }
 
     pub(super) fn deletions(&self, topic: &TopicName) -> Result<Option<Deletions>, MetaError> {
@@ -577,23 +600,46 @@ impl Meta {
     }
 
     pub(super) fn set_numbers(&self, topic: TopicId, numbers: &Numbers) -> Result<(), MetaError> {
-        let (bytes, len) = numbers.to_bytes();
-        self.change_block(topic, Some(&bytes[..len]))
+        self.change_block(&[(topic, Some(*numbers))])
     }
 
-    /// Replaces a topic's entry in its block. Called by one thread only.
-    fn change_block(&self, topic: TopicId, numbers: Option<&[u8]>) -> Result<(), MetaError> {
-        let key = block_key(topic);
+    /// Writes the numbers of many topics: each block once, however many of its topics are among them.
+    pub(super) fn set_numbers_of_many(
+        &self,
+        mut topics: Vec<(TopicId, Numbers)>,
+    ) -> Result<(), MetaError> {
+        topics.sort_by_key(|(id, _)| id.0);
+        // One that was deleted and began again within a commit is told of twice, and alike.
+        topics.dedup_by_key(|(id, _)| id.0);
+        let of_a_block =
+            |(a, _): &(TopicId, _), (b, _): &(TopicId, _)| block_key(*a) == block_key(*b);
+        for block in topics.chunk_by(of_a_block) {
+            let changed = block.iter().map(|(id, numbers)| (*id, Some(*numbers)));
+            self.change_block(&changed.collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// Replaces entries of topics in the block that is all of theirs. Called by one thread only.
+    fn change_block(&self, changed: &[(TopicId, Option<Numbers>)]) -> Result<(), MetaError> {
+        let Some((first, _)) = changed.first() else {
+            return Ok(());
+        };
+        let key = block_key(*first);
         let old = self.0.get(key)?.unwrap_or_default();
-        let mut block = Vec::with_capacity(old.len() + 2 + Numbers::MAX_BYTES);
+        let room = changed.len() * (2 + Numbers::MAX_BYTES);
+        let mut block = Vec::with_capacity(old.len() + room);
         for entry in block_entries(&old) {
             let (slot, bytes) = entry.ok_or(MetaError::Malformed("numbers of a topic"))?;
-            if slot != slot_of(topic) {
+            if !changed.iter().any(|(topic, _)| slot_of(*topic) == slot) {
                 push_entry(&mut block, slot, bytes);
             }
         }
-        if let Some(bytes) = numbers {
-            push_entry(&mut block, slot_of(topic), bytes);
+        for (topic, numbers) in changed {
+            if let Some(numbers) = numbers {
+                let (bytes, len) = numbers.to_bytes();
+                push_entry(&mut block, slot_of(*topic), &bytes[..len]);
+            }
         }
         match block.is_empty() {
             true => self.0.remove(key)?,

@@ -9,8 +9,8 @@ use std::path::Path;
 use hark_protocol::{Epoch, GapReason};
 use tempfile::TempDir;
 
-use super::layout::{HEADER_BYTES, Header, Key};
-use super::meta::Meta;
+use super::layout::{HEADER_BYTES, Header, Key, TopicId};
+use super::meta::{Meta, Numbers};
 use super::rows::Records;
 use super::*;
 use crate::message_log::contract::{
@@ -194,9 +194,14 @@ fn an_answer_that_panics_takes_no_reader_with_it() {
     orders.append(texts(0..3)).unwrap();
 
     for _ in 0..20 {
+        let all = List {
+            prefix: String::new(),
+            after: None,
+            limit: 10,
+        };
         bench
             .log
-            .list(None, 10, Box::new(|_| panic!("an answer's own fault")));
+            .list(all, Box::new(|_| panic!("an answer's own fault")));
     }
 
     assert_eq!(bench.list().len(), 1);
@@ -962,6 +967,32 @@ fn retention_goes_on_after_a_restart() {
 }
 
 #[test]
+fn the_numbers_of_many_topics_are_written_at_once_and_others_stay() {
+    let db = sled::Config::new().temporary(true).open().unwrap();
+    let meta = Meta::new(db.open_tree("meta").unwrap());
+    let numbers = |head| Numbers {
+        head,
+        ..Numbers::default()
+    };
+    for id in 0..100 {
+        meta.set_numbers(TopicId(id), &numbers(id)).unwrap();
+    }
+    // In any order, some of a block and all of another, a new one, and one twice.
+    let changed = [99, 3, 40, 16, 2, 1000, 3].into_iter().chain(48..64);
+    let changed: Vec<_> = changed.map(|id| (TopicId(id), numbers(id + 7))).collect();
+    meta.set_numbers_of_many(changed.clone()).unwrap();
+    for id in (0..100).chain([1000]) {
+        let is_changed = changed.iter().any(|(changed, _)| changed.0 == id);
+        let head = if is_changed { id + 7 } else { id };
+        assert_eq!(meta.numbers(TopicId(id)).unwrap().head, head, "{id}");
+    }
+    meta.remove_numbers(TopicId(3)).unwrap();
+    assert_eq!(meta.numbers(TopicId(3)).unwrap(), Numbers::default());
+    assert_eq!(meta.numbers(TopicId(2)).unwrap().head, 9);
+    meta.set_numbers_of_many(Vec::new()).unwrap();
+}
+
+#[test]
 fn a_trim_that_was_interrupted_is_finished() {
     let dir = tempfile::tempdir().unwrap();
     let bench = start_in(dir.path());
@@ -990,7 +1021,7 @@ fn a_trim_that_was_interrupted_is_finished() {
     let orders = bench.open("orders");
     assert_eq!(orders.found.first, 51);
     orders.append(texts(0..10)).unwrap();
-    orders.wait_for_first(61);
+    orders.wait_for_first(66);
     drop(bench);
     with_trees(dir.path(), |records, _| {
         let first = records.all().swap_remove(0);
