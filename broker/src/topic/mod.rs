@@ -44,7 +44,9 @@ pub use history::{History, HistoryPage};
 pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
 pub use registry::{Registry, RoomHandle};
 pub use subscribe::{Pull, Subscribe, Unsubscribe};
-pub use subscriber::{Credit, Delivery, PageFrame, Refused, RoomNews, Seat, Seating, Subscriber};
+pub use subscriber::{
+    Credit, Delivery, PageFrame, Refused, RoomNews, Seat, SeatNumber, Seating, Subscriber,
+};
 pub use subscription::{Asked, Pulls, Subscription, join_again_after};
 pub use tail::Batch;
 
@@ -62,6 +64,8 @@ pub struct Room {
     topic: TopicName,
     /// Tells this room from an earlier one of the same topic.
     id: u64,
+    /// The one that everybody shares: by it a seat is given up.
+    address: Arc<Addr<Self>>,
     registry: Arc<Registry>,
     log: Arc<dyn MessageLog>,
     settings: RoomSettings,
@@ -139,12 +143,15 @@ impl Room {
         topic: TopicName,
         id: u64,
         registry: Arc<Registry>,
-    ) -> Addr<Self> {
+    ) -> Arc<Addr<Self>> {
         // Not `start_in_arbiter`: its mailbox has room for 16 until the thread gets round to saying otherwise.
         let (address, mailbox) = actix::dev::channel::channel(ROOM_MAILBOX);
+        let address = Arc::new(Addr::new(address));
+        let its_own = address.clone();
         arbiter.spawn_fn(move || {
             Context::with_receiver(mailbox).run(Self {
                 id,
+                address: its_own,
                 log: registry.log_of(&topic),
                 settings: registry.settings().clone(),
                 tail: Tail::new(registry.settings().tail_budget.clone()),
@@ -172,7 +179,7 @@ impl Room {
                 topic,
             });
         });
-        Addr::new(address)
+        address
     }
 
     fn opened(&mut self, opened: Result<OpenedTopic, LogError>, ctx: &mut Context<Self>) {

@@ -148,8 +148,7 @@ impl Registry {
         let id = self.next_room_id.fetch_add(1, Ordering::Relaxed);
         let arbiters = self.arbiters.read().unwrap_or_else(PoisonError::into_inner);
         let arbiter = &arbiters[id as usize % arbiters.len()];
-        let address = Room::start_on(arbiter, topic.clone(), id, self.clone());
-        (id, Arc::new(address))
+        (id, Room::start_on(arbiter, topic.clone(), id, self.clone()))
     }
 
     /// What rooms share.

@@ -3,6 +3,7 @@
 mod delete;
 mod gated;
 mod retire;
+mod seats;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use hark_protocol::{
 use tokio::sync::oneshot;
 
 use super::{
-    Delivery, Outcome, Publish, PublishItem, Publisher, Receipt, Refused, Registry, RoomNews,
+    Delivery, Outcome, Publish, PublishItem, Publisher, Receipt, Refused, Registry, RoomNews, Seat,
     Subscribe, Subscriber,
 };
 use crate::budget::Budget;
@@ -82,6 +83,7 @@ fn topic(name: &str) -> TopicName {
 struct Counting {
     delivered: AtomicU64,
     gone: AtomicU64,
+    seats: Mutex<Vec<Seat>>,
 }
 
 impl Counting {
@@ -98,8 +100,10 @@ impl Subscriber for Counting {
     }
 
     fn tell(&self, news: RoomNews) {
-        if let RoomNews::Gone { .. } = news {
-            self.gone.fetch_add(1, Ordering::Relaxed);
+        match news {
+            RoomNews::Subscribed { seat, .. } => self.seats.lock().unwrap().push(seat),
+            RoomNews::Gone { .. } => drop(self.gone.fetch_add(1, Ordering::Relaxed)),
+            _ => {}
         }
     }
 

@@ -17,17 +17,20 @@ use crate::clock::Clock;
 use crate::message_log::LogError;
 use crate::topic::{
     Delete, Deleted, Delivery, History, HistoryPage, Outcome, Pull, Refusal, Refused, Registry,
-    RoomNews, Seat, Subscribe, Subscriber, Unsubscribe,
+    RoomNews, Seat, SeatNumber, Subscribe, Subscriber, Unsubscribe,
 };
 
 /// A subscriber that takes down what it hears, and says nothing by itself.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<Heard>>);
+struct Recorder {
+    heard: Mutex<Vec<Heard>>,
+    seats: Mutex<Vec<Seat>>,
+}
 
 #[derive(Debug, Clone, PartialEq)]
 enum Heard {
     Subscribed {
-        seat: Seat,
+        seat: SeatNumber,
         position: Cursor,
         gap: Option<ServerFrame>,
         live: bool,
@@ -47,11 +50,18 @@ enum Heard {
 
 impl Recorder {
     fn tell(&self, heard: Heard) {
-        self.0.lock().unwrap().push(heard);
+        self.heard.lock().unwrap().push(heard);
+    }
+
+    /// Stays in a seat.
+    fn take(&self, seat: Seat) -> SeatNumber {
+        let number = seat.number;
+        self.seats.lock().unwrap().push(seat);
+        number
     }
 
     fn heard(&self) -> Vec<Heard> {
-        self.0.lock().unwrap().clone()
+        self.heard.lock().unwrap().clone()
     }
 
     /// Waits until it has heard so much, and gives the last.
@@ -88,8 +98,8 @@ impl Subscriber for Recorder {
         Self::tell(
             self,
             match news {
-                RoomNews::Subscribed { seating, .. } => Heard::Subscribed {
-                    seat: seating.seat,
+                RoomNews::Subscribed { seat, seating, .. } => Heard::Subscribed {
+                    seat: self.take(seat),
                     position: seating.position,
                     gap: seating.gap.as_ref().map(frame),
                     live: seating.live,
@@ -152,7 +162,7 @@ impl Bench {
     }
 
     /// Joins, and gives where.
-    async fn subscribe(&self, from: SubscribeFrom) -> (Arc<Recorder>, Seat) {
+    async fn subscribe(&self, from: SubscribeFrom) -> (Arc<Recorder>, SeatNumber) {
         let subscriber = Arc::new(Recorder::default());
         self.join(&subscriber, from);
         match subscriber.nth(1).await {
@@ -166,7 +176,7 @@ impl Bench {
         assert!(self.registry.room(&topic("a")).order(order));
     }
 
-    fn pull(&self, seat: Seat, position: Cursor) {
+    fn pull(&self, seat: SeatNumber, position: Cursor) {
         let pull = Pull { seat, position };
         assert!(self.registry.room(&topic("a")).order(pull));
     }
