@@ -64,6 +64,10 @@ pub struct Config {
     #[arg(long, env = "HARK_MEMORY_TOTAL_BYTES", default_value_t = 1024 * 1024 * 1024, value_name = "BYTES")]
     pub memory_total_bytes: u64,
 
+    /// What Hark remembers of producers and message ids, in all topics together, has at most so many bytes of memory; beyond it those silent for the longest are forgotten, and new ones are refused (`busy`) only while all have published within the last ten minutes.
+    #[arg(long, env = "HARK_MAX_PRODUCERS_BYTES", default_value_t = 256 * 1024 * 1024, value_name = "BYTES", value_parser = producers_bytes)]
+    pub max_producers_bytes: usize,
+
     /// Publishes are refused while the disk has less room than this; by default 256 MiB, or a tenth of a small volume.
     #[arg(long, env = "HARK_MIN_FREE_BYTES", value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
@@ -177,6 +181,16 @@ fn origin(text: &str) -> Result<String, String> {
             "{text:?} is no origin such as https://app.example or http://localhost:3000, with nothing behind it"
         )),
     }
+}
+
+/// The least that is of use: some thousands of producers.
+const MIN_PRODUCERS_BYTES: usize = 1024 * 1024;
+
+fn producers_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok();
+    bytes
+        .filter(|bytes| *bytes >= MIN_PRODUCERS_BYTES)
+        .ok_or_else(|| format!("{text:?} is no number of bytes from {MIN_PRODUCERS_BYTES} on"))
 }
 
 /// Reads `10.0.0.0/8`, or one address.

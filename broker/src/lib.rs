@@ -11,6 +11,7 @@ pub mod connections;
 pub mod http;
 mod idle;
 pub mod message_log;
+pub mod remembered;
 pub mod server;
 pub mod session;
 pub mod settings;

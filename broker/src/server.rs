@@ -21,6 +21,7 @@ use crate::connections::{self, Connections};
 use crate::http::{self, Admission, Gate};
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::sled::{SledLog, SledOptions};
+use crate::remembered::Remembered;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, Signals};
@@ -145,12 +146,14 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         true => SledLog::open_or_recover(options)?,
         false => SledLog::open(options)?,
     };
+    let remembered = Remembered::new(config.max_producers_bytes, clock.clone());
     let memory = MemoryLog::new(
         clock.clone(),
         retention_for,
         config.max_topics,
         config.memory_total_bytes,
-    );
+    )
+    .counting_with(remembered.clone());
     let engines = Engines {
         synced: Arc::new(synced),
         memory: Arc::new(memory),
@@ -162,6 +165,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         max_idle_rooms: config.max_idle_rooms,
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
+        remembered,
         faults: Faults {
             enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
         },

@@ -9,6 +9,7 @@ use hark_protocol::{Message, Record, ServerFrame, TopicName, TopicPattern};
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::message_log::MessageLog;
+use crate::remembered::Remembered;
 
 /// What every room is given.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct RoomSettings {
     pub tail_budget: Budget,
     /// Bytes of messages that may be staged in all rooms together. Full: publishes are answered `busy`.
     pub staged_budget: Budget,
+    /// What all rooms together remember of producers and keys. Full of such as were heard lately: new ones are answered `busy`.
+    pub remembered: Remembered,
     /// Breakage on request, for tests.
     pub faults: Faults,
 }

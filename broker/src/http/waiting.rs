@@ -11,9 +11,7 @@ use tokio::time::Instant;
 use super::page::Page;
 use super::{ApiError, Gate, stopping};
 use crate::session::{Goodbye, Leave, Present};
-use crate::topic::{
-    Delivery, Refused, RoomHandle, RoomNews, Seat, Subscribe, Subscriber,
-};
+use crate::topic::{Delivery, Refused, RoomHandle, RoomNews, Seat, Subscribe, Subscriber};
 
 /// A wait for the first message of some topics.
 pub(super) struct Waiting {

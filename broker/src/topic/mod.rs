@@ -17,6 +17,7 @@
 mod delete;
 mod fan_out;
 mod history;
+mod producers;
 mod publish;
 mod registry;
 mod retire;
@@ -51,7 +52,8 @@ pub use subscription::{Asked, Pulls, Subscription, join_again_after};
 pub use tail::Batch;
 
 use delete::Deletes;
-use publish::{Appending, Producers, Staged};
+use producers::Producers;
+use publish::{Appending, Copies, Staged};
 use subscribe::{Seated, TimeFound};
 use tail::Tail;
 use unopened::Unopened;
@@ -86,6 +88,7 @@ pub struct Room {
     /// each session; full is answered `busy` where the bytes are taken.
     staged: VecDeque<Staged>,
     appending: Option<Appending>,
+    copies: Copies,
     deletes: Deletes,
     envelopes: Slab<publish::Envelope>,
     flush_noted: bool,
@@ -148,6 +151,11 @@ impl Room {
         let (address, mailbox) = actix::dev::channel::channel(ROOM_MAILBOX);
         let address = Arc::new(Addr::new(address));
         let its_own = address.clone();
+        let told = address.clone();
+        // One at a time: no round begins before all have answered.
+        #[allow(clippy::disallowed_methods)]
+        let tell = Arc::new(move |forget| told.do_send(forget));
+        let producers = Producers::new(registry.settings().remembered.clone(), tell);
         arbiter.spawn_fn(move || {
             Context::with_receiver(mailbox).run(Self {
                 id,
@@ -167,9 +175,10 @@ impl Room {
                 seats: Slab::new(),
                 next_seat_generation: 0,
                 fan_out: fan_out::Progress::default(),
-                producers: Producers::default(),
+                producers,
                 staged: VecDeque::new(),
                 appending: None,
+                copies: Copies::new(),
                 deletes: Deletes::default(),
                 envelopes: Slab::new(),
                 flush_noted: false,
@@ -188,8 +197,7 @@ impl Room {
                 self.generation = opened.generation;
                 self.tail.reset(opened.head);
                 self.place = Place::take(&mut opened);
-                self.producers =
-                    Producers::found(opened.producers, opened.keys, &self.settings.clock);
+                self.remember(opened);
                 self.note_idle_check(ctx);
             }
             Err(error @ (LogError::Unreadable(_) | LogError::Closed(_))) => {
@@ -202,6 +210,18 @@ impl Room {
                 ctx.stop();
             }
         }
+    }
+
+    /// Begins with what the log found of producers and keys.
+    fn remember(&mut self, opened: OpenedTopic) {
+        let OpenedTopic {
+            producers,
+            keys,
+            lately,
+            ..
+        } = opened;
+        let clock = &self.settings.clock;
+        self.producers.begin(producers, keys, lately, clock);
     }
 }
 

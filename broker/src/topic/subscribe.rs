@@ -16,9 +16,7 @@ use hark_protocol::{
 use slab::Slab;
 
 use super::tail::frame_bytes;
-use super::{
-    PageFrame, Place, Room, RoomNews, Seat, SeatNumber, Seating, Subscriber, tell_room,
-};
+use super::{PageFrame, Place, Room, RoomNews, Seat, SeatNumber, Seating, Subscriber, tell_room};
 use crate::message_log::{LogError, Page, PageItem, Read};
 
 /// A page has at most so many bytes (but at least one message).

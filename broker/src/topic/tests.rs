@@ -1,5 +1,6 @@
 //! Rooms without sessions: what cannot be seen, or not be brought about, through a socket.
 
+mod copies;
 mod delete;
 mod gated;
 mod retire;
@@ -25,6 +26,7 @@ use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::{MessageLog, Retention};
+use crate::remembered::Remembered;
 use crate::settings::{Engines, Faults, RoomSettings};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -64,12 +66,13 @@ fn registry_over(
         memory_topics: Arc::new([]),
     };
     let settings = RoomSettings {
-        clock,
         idle: Duration::from_secs(60),
         max_idle_rooms,
         tail_budget: Budget::new("tail", 1 << 26),
         staged_budget: Budget::new("staged", 1 << 26),
+        remembered: Remembered::new(1 << 26, clock.clone()),
         faults: Faults { enabled: faults },
+        clock,
     };
     Registry::new(vec![Arbiter::new().handle()], engines, settings)
 }
