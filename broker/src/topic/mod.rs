@@ -17,6 +17,7 @@
 mod delete;
 mod fan_out;
 mod history;
+mod openings;
 mod producers;
 mod publish;
 mod registry;
@@ -54,12 +55,16 @@ pub use tail::Batch;
 use delete::Deletes;
 use producers::Producers;
 use publish::{Appending, Copies, Staged};
+use registry::Opening;
 use subscribe::{Seated, TimeFound};
 use tail::Tail;
 use unopened::Unopened;
 
 /// Envelopes that may wait for a room. Full: publishes are answered `busy`, subscriptions try again a little later.
 const ROOM_MAILBOX: usize = 4096;
+
+/// Where orders wait for a room.
+type Mailbox = actix::dev::channel::AddressReceiver<Room>;
 
 /// The actor that serves one topic.
 pub struct Room {
@@ -69,6 +74,8 @@ pub struct Room {
     /// The one that everybody shares: by it a seat is given up.
     address: Arc<Addr<Self>>,
     registry: Arc<Registry>,
+    /// There while it is being opened.
+    opening: Option<Opening>,
     log: Arc<dyn MessageLog>,
     settings: RoomSettings,
 
@@ -140,26 +147,32 @@ impl Place {
 }
 
 impl Room {
-    /// Starts the room on `arbiter`. What is sent to it waits until the log has opened the topic.
+    /// A room's mailbox, and the address by which everybody sends to it.
+    fn mailbox() -> (Arc<Addr<Self>>, Mailbox) {
+        // Not `start_in_arbiter`: its mailbox has room for 16 until the thread gets round to saying otherwise.
+        let (address, mailbox) = actix::dev::channel::channel(ROOM_MAILBOX);
+        (Arc::new(Addr::new(address)), mailbox)
+    }
+
+    /// Starts the room on `arbiter`. What is sent to it waits until the log has opened the topic. `false`: the thread has ended.
     fn start_on(
         arbiter: &ArbiterHandle,
         topic: TopicName,
         id: u64,
         registry: Arc<Registry>,
-    ) -> Arc<Addr<Self>> {
-        // Not `start_in_arbiter`: its mailbox has room for 16 until the thread gets round to saying otherwise.
-        let (address, mailbox) = actix::dev::channel::channel(ROOM_MAILBOX);
-        let address = Arc::new(Addr::new(address));
-        let its_own = address.clone();
-        let told = address.clone();
-        // One at a time: no round begins before all have answered.
-        #[allow(clippy::disallowed_methods)]
-        let tell = Arc::new(move |forget| told.do_send(forget));
-        let producers = Producers::new(registry.settings().remembered.clone(), tell);
+        (address, mailbox): (Arc<Addr<Self>>, Mailbox),
+    ) -> bool {
         arbiter.spawn_fn(move || {
+            let told = address.clone();
+            // One at a time: no round begins before all have answered.
+            #[allow(clippy::disallowed_methods)]
+            let tell = Arc::new(move |forget| told.do_send(forget));
+            let producers = Producers::new(registry.settings().remembered.clone(), tell);
+            let opening = Some(Opening::of(&registry));
             Context::with_receiver(mailbox).run(Self {
                 id,
-                address: its_own,
+                address,
+                opening,
                 log: registry.log_of(&topic),
                 settings: registry.settings().clone(),
                 tail: Tail::new(registry.settings().tail_budget.clone()),
@@ -187,11 +200,11 @@ impl Room {
                 registry,
                 topic,
             });
-        });
-        address
+        })
     }
 
     fn opened(&mut self, opened: Result<OpenedTopic, LogError>, ctx: &mut Context<Self>) {
+        self.opening = None;
         match opened {
             Ok(mut opened) => {
                 self.generation = opened.generation;

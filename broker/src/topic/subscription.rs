@@ -54,7 +54,7 @@ impl Subscription {
     /// A subscription that is yet to join.
     pub fn new(registry: &Arc<Registry>, topic: TopicName, from: SubscribeFrom) -> Self {
         Self {
-            room: registry.room(&topic),
+            room: registry.room_in_turn(&topic),
             topic,
             seat: None,
             from,
@@ -89,7 +89,7 @@ impl Subscription {
     ) {
         self.seat = None;
         if !self.room.is_connected() {
-            self.room = registry.room(&self.topic);
+            self.room = registry.room_in_turn(&self.topic);
         }
         // Where the order cannot be sent, its drop guard says that the room is gone.
         self.room

@@ -3,6 +3,7 @@
 mod copies;
 mod delete;
 mod gated;
+mod openings;
 mod retire;
 mod seats;
 
