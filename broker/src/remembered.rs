@@ -227,18 +227,22 @@ impl Drop for Share {
     }
 }
 
-/// The level to which those above it have to come down so that `need` bytes are given; nobody comes below its floor. 0 where that
-/// is not enough.
+/// The level to which those above it have to come down so that `need` bytes are given; nobody comes below its floor. Where that is not
+/// enough, the floors may have sunk since: then those that hold most try again.
 fn level(sizes: &[(usize, usize)], need: usize) -> usize {
-    let given = |level: usize| {
-        let above = |(bytes, floor): &(usize, usize)| bytes.saturating_sub(level.max(*floor));
+    let given = |level: usize, heeds_floors: bool| {
+        let above = |&(bytes, floor): &(usize, usize)| match heeds_floors {
+            true => bytes.saturating_sub(level.max(floor)),
+            false => bytes.saturating_sub(level),
+        };
         sizes.iter().map(above).sum::<usize>()
     };
+    let heeds_floors = given(0, true) >= need;
     let largest = sizes.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
     let (mut enough, mut too_high) = (0, largest + 1);
     while too_high - enough > 1 {
         let middle = enough + (too_high - enough) / 2;
-        match given(middle) >= need {
+        match given(middle, heeds_floors) >= need {
             true => enough = middle,
             false => too_high = middle,
         }
@@ -260,6 +264,8 @@ mod tests {
             // The largest cannot give: the next does.
             (vec![(10, 0), (20, 0), (30, 30)], 10, 10),
             (vec![(10, 0), (20, 0), (30, 25)], 5, 25),
+            // Nobody could, a while ago: the largest tries again, and the small ones are left alone.
+            (vec![(10, 10), (20, 20), (30, 30)], 10, 20),
             (vec![], 5, 0),
         ] {
             assert_eq!(level(&sizes, need), expected, "{sizes:?}, {need}");
@@ -311,6 +317,7 @@ mod tests {
         assert!(!remembered.has_room());
         remembered.keep_within_limit();
         assert!(large.take().is_none() && small.take().is_none());
+        large_share.give_back(50);
         clock.set(1_000_000 + AGAIN_AFTER_MS);
         remembered.keep_within_limit();
         assert!(large.take().is_some() && small.take().is_some());

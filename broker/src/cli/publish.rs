@@ -88,6 +88,9 @@ async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<
             r#"{{"type":"published","topic":"{}","cursor":"{}","duplicate":{}}}"#,
             args.topic, receipt.cursor, receipt.duplicate
         ),
+        false if receipt.cursor.offset == 0 => {
+            "kept before; where is not known any more".to_owned()
+        }
         false => format!("kept at {}", receipt.cursor),
     };
     // A reader that has gone does not unpublish it.
@@ -291,7 +294,9 @@ impl Tally {
     fn count(&mut self, receipt: Receipt) {
         self.kept += 1;
         self.duplicates += u64::from(receipt.duplicate);
-        self.last = Some(receipt);
+        if receipt.cursor.offset > 0 {
+            self.last = Some(receipt);
+        }
     }
 
     fn fail(&mut self, line: u64, error: PublishError) {

@@ -4,6 +4,7 @@ mod copies;
 mod delete;
 mod gated;
 mod openings;
+mod remembered;
 mod retire;
 mod seats;
 
@@ -61,6 +62,17 @@ fn registry_over(
     faults: bool,
     max_idle_rooms: usize,
 ) -> Arc<Registry> {
+    let remembered = Remembered::new(1 << 26, clock.clone());
+    registry_that_remembers(log, clock, faults, max_idle_rooms, remembered)
+}
+
+fn registry_that_remembers(
+    log: Arc<dyn MessageLog>,
+    clock: Clock,
+    faults: bool,
+    max_idle_rooms: usize,
+    remembered: Remembered,
+) -> Arc<Registry> {
     let engines = Engines {
         synced: log.clone(),
         memory: log,
@@ -71,7 +83,7 @@ fn registry_over(
         max_idle_rooms,
         tail_budget: Budget::new("tail", 1 << 26),
         staged_budget: Budget::new("staged", 1 << 26),
-        remembered: Remembered::new(1 << 26, clock.clone()),
+        remembered,
         faults: Faults { enabled: faults },
         clock,
     };
