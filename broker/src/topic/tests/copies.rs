@@ -20,7 +20,7 @@ fn keyed(key: &str) -> (hark_protocol::Message, Idempotency) {
 fn places(outcomes: &[Outcome]) -> Vec<(u64, bool)> {
     let place = |outcome: &Outcome| match outcome {
         Outcome::Kept { cursor, duplicate } => (cursor.offset, *duplicate),
-        other => panic!("{other:?}"),
+        refused @ Outcome::Refused(_) => panic!("{refused:?}"),
     };
     outcomes.iter().map(place).collect()
 }
