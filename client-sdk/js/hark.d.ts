@@ -108,7 +108,7 @@ export interface PublishOptions {
 }
 
 export interface Receipt {
-  /** The message's place. */
+  /** The message's place. For a duplicate whose place Hark does not know any more it ends in `:0`, which is no message's. */
   cursor: string;
   /** It had been kept before. */
   duplicate: boolean;

@@ -22,7 +22,7 @@ use crate::{Client, PublishError};
 /// The message is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
-    /// Its place in the topic. For a duplicate: at the message, or at a later one of this client.
+    /// Its place in the topic. For a duplicate whose place the broker does not know any more the offset is 0, which is no message's.
     pub cursor: Cursor,
     /// The message had been kept by an earlier sending, before a connection broke. It is kept once.
     pub duplicate: bool,

@@ -199,7 +199,7 @@ pub enum ServerFrame {
         id: u64,
         /// Where to.
         topic: TopicName,
-        /// The record's place. For a duplicate: at the record, or at a later one of the same producer.
+        /// The record's place. For a duplicate that of the first, or offset 0, which is no record's, where it is not known any more.
         cursor: Cursor,
         /// Whether it had been kept before.
         duplicate: bool,

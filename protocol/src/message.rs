@@ -296,7 +296,7 @@ impl Headers {
 }
 
 /// How a message that is sent again is known to be the same.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Idempotency {
     /// It is not: sent twice, kept twice.
     #[default]

@@ -111,8 +111,16 @@ async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<
                 r#"{{"type":"published","topic":"{topic}","cursor":"{}","duplicate":{}}}"#,
                 receipt.cursor, receipt.duplicate
             ),
-            false if args.topics.len() > 1 => format!("{topic}: kept at {}", receipt.cursor),
-            false => format!("kept at {}", receipt.cursor),
+            false => {
+                let place = match receipt.cursor.offset {
+                    0 => "kept before; where is not known any more".to_owned(),
+                    _ => format!("kept at {}", receipt.cursor),
+                };
+                match args.topics.len() {
+                    1 => place,
+                    _ => format!("{topic}: {place}"),
+                }
+            }
         };
         // A reader that has gone does not unpublish it.
         output.line(line.as_bytes())?;
@@ -351,7 +359,9 @@ impl Tally {
     fn count(&mut self, receipt: Receipt) {
         self.kept += 1;
         self.duplicates += u64::from(receipt.duplicate);
-        self.last = Some(receipt);
+        if receipt.cursor.offset > 0 {
+            self.last = Some(receipt);
+        }
     }
 
     fn fail(&mut self, line: &str, error: PublishError) {
