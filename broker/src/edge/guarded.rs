@@ -6,13 +6,14 @@
 //! accepted ▶ Head ──whole──▶ Body ──all of it──▶ Answering ──────────────────────────┘
 //!             │ │              └──its end never comes──▶ CutShort ──answered──▶ end of input
 //!             │ └──upgrade──▶ Endless ──closed, or the client is gone──▶ CutShort
+//!             │                  └──Hark closes──▶ Closing ──the peer closes──▶ end of input
 //!             └──refused, or too slow──▶ Refusing ──said──▶ Lingering ──▶ end of input
 //! ```
 //!
 //! - One request at a time: the next head is handed on when the answer before has ended and its bytes are in the kernel. While the kernel
 //!   takes no more, nothing is read. So a connection holds one answer, and what came behind its request has a bound.
 //! - Heads are whole when they are handed on, and each has its time.
-//! - A turn ends after so many bytes; then the others on the worker have theirs.
+//! - A turn ends after so many bytes; then the others on the worker have theirs. What is handed on comes in pieces.
 //! - The end of input is held back until the answer is there: a client may close its side when it has asked. Who reads a body that ends in
 //!   its midst is told by the connection.
 
@@ -28,10 +29,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::chunks::{BadChunks, Chunks};
+use super::closing::Closing;
 use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
 use crate::connections::{Connection, Listed};
 use crate::turns::Turn;
 
+/// So much is handed on before there is a pause.
+const PIECE_BYTES: usize = 16 * 1024;
 /// So much is read at once while a head is waited for.
 const READ_BYTES: usize = 4 * 1024;
 /// What may be waiting behind a request that is not answered yet.
@@ -84,6 +88,8 @@ pub(super) struct Guarded<T: Transport> {
     input_closed: bool,
     write_blocked: bool,
     turn: Turn,
+    /// Bytes handed on since the last pause.
+    piece_bytes: usize,
     timer: Timer,
     /// How many were handed on.
     requests: u64,
@@ -104,6 +110,8 @@ enum Phase {
     Chunked(Chunks),
     /// Behind an upgrade.
     Endless,
+    /// Hark has closed a WebSocket, and waits for the peer's close frame.
+    Closing(Closing),
     /// The request is all there, its answer is not.
     Answering,
     /// The guard's own answer is being written.
@@ -170,6 +178,7 @@ impl<T: Transport> Guarded<T> {
             input_closed: false,
             write_blocked: false,
             turn: Turn::default(),
+            piece_bytes: 0,
             timer: Timer::default(),
             requests: 0,
             drained_bytes: 0,
@@ -391,6 +400,21 @@ impl<T: Transport> Guarded<T> {
                 Phase::Endless if self.connection.is_closed() && self.connection.all_answered() => {
                     self.phase = Phase::Ended;
                 }
+                Phase::Endless if self.connection.all_answered() => {
+                    self.phase = Phase::Closing(Closing::default());
+                }
+                // actix-http throws away what it gets of this, until it has waited long enough.
+                Phase::Closing(_) if self.buffer.is_empty() => {
+                    if ready!(self.poll_fill(cx))? == 0 {
+                        self.phase = Phase::Ended;
+                    }
+                }
+                Phase::Closing(closing) => {
+                    if closing.comes_with(&self.buffer) {
+                        self.phase = Phase::Ended;
+                    }
+                    self.buffer.clear();
+                }
                 Phase::Endless => {
                     let bytes = ready!(self.poll_pass(cx, buf, u64::MAX))?;
                     if bytes > 0 {
@@ -531,7 +555,18 @@ impl<T: Transport> AsyncRead for Guarded<T> {
         if this.write_blocked || buf.remaining() == 0 {
             return Poll::Pending;
         }
+        if this.piece_bytes >= PIECE_BYTES {
+            // actix-http takes all that there is before it looks at it, and its buffer stays as large as it was once.
+            this.piece_bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
         let polled = this.poll_phase(cx, buf);
+        match &polled {
+            Poll::Ready(_) => this.piece_bytes += buf.filled().len() - before,
+            Poll::Pending => this.piece_bytes = 0,
+        }
         // The task is woken when the others have had their turn.
         if polled.is_pending() && this.turn.is_used_up() && this.turn.poll_ready(cx).is_ready() {
             cx.waker().wake_by_ref();

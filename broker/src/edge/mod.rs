@@ -9,10 +9,12 @@
 //! - `guarded`: the stream, its phases, its timers
 //! - `head`: a request's head: how long it is, what follows it, and why it is refused
 //! - `chunks`: a body in chunks: where it ends, and what it may hold beside its data
+//! - `closing`: the peer's close frame, when Hark has closed a WebSocket first
 //! - `accept`: the service that puts the stream beneath actix-http
 
 mod accept;
 mod chunks;
+mod closing;
 mod guarded;
 mod head;
 
