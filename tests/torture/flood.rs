@@ -177,8 +177,9 @@ impl Flood {
         Self {
             name,
             connections: &[300],
-            // What messages that have come in part may hold together, and what each connection's buffers do.
-            may_hold_bytes: 64 * MIB + 300 * MIB / 8,
+            // What messages that have come in part may hold together (--receiving-total-bytes), and as much again while buffers grow by being
+            // copied; and what reading costs on each connection, at most 128 KiB in actix-http and what it decodes of it.
+            may_hold_bytes: 2 * 64 * MIB + 300 * MIB / 4,
             does: Does::Pours {
                 begin,
                 unit,

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
 use crate::flood::{Done, Flood};
-use crate::quiet::{Quiet, Waits, at, median};
+use crate::quiet::{MEMORY_TOPICS, Quiet, Waits, at, median};
 
 /// Rounds beside each flood; medians count.
 const ROUNDS: usize = 3;
@@ -19,7 +19,8 @@ const ROUNDS: usize = 3;
 const MOST_RATIO: f64 = 4.0;
 /// What the broker's memory may grow by, beside what it may hold for the flood: caches, and what the allocator does not give back at once.
 const MEMORY_MARGIN_BYTES: u64 = 48 << 20;
-/// What may be left of it when the flood is over, and how long giving back may take.
+/// What may be left of it when the flood is over, beside half of what it held, which the allocator keeps until it is used again; and how long
+/// giving back may take.
 const MAY_LEAVE_BYTES: u64 = 32 << 20;
 const GIVE_BACK: Duration = Duration::from_secs(10);
 /// What a flood may write into the log.
@@ -68,7 +69,7 @@ pub(crate) fn run(seed: u64, only: Option<&str>) -> Result<(), String> {
     let mut burning = Vec::new();
     let mut rows = Vec::new();
     for (flood, connections) in floods {
-        let broker = Setup::new().start();
+        let broker = Setup::new().flag("memory-topics", MEMORY_TOPICS).start();
         flood.prepare(&broker);
         let mut quiet = Quiet::begin(&broker, &mut rng);
         if alone.is_empty() {
@@ -125,7 +126,7 @@ fn beside(
     let over = Instant::now();
     let left_bytes = loop {
         let left_bytes = broker.rss_bytes().saturating_sub(rss_bytes);
-        if left_bytes <= MAY_LEAVE_BYTES || over.elapsed() > GIVE_BACK {
+        if left_bytes <= may_leave_bytes(flood.may_hold_bytes) || over.elapsed() > GIVE_BACK {
             break left_bytes;
         }
         // An allocator gives back while it is used.
@@ -153,15 +154,17 @@ fn beside(
 fn judge(alone: &[Waits], burning: &[Waits], rows: Vec<Row>) -> Result<(), String> {
     let receipts = |rounds: &[Waits]| Figures::of(rounds, |waits| &waits.receipts);
     let deliveries = |rounds: &[Waits]| Figures::of(rounds, |waits| &waits.deliveries);
+    let in_memory = |rounds: &[Waits]| Figures::of(rounds, |waits| &waits.in_memory);
     println!(
-        "\nWhat quiet clients wait, from publish to receipt and to delivery (medians of rounds); memory grown at most, and left"
+        "\nWhat quiet clients wait, from publish to receipt and to delivery, and for either of topics in memory (medians of rounds); memory grown at most, and left"
     );
     println!(
-        "{:<24} {:>19} {:>19} {:>7} {:>9} {:>9} {:>8} {:>6}   the flood itself",
+        "{:<24} {:>19} {:>19} {:>7} {:>19} {:>9} {:>9} {:>8} {:>6}   the flood itself",
         "beside",
         "receipt p50 / p99",
         "delivery p50 / p99",
         "ratio",
+        "in memory p50 / p99",
         "grew",
         "left",
         "log",
@@ -169,9 +172,11 @@ fn judge(alone: &[Waits], burning: &[Waits], rows: Vec<Row>) -> Result<(), Strin
     );
     for (name, rounds) in [("nobody", alone), ("all cores burning", burning)] {
         println!(
-            "{name:<24} {:>19} {:>19}",
+            "{name:<24} {:>19} {:>19} {:>7} {:>19}",
             receipts(rounds).to_string(),
-            deliveries(rounds).to_string()
+            deliveries(rounds).to_string(),
+            "",
+            in_memory(rounds).to_string()
         );
     }
     let mut all_wrong = Vec::new();
@@ -182,10 +187,11 @@ fn judge(alone: &[Waits], burning: &[Waits], rows: Vec<Row>) -> Result<(), Strin
             deliveries_here.ratio(&deliveries(burning)),
         );
         println!(
-            "{:<24} {:>19} {:>19} {ratio:>7.1} {:>9} {:>9} {:>8} {:>6.1}   {}, {} connections",
+            "{:<24} {:>19} {:>19} {ratio:>7.1} {:>19} {:>9} {:>9} {:>8} {:>6.1}   {}, {} connections",
             row.name,
             receipts_here.to_string(),
             deliveries_here.to_string(),
+            in_memory(&row.waits).to_string(),
             mib(row.grew_bytes),
             mib(row.left_bytes),
             format!("{} KB", row.log_bytes / 1000),
@@ -206,11 +212,12 @@ fn judge(alone: &[Waits], burning: &[Waits], rows: Vec<Row>) -> Result<(), Strin
                 mib(most)
             ));
         }
-        if row.left_bytes > MAY_LEAVE_BYTES {
+        let may_leave_bytes = may_leave_bytes(row.may_hold_bytes);
+        if row.left_bytes > may_leave_bytes {
             row.wrong.push(format!(
                 "{} were left in memory; {} is the most",
                 mib(row.left_bytes),
-                mib(MAY_LEAVE_BYTES)
+                mib(may_leave_bytes)
             ));
         }
         if row.log_bytes > MOST_LOG_BYTES {
@@ -256,6 +263,10 @@ impl std::fmt::Display for Figures {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         write!(f, "{:.1} / {:.1} ms", ms(self.p50), ms(self.p99))
     }
+}
+
+fn may_leave_bytes(may_hold_bytes: u64) -> u64 {
+    MAY_LEAVE_BYTES + may_hold_bytes / 2
 }
 
 fn mib(bytes: u64) -> String {
@@ -310,6 +321,7 @@ mod tests {
         let waits = Waits {
             receipts: vec![Duration::from_millis(ms); 100],
             deliveries: vec![Duration::from_millis(ms); 100],
+            in_memory: vec![Duration::from_millis(ms); 100],
         };
         vec![waits; ROUNDS]
     }
@@ -318,9 +330,9 @@ mod tests {
         Row {
             name: "a flood × 1".to_owned(),
             waits: rounds(ms),
-            grew_bytes: MEMORY_MARGIN_BYTES + 7,
-            may_hold_bytes: 7,
-            left_bytes: MAY_LEAVE_BYTES,
+            grew_bytes: MEMORY_MARGIN_BYTES + 8,
+            may_hold_bytes: 8,
+            left_bytes: MAY_LEAVE_BYTES + 4,
             log_bytes: MOST_LOG_BYTES,
             cores: 1.0,
             poured_bytes: 1,

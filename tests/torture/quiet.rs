@@ -1,7 +1,8 @@
-//! Those who are held up by others, or not: a few quiet publishers, each with a subscriber. Owns how long they wait for receipts and for
-//! deliveries, and that each message comes once, in order.
+//! Those who are held up by others, or not: a few quiet publishers, each with a subscriber, half of them of topics that are kept in memory. Owns
+//! how long they wait for receipts and for deliveries, and that each message comes once, in order.
 
 use std::sync::Mutex;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use hark_tests::{Broker, RawWs, pause};
@@ -9,8 +10,10 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::json;
 
-/// So many, so that every worker of the broker has some.
+/// So many of each kind, so that every worker of the broker has some.
 const PAIRS: usize = 4;
+/// For the broker's `--memory-topics`.
+pub(crate) const MEMORY_TOPICS: &str = "quiet-in-memory.>";
 /// In a round each publishes so many messages, in step with the clock and not with the answers: or one long wait would count once only.
 const MESSAGES: u64 = 100;
 const EVERY: Duration = Duration::from_millis(20);
@@ -22,6 +25,7 @@ pub(crate) struct Quiet(Vec<Pair>);
 #[derive(Debug)]
 struct Pair {
     topic: String,
+    in_memory: bool,
     /// Reads the receipts.
     publisher: RawWs,
     /// The same connection, to write to.
@@ -36,12 +40,18 @@ struct Pair {
 pub(crate) struct Waits {
     pub(crate) receipts: Vec<Duration>,
     pub(crate) deliveries: Vec<Duration>,
+    /// For either, of topics that are kept in memory: what the broker's workers have to do with it, and no disk.
+    pub(crate) in_memory: Vec<Duration>,
 }
 
 impl Quiet {
     pub(crate) fn begin(broker: &Broker, rng: &mut StdRng) -> Self {
         let pair = |nth| {
-            let topic = format!("quiet.{nth}");
+            let in_memory = nth >= PAIRS;
+            let topic = match in_memory {
+                true => format!("quiet-in-memory.{nth}"),
+                false => format!("quiet.{nth}"),
+            };
             let mut subscriber = RawWs::connect(broker);
             subscriber.send_json(&json!({"type": "subscribe", "topic": topic}));
             assert_eq!(subscriber.read_json()["type"], "subscribed");
@@ -49,6 +59,7 @@ impl Quiet {
             let publisher = RawWs::connect(broker);
             Pair {
                 topic,
+                in_memory,
                 hand: publisher.second_hand(),
                 publisher,
                 subscriber,
@@ -56,7 +67,7 @@ impl Quiet {
                 phase: EVERY.mul_f64(rng.random_range(0.0..1.0)),
             }
         };
-        let mut quiet = Self((0..PAIRS).map(pair).collect());
+        let mut quiet = Self((0..2 * PAIRS).map(pair).collect());
         // The topics are there from now on.
         for pair in &mut quiet.0 {
             pair.round(1);
@@ -66,29 +77,37 @@ impl Quiet {
 
     /// A round, at whose end every receipt and every message has come.
     pub(crate) fn round(&mut self) -> Waits {
-        let rounds = std::thread::scope(|scope| {
-            let pairs = self.0.iter_mut();
-            let rounds: Vec<_> = pairs
-                .map(|pair| scope.spawn(|| pair.round(MESSAGES)))
-                .collect();
-            let rounds = rounds.into_iter().map(|round| round.join());
-            rounds
-                .map(|round| round.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Vec<_>>()
-        });
         let mut all = Waits::default();
-        for mut one in rounds {
-            all.receipts.append(&mut one.receipts);
-            all.deliveries.append(&mut one.deliveries);
-        }
+        std::thread::scope(|scope| {
+            let rounds: Vec<_> = self
+                .0
+                .iter_mut()
+                .map(|pair| (pair.in_memory, scope.spawn(|| pair.round(MESSAGES))))
+                .collect();
+            for (in_memory, round) in rounds {
+                let (mut receipts, mut deliveries) = joined(round);
+                match in_memory {
+                    true => {
+                        all.in_memory.append(&mut receipts);
+                        all.in_memory.append(&mut deliveries);
+                    }
+                    false => {
+                        all.receipts.append(&mut receipts);
+                        all.deliveries.append(&mut deliveries);
+                    }
+                }
+            }
+        });
         all.receipts.sort_unstable();
         all.deliveries.sort_unstable();
+        all.in_memory.sort_unstable();
         all
     }
 }
 
 impl Pair {
-    fn round(&mut self, messages: u64) -> Waits {
+    /// What was waited for receipts, and for deliveries.
+    fn round(&mut self, messages: u64) -> (Vec<Duration>, Vec<Duration>) {
         let first = self.published + 1;
         self.published += messages;
         let all = first..=self.published;
@@ -127,17 +146,15 @@ impl Pair {
                     .push(Instant::now());
                 self.hand.send_json(&publish);
             }
-            let joined = |thread: std::thread::ScopedJoinHandle<'_, Vec<Duration>>| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            Waits {
-                receipts: joined(receipts),
-                deliveries: joined(deliveries),
-            }
+            (joined(receipts), joined(deliveries))
         })
     }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The quantile of something sorted.
