@@ -492,7 +492,7 @@ fn what_is_no_upgrade_to_a_websocket_is_refused_by_its_name() {
         assert_eq!(ask("Upgrade: websocket", fine).status, 101, "{fine}");
     }
     let post = "POST /v1/topics/a/messages HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n1";
-    raw_http(&broker, post).expect_error(400, "bad_frame");
+    raw_http(&broker, post).expect_error(400, "unsupported");
 }
 
 /// A list that names it is legal (RFC 9110, section 7.8): it gets a WebSocket whose frames can be read, or is told what to send.

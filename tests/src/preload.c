@@ -22,7 +22,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
@@ -49,6 +52,7 @@ struct control {
     _Atomic int64_t kill_in;         /* 14: the process is killed at this moment, counted before and after each rename; 0: never */
     _Atomic int64_t fail_opens;      /* 15: whatever is opened fails with this error; 0: nothing does */
     _Atomic int64_t refused_opens;   /* 16: how often */
+    _Atomic int64_t patient_kernel;  /* 17: the kernel is not told to end a peer that takes nothing */
 };
 
 /* One event of the record; `len` bytes follow: a path within the folder, two with a NUL between, or data. */
@@ -93,7 +97,8 @@ static struct open_file {
     X(int, mkdir, "mkdir", const char *, mode_t)             \
     X(int, fsync, "fsync", int)                              \
     X(int, fdatasync, "fdatasync", int)                      \
-    X(int, clock_gettime, "clock_gettime", clockid_t, struct timespec *)
+    X(int, clock_gettime, "clock_gettime", clockid_t, struct timespec *) \
+    X(int, setsockopt, "setsockopt", int, int, int, const void *, socklen_t)
 #define DECLARE(result, name, libc, ...) static result (*real_##name)(__VA_ARGS__);
 REAL_CALLS(DECLARE)
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -412,4 +417,10 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     if (now->tv_nsec >= 1000000000) now->tv_sec++, now->tv_nsec -= 1000000000;
     if (now->tv_nsec < 0) now->tv_sec--, now->tv_nsec += 1000000000;
     return 0;
+}
+
+int setsockopt(int fd, int level, int option, const void *value, socklen_t length) {
+    pthread_once(&once, start);
+    if (control && level == IPPROTO_TCP && option == TCP_USER_TIMEOUT && atomic_load(&control->patient_kernel)) return 0;
+    return real_setsockopt(fd, level, option, value, length);
 }

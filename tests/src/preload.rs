@@ -38,9 +38,10 @@ enum Word {
     KillIn,
     FailOpens,
     RefusedOpens,
+    PatientKernel,
 }
 
-const WORDS: [Word; 17] = [
+const WORDS: [Word; 18] = [
     Word::Processes,
     Word::NextFile,
     Word::Syncs,
@@ -58,6 +59,7 @@ const WORDS: [Word; 17] = [
     Word::KillIn,
     Word::FailOpens,
     Word::RefusedOpens,
+    Word::PatientKernel,
 ];
 
 /// What stands between a broker and its disk. Everything may be changed while the broker runs, and outlives it: the next
@@ -233,6 +235,11 @@ impl Preload {
     /// How often that was tried in vain.
     pub fn refused_opens(&self) -> u64 {
         self.count(Word::RefusedOpens)
+    }
+
+    /// The kernel is not told to end a peer that takes nothing: to be called before the broker starts.
+    pub fn patient_kernel(&self) {
+        self.set(Word::PatientKernel, 1);
     }
 
     /// Where the record is.

@@ -74,6 +74,11 @@ impl Refusal {
         code: "bad_frame",
         message: "a POST by HTTP/1.0 needs a Content-Length",
     };
+    const UPGRADE_WITH_BODY: Self = Self {
+        status: "400 Bad Request",
+        code: "unsupported",
+        message: "a request to upgrade to a WebSocket has no body",
+    };
     const UNKNOWN_CODING: Self = Self {
         status: "501 Not Implemented",
         code: "unsupported",
@@ -190,9 +195,7 @@ impl Fields {
         if self.upgrade_is_websocket {
             // actix-http would take what Content-Length names for what comes after the upgrade.
             if length > 0 {
-                return Err(Refusal::bad(
-                    "a request to upgrade to a WebSocket has no body",
-                ));
+                return Err(Refusal::UPGRADE_WITH_BODY);
             }
             return Ok(BodyLength::Endless);
         }
