@@ -20,18 +20,37 @@ use tempfile::TempDir;
 use crate::{DEADLINE, Http};
 
 /// How a broker is to be started. `Broker::start()` is the usual one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Setup {
+    host: Ipv4Addr,
     flags: Vec<String>,
     env: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     restarts: bool,
 }
 
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            host: Ipv4Addr::LOCALHOST,
+            flags: Vec::new(),
+            env: Vec::new(),
+            data_dir: None,
+            restarts: false,
+        }
+    }
+}
+
 impl Setup {
     /// Nothing but defaults.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another address than loopback, served without authentication.
+    pub fn listen(mut self, host: Ipv4Addr) -> Self {
+        self.host = host;
+        self.env("HARK_INSECURE_NO_AUTH", "true")
     }
 
     /// Adds `--name value`.
@@ -119,7 +138,7 @@ impl Broker {
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        (self.setup.host, self.port).into()
     }
 
     /// The WebSocket's URL.
@@ -308,7 +327,7 @@ impl Process {
         let stderr = tempfile::tempfile().unwrap();
         let mut child = hark()
             .arg("serve")
-            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--listen", &format!("{}:{port}", setup.host)])
             .arg("--data-dir")
             .arg(data_dir)
             .args(&setup.flags)
@@ -349,7 +368,7 @@ impl Process {
                 .recv_timeout(end.saturating_duration_since(Instant::now()))
             {
                 Ok(line) => {
-                    if let Some(port) = port_in(&line) {
+                    if let Some(port) = port_in(&line, setup.host) {
                         process.port = port;
                         process.greeting = line;
                         return Ok(process);
@@ -430,8 +449,8 @@ pub(crate) fn text_of(bytes: &Shared) -> String {
     String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned()
 }
 
-fn port_in(line: &str) -> Option<u16> {
-    let (_, rest) = line.split_once("http://127.0.0.1:")?;
+fn port_in(line: &str, host: Ipv4Addr) -> Option<u16> {
+    let (_, rest) = line.split_once(&format!("http://{host}:"))?;
     let digits = rest
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(rest.len());

@@ -1,0 +1,90 @@
+//! How fast a subscriber catches up on a long line, beside bare TCP with the kernel's defaults on the same line, in turn.
+
+use std::time::Duration;
+
+use hark_tests::{Broker, Setup};
+
+use crate::World;
+use crate::figure::{Figure, median};
+use crate::raw::{Bare, Subscriber};
+
+const MESSAGES: usize = 100_000;
+const MESSAGE_BYTES: usize = 200;
+const TOPIC: &str = "past";
+/// Lines in one request.
+const BATCH: usize = 10_000;
+
+/// How a subscriber is connected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transport {
+    WebSocket,
+    Events,
+}
+
+/// How often the two are compared, and what must hold of the median.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pairs {
+    pub(crate) count: usize,
+    pub(crate) at_most: f64,
+}
+
+pub(crate) async fn pairs(world: &World, transport: Transport, pairs: Pairs) -> Vec<Figure> {
+    let broker = world.start(Setup::new());
+    fill(&broker, MESSAGES);
+    // On the good line: how many bytes it is, and everything is there.
+    let (bytes, _) = catch_up(&broker, transport).await;
+    let bare = Bare::serve(&world.line);
+    world.worsen();
+    let (mut bare_seconds, mut seconds, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..pairs.count {
+        world.draw_again(pair as u64);
+        let of_bare = bare.transfer(bytes).await;
+        world.draw_again(pair as u64);
+        let (_, of_hark) = catch_up(&broker, transport).await;
+        bare_seconds.push(of_bare.as_secs_f64());
+        seconds.push(of_hark.as_secs_f64());
+        ratios.push(of_hark.as_secs_f64() / of_bare.as_secs_f64());
+    }
+    let all: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+    vec![
+        Figure::shown("on the wire", bytes as f64 / 1e6, " MB"),
+        Figure::shown("bare TCP, median", median(&bare_seconds), " s"),
+        Figure::shown("catching up, median", median(&seconds), " s"),
+        Figure::shown(
+            format!("ratio, median of {}", all.join(" ")),
+            median(&ratios),
+            " ×",
+        )
+        .at_most(pairs.at_most),
+    ]
+}
+
+async fn catch_up(broker: &Broker, transport: Transport) -> (u64, Duration) {
+    let mut subscriber = match transport {
+        Transport::WebSocket => Subscriber::by_websocket(broker.addr(), TOPIC).await,
+        Transport::Events => Subscriber::by_events(broker.addr(), TOPIC).await,
+    };
+    subscriber.read_to("\"caught_up\"").await
+}
+
+/// Publishes so many messages.
+pub(crate) fn fill(broker: &Broker, messages: usize) {
+    let line = format!("\"{}\"\n", "m".repeat(MESSAGE_BYTES - 2));
+    let mut left = messages;
+    while left > 0 {
+        let lines = left.min(BATCH);
+        let answer = broker.http().post(
+            &format!("/v1/topics/{TOPIC}/messages"),
+            &[("content-type", "application/x-ndjson")],
+            line.repeat(lines),
+        );
+        let kept = answer.body.matches("\"cursor\"").count();
+        assert_eq!(kept, lines, "{} of {lines} lines were kept", kept);
+        left -= lines;
+    }
+}
+
+/// The topic that `fill` fills.
+pub(crate) fn topic() -> &'static str {
+    TOPIC
+}
