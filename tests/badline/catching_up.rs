@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hark_tests::{Broker, Setup};
+use hark_tests::{Broker, Http, Setup};
 
 use crate::World;
 use crate::figure::{Figure, median};
@@ -30,7 +30,7 @@ pub(crate) struct Pairs {
 
 pub(crate) async fn pairs(world: &World, transport: Transport, pairs: Pairs) -> Vec<Figure> {
     let broker = world.start(Setup::new());
-    fill(&broker, MESSAGES);
+    fill(&broker.http(), MESSAGES);
     // On the good line: how many bytes it is, and everything is there.
     let (bytes, _) = catch_up(&broker, transport).await;
     let bare = Bare::serve(&world.line);
@@ -68,12 +68,12 @@ async fn catch_up(broker: &Broker, transport: Transport) -> (u64, Duration) {
 }
 
 /// Publishes so many messages.
-pub(crate) fn fill(broker: &Broker, messages: usize) {
+pub(crate) fn fill(http: &Http, messages: usize) {
     let line = format!("\"{}\"\n", "m".repeat(MESSAGE_BYTES - 2));
     let mut left = messages;
     while left > 0 {
         let lines = left.min(BATCH);
-        let answer = broker.http().post(
+        let answer = http.post(
             &format!("/v1/topics/{TOPIC}/messages"),
             &[("content-type", "application/x-ndjson")],
             line.repeat(lines),
