@@ -173,6 +173,17 @@ pub(crate) fn sysctl(name: &str, value: &str) {
     std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
+/// How TCP controls its congestion.
+pub(crate) const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
+
+/// What the kernel has at this thread's end.
+pub(crate) fn read_sysctl(name: &str) -> String {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    let value = std::fs::read_to_string(&path);
+    let value = value.unwrap_or_else(|error| panic!("{path}: {error}"));
+    value.trim().to_owned()
+}
+
 /// What the kernel holds for a connection (`ss -tm`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SocketMemory {

@@ -35,9 +35,10 @@ use hark_tests::{Broker, Setup};
 use line::{FAR, Line};
 
 const USAGE: &str = "\
-hark-badline [--seed N] [--only NAME]
-  --seed N     what the line loses is drawn from this number again (which packet that hits, the timing of the machine has a part in)
-  --only NAME  nothing but the scenarios whose name begins so";
+hark-badline [--seed N] [--only NAME] [--congestion NAME]
+  --seed N           what the line loses is drawn from this number again (which packets that hits, the machine's timing has a part in)
+  --only NAME        nothing but the scenarios whose names begin so
+  --congestion NAME  how TCP controls its congestion, instead of as the machine does: cubic, bbr, …";
 
 /// One scenario.
 struct Scenario {
@@ -184,6 +185,11 @@ impl World {
         self.line.far(|| setup.listen(FAR).start())
     }
 
+    /// Starts it again there, after it was stopped.
+    fn start_again(&self, broker: &mut Broker) {
+        self.line.far(|| broker.start_again());
+    }
+
     /// From now on the line is what the scenario says.
     fn worsen(&self) {
         for order in self.settings {
@@ -201,6 +207,7 @@ impl World {
 struct Asked {
     seed: u64,
     only: Option<String>,
+    congestion: Option<String>,
 }
 
 impl Asked {
@@ -209,6 +216,7 @@ impl Asked {
             // Short enough to be typed.
             seed: rand::rng().random_range(0..1_000_000_000),
             only: None,
+            congestion: None,
         };
         while let Some(flag) = arguments.next() {
             let value = arguments.next().ok_or(format!("{flag} wants a value"))?;
@@ -227,6 +235,7 @@ impl Asked {
                         names.join(", ")
                     ));
                 }
+                "--congestion" => asked.congestion = Some(value),
                 _ => return Err(format!("{flag} is unknown")),
             }
         }
@@ -254,6 +263,11 @@ fn main() -> ExitCode {
     // What was learnt about the path in one transfer must not speed up or slow down the next.
     line::sysctl("net.ipv4.tcp_no_metrics_save", "1");
     line.far_sysctl("net.ipv4.tcp_no_metrics_save", "1");
+    if let Some(congestion) = &asked.congestion {
+        line::sysctl(line::CONGESTION, congestion);
+        line.far_sysctl(line::CONGESTION, congestion);
+    }
+    println!("congestion control: {}", line::read_sysctl(line::CONGESTION));
     let world = World {
         line,
         seed: asked.seed,
