@@ -154,7 +154,10 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let spoken = self.spoken.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let spoken = self
+            .spoken
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         drop(spoken.orders.take());
         if let Err(error) = self.process.wait() {
             eprintln!("the line could not be ended: {error}");

@@ -267,7 +267,10 @@ fn main() -> ExitCode {
         line::sysctl(line::CONGESTION, congestion);
         line.far_sysctl(line::CONGESTION, congestion);
     }
-    println!("congestion control: {}", line::read_sysctl(line::CONGESTION));
+    println!(
+        "congestion control: {}",
+        line::read_sysctl(line::CONGESTION)
+    );
     let world = World {
         line,
         seed: asked.seed,
@@ -280,8 +283,9 @@ fn main() -> ExitCode {
         .expect("threads");
     let end = runtime.block_on(async {
         tokio::select! {
-            failed = run_all(world, asked.only.as_deref()) => Some(failed),
+            biased; // or the first scenario would begin before anybody listens for a signal
             () = told_to_end() => None,
+            failed = run_all(world, asked.only.as_deref()) => Some(failed),
         }
     });
     runtime.shutdown_background();

@@ -26,20 +26,28 @@ pub(crate) async fn stopped_broker(world: &World) -> Vec<Figure> {
         clients.push(client);
     }
     // All have been asked, and have answered, before the pause.
-    let clients = join_all(clients.into_iter().map(|client| listen(client, 2 * HEARTBEAT))).await;
+    let clients = join_all(
+        clients
+            .into_iter()
+            .map(|client| listen(client, 2 * HEARTBEAT)),
+    )
+    .await;
     broker.signal("STOP");
     let going_on = async {
         tokio::time::sleep(5 * HEARTBEAT).await;
         broker.signal("CONT");
     };
     // Half of them publish meanwhile, half only listen.
-    let living = clients.into_iter().enumerate().map(|(n, client)| async move {
-        let mut client = client?;
-        if n % 2 == 0 {
-            publish(&mut client, n, PUBLISHES).await?;
-        }
-        listen(client, 9 * HEARTBEAT).await
-    });
+    let living = clients
+        .into_iter()
+        .enumerate()
+        .map(|(n, client)| async move {
+            let mut client = client?;
+            if n % 2 == 0 {
+                publish(&mut client, n, PUBLISHES).await?;
+            }
+            listen(client, 9 * HEARTBEAT).await
+        });
     let ((), living) = tokio::join!(going_on, join_all(living));
     let ended: Vec<Ended> = living.into_iter().filter_map(Result::err).collect();
     for one in &ended {
@@ -47,7 +55,11 @@ pub(crate) async fn stopped_broker(world: &World) -> Vec<Figure> {
     }
     vec![
         Figure::shown("clients", CLIENTS as f64, ""),
-        Figure::shown("publishes of each second one while it was stopped", PUBLISHES as f64, ""),
+        Figure::shown(
+            "publishes of each second one while it was stopped",
+            PUBLISHES as f64,
+            "",
+        ),
         Figure::none(
             "ended with 4500",
             ended.iter().filter(|one| one.code == Some(4500)).count(),
@@ -119,9 +131,17 @@ pub(crate) async fn lost_nat_state(world: &World) -> Vec<Figure> {
     vec![
         Figure::shown("messages", MESSAGES as f64, ""),
         Figure::none("missing, doubled or out of order", seen.wrong),
-        Figure::shown("the longest silence", seen.longest_silence.as_secs_f64(), " s"),
-        Figure::shown("old connections are gone after", longest.as_secs_f64(), " s")
-            .at_most(bound.as_secs_f64()),
+        Figure::shown(
+            "the longest silence",
+            seen.longest_silence.as_secs_f64(),
+            " s",
+        ),
+        Figure::shown(
+            "old connections are gone after",
+            longest.as_secs_f64(),
+            " s",
+        )
+        .at_most(bound.as_secs_f64()),
     ]
 }
 
@@ -142,7 +162,11 @@ pub(crate) async fn holes(world: &World) -> Vec<Figure> {
     vec![
         Figure::shown("messages", MESSAGES as f64, ""),
         Figure::none("missing, doubled or out of order", seen.wrong),
-        Figure::shown("the longest silence", seen.longest_silence.as_secs_f64(), " s"),
+        Figure::shown(
+            "the longest silence",
+            seen.longest_silence.as_secs_f64(),
+            " s",
+        ),
     ]
 }
 

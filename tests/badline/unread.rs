@@ -42,11 +42,7 @@ pub(crate) async fn not_reading(world: &World) -> Vec<Figure> {
             " KB",
         )
         .at_most(512.0),
-        Figure::shown(
-            "another has everything after",
-            took.as_secs_f64(),
-            " s",
-        ),
+        Figure::shown("another has everything after", took.as_secs_f64(), " s"),
     ]
 }
 
@@ -106,10 +102,7 @@ pub(crate) async fn vanished(world: &World) -> Vec<Figure> {
         )
         .at_most(BUDGET as f64 / KB),
         Figure::shown("ended by then", (vanished - held.len()) as f64, "").at_least(1.0),
-        Figure::none(
-            "ended before those who were silent for longer",
-            out_of_turn,
-        ),
+        Figure::none("ended before those who were silent for longer", out_of_turn),
         Figure::shown("another has everything after", took.as_secs_f64(), " s"),
     ]
 }
