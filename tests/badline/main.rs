@@ -131,7 +131,8 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "slow-upload",
-        line: &["both delay 20", "up rate 24000"],
+        // A short queue: a long one would itself be silent for a heartbeat or two whenever it has lost something.
+        line: &["both delay 20", "up rate 12000", "up queue 6000"],
         what: "who sends for twenty heartbeats without a pause is not silent: no upload is ended, by WebSocket or by HTTP",
         run: |world| Box::pin(slow::upload(world)),
     },
