@@ -75,15 +75,26 @@ pub(crate) async fn kept_connection(world: &World) -> Vec<Figure> {
 }
 
 pub(crate) async fn lagging(world: &World) -> Vec<Figure> {
-    const MESSAGES: usize = 2_000;
+    // Twice what the line carries, for so long.
+    const STEP: Duration = Duration::from_millis(100);
+    const STEPS: usize = 150;
+    const MESSAGES_A_STEP: usize = 15;
+    const MESSAGES: usize = STEPS * MESSAGES_A_STEP;
     let broker = world.start(Setup::new());
     let mut session = Ws::connect(&broker).await;
     session.subscribe(topic(), json!("now")).await;
     world.worsen();
     let began = Instant::now();
-    // Published where the broker is, and so at once.
+    // Published where the broker is, so that nothing else is on the line.
     let http = broker.http();
-    world.line.far(|| fill(&http, MESSAGES));
+    let publishing = world.line.far(|| {
+        std::thread::spawn(move || {
+            for _ in 0..STEPS {
+                fill(&http, MESSAGES_A_STEP);
+                hark_tests::pause(STEP);
+            }
+        })
+    });
     let (mut told, mut first, mut next, mut out_of_order) = (0, None, 1, 0);
     while next <= MESSAGES {
         let frame = session.recv().await;
@@ -100,6 +111,7 @@ pub(crate) async fn lagging(world: &World) -> Vec<Figure> {
             _ => {}
         }
     }
+    publishing.join().expect("all is published");
     let mut figures = vec![
         Figure::shown("told that it lags, times", told as f64, "").at_least(1.0),
         Figure::shown(
@@ -110,8 +122,9 @@ pub(crate) async fn lagging(world: &World) -> Vec<Figure> {
         Figure::none("messages out of order", out_of_order),
     ];
     if let Some(first) = first {
+        // It has been behind for two seconds when it is said, and what lies in front of it in the kernel takes seven.
         let after = Figure::shown("for the first time after", first.as_secs_f64(), " s");
-        figures.insert(1, after);
+        figures.insert(1, after.at_most(15.0));
     }
     figures
 }
