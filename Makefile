@@ -3,7 +3,7 @@
 CARGO_FLAGS ?= --release --workspace
 HOST_TOOLS  := tests/peers/setup.sh
 
-.PHONY: test check peers bench torture badline growth fairness
+.PHONY: test check peers bench torture badline growth fairness fuzz
 
 # Everything: style, docs, and every test against the real binary, with clients nobody here wrote.
 test: check peers
@@ -16,6 +16,7 @@ test: check peers
 # What needs no running: formatting, lints and docs, warnings as errors.
 check:
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy $(CARGO_FLAGS) --all-targets --features hark-tests/peers -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
@@ -54,3 +55,11 @@ growth:
 fairness:
 	cargo build --release -p hark-broker -p hark-tests --bin hark --bin hark-bench
 	./target/release/hark-bench fairness
+
+# What reads bytes from the network, under cargo-fuzz: each target for a minute. What is found lies in fuzz/artifacts/; as a seed in
+# fuzz/src/targets.rs it is held by a test. Without a nightly toolchain, RUSTC_BOOTSTRAP lets the stable one do it.
+FUZZ_SECONDS ?= 60
+fuzz:
+	HARK_FUZZ_CORPUS=$(CURDIR)/fuzz/corpus cargo test --release -p hark-broker --test fuzz seeds_are_written
+	cd fuzz && export RUSTC_BOOTSTRAP=1 && for target in $$(cargo fuzz list); do \
+		cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit; done

@@ -5,10 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::TypedValueParser as _;
 use hark_protocol::TopicPattern;
 use ipnet::IpNet;
 
+use crate::http::AllowedOrigin;
 use crate::message_log::Retention;
+use crate::settings::{
+    DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_INFLIGHT_BYTES, DEFAULT_RECEIVING_TOTAL_BYTES,
+};
 
 /// The settings of `hark serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,7 +40,8 @@ pub struct Config {
     #[arg(long, env = "HARK_RECOVER", value_parser = clap::builder::BoolishValueParser::new())]
     pub recover: bool,
 
-    /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`.
+    /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`. What the disk has under
+    /// such a name is hidden.
     #[arg(
         long,
         env = "HARK_MEMORY_TOPICS",
@@ -48,24 +54,24 @@ pub struct Config {
     #[arg(long, env = "HARK_RETENTION_AGE", default_value = "7d", value_parser = duration, value_name = "TIME")]
     pub retention_age: Duration,
 
-    /// A topic's oldest messages are taken out beyond so many bytes, as stored.
-    #[arg(long, env = "HARK_RETENTION_BYTES", default_value_t = Retention::default().max_bytes, value_name = "BYTES")]
+    /// A topic's oldest messages are taken out beyond so many bytes, as stored (500MB, 10GiB, or a plain number).
+    #[arg(long, env = "HARK_RETENTION_BYTES", default_value = "256MiB", value_parser = some_bytes, value_name = "BYTES")]
     pub retention_bytes: u64,
 
     /// A topic's oldest messages are taken out beyond so many; by default, any number is kept.
-    #[arg(long, env = "HARK_RETENTION_MESSAGES", value_name = "COUNT")]
+    #[arg(long, env = "HARK_RETENTION_MESSAGES", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub retention_messages: Option<u64>,
 
     /// All topics together keep at most so many bytes, as stored; beyond it the largest give their oldest messages first.
-    #[arg(long, env = "HARK_RETENTION_TOTAL_BYTES", default_value_t = 10 * 1024 * 1024 * 1024, value_name = "BYTES")]
+    #[arg(long, env = "HARK_RETENTION_TOTAL_BYTES", default_value = "10GiB", value_parser = some_bytes, value_name = "BYTES")]
     pub retention_total_bytes: u64,
 
     /// All --memory-topics together keep at most so many bytes of memory; beyond it the largest give their oldest messages first.
-    #[arg(long, env = "HARK_MEMORY_TOTAL_BYTES", default_value_t = 1024 * 1024 * 1024, value_name = "BYTES")]
+    #[arg(long, env = "HARK_MEMORY_TOTAL_BYTES", default_value = "1GiB", value_parser = some_bytes, value_name = "BYTES")]
     pub memory_total_bytes: u64,
 
-    /// Publishes are refused while the disk has less room than this; by default 256 MiB, or a tenth of a small volume.
-    #[arg(long, env = "HARK_MIN_FREE_BYTES", value_name = "BYTES")]
+    /// Publishes are refused while the disk has less room than this (0: never); by default 256 MiB, or a tenth of a small volume.
+    #[arg(long, env = "HARK_MIN_FREE_BYTES", value_parser = bytes, value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
 
     /// The most topics there may be.
@@ -73,19 +79,19 @@ pub struct Config {
         long,
         env = "HARK_MAX_TOPICS",
         default_value_t = 1_000_000,
-        value_name = "COUNT"
+        value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..).map(|count| count as usize)
     )]
     pub max_topics: usize,
 
-    /// Web pages of other origins that may connect and publish, as browsers write them (`https://app.example`); `*` is any.
+    /// Web pages of other origins that may connect and publish, as browsers write them (`https://app.example`); `*` is any, also `null`.
     #[arg(
         long = "allowed-origin",
         env = "HARK_ALLOWED_ORIGINS",
         value_name = "ORIGIN",
-        value_delimiter = ',',
-        value_parser = origin
+        value_delimiter = ','
     )]
-    pub allowed_origins: Vec<String>,
+    pub allowed_origins: Vec<AllowedOrigin>,
 
     /// Proxies that are believed who the client is (`X-Forwarded-For`, `Forwarded`): addresses or networks (`10.0.0.0/8`).
     #[arg(
@@ -106,8 +112,20 @@ pub struct Config {
     pub heartbeat: Duration,
 
     /// A client that takes nothing, or less than a page (64 KiB), of what waits for it in this time is ended; it can resume.
-    #[arg(long, env = "HARK_STALL_TIMEOUT", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "HARK_STALL_TIMEOUT", default_value = "60s", value_parser = stall_timeout, value_name = "TIME")]
     pub stall_timeout: Duration,
+
+    /// The most unanswered publishes of a WebSocket client; beyond it Hark stops reading from it. More lets a publisher on a slow line send more in a round trip.
+    #[arg(long, env = "HARK_MAX_INFLIGHT", default_value_t = DEFAULT_MAX_INFLIGHT as u32, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_inflight: u32,
+
+    /// The most bytes of unanswered publishes of a WebSocket client (but at least one message); beyond it Hark stops reading from it.
+    #[arg(long, env = "HARK_MAX_INFLIGHT_BYTES", default_value_t = DEFAULT_MAX_INFLIGHT_BYTES as u64, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_inflight_bytes: u64,
+
+    /// All messages that have come in part hold at most so many bytes together; beyond it the slowest of the address that holds most are told to try again later.
+    #[arg(long, env = "HARK_RECEIVING_TOTAL_BYTES", default_value_t = DEFAULT_RECEIVING_TOTAL_BYTES as u64, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub receiving_total_bytes: u64,
 
     /// An HTTP connection is kept so long for the next request; more than what a proxy in front keeps its own for.
     #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]
@@ -170,23 +188,6 @@ impl Config {
     }
 }
 
-/// An origin as browsers write it (RFC 6454, section 6.2): anything else would never be met.
-fn origin(text: &str) -> Result<String, String> {
-    let is_name = |part: &str, more: &[char]| {
-        let known = |c: char| c.is_ascii_alphanumeric() || more.contains(&c);
-        !part.is_empty() && part.chars().all(known)
-    };
-    let is_origin = text.split_once("://").is_some_and(|(scheme, host)| {
-        is_name(scheme, &['+', '-', '.']) && is_name(host, &['-', '.', '_', ':', '[', ']'])
-    });
-    match is_origin || text == "*" {
-        true => Ok(text.to_owned()),
-        false => Err(format!(
-            "{text:?} is no origin such as https://app.example or http://localhost:3000, with nothing behind it"
-        )),
-    }
-}
-
 /// Reads `10.0.0.0/8`, or one address.
 fn network(text: &str) -> Result<IpNet, String> {
     text.parse().or_else(|_| {
@@ -197,17 +198,47 @@ fn network(text: &str) -> Result<IpNet, String> {
     })
 }
 
-/// Reads `7d`, `1h 30m`, `250ms`. Days have 24 hours.
+/// Reads `7d`, `1h 30m`, `250ms`. Days have 24 hours. What is counted in milliseconds would be nothing below one.
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time such as 30s, 5m, 12h or 7d");
+    let wrong = || format!("{text:?} is not a time such as 30s, 5m, 12h or 7d, of at least 1ms");
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let duration = span
         .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
         .map_err(|_| wrong())?;
     Duration::try_from(duration)
         .ok()
-        .filter(|duration| !duration.is_zero())
+        .filter(|duration| *duration >= Duration::from_millis(1))
         .ok_or_else(wrong)
+}
+
+/// The kernel is given it too (`TCP_USER_TIMEOUT`), which counts milliseconds in 31 bits.
+fn stall_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    match i32::try_from(timeout.as_millis()) {
+        Ok(_) => Ok(timeout),
+        Err(_) => Err(format!(
+            "{text:?} is longer than the system can wait; give at most 24d"
+        )),
+    }
+}
+
+/// Reads `256MiB`, `10G`, `1.5GB` or a plain number: K, M, G, T are powers of 1000, Ki, Mi, Gi, Ti of 1024.
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_size::parse_size(text).map_err(|error| match error {
+        parse_size::Error::PosOverflow => format!("{text:?} is more than can be counted"),
+        _ => format!("{text:?} is not a number of bytes such as 1048576, 256MiB or 10GB"),
+    })
+}
+
+/// Reads bytes of which nothing could be kept if there were none.
+fn some_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0 => Err(
+            "nothing could be kept with 0; give the most bytes there may be, such as 10GiB"
+                .to_owned(),
+        ),
+        bytes => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -218,8 +249,65 @@ mod tests {
     fn times_have_units() {
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for bad in ["", "7", "-5s", "0s", "soon", "1 month"] {
+        for bad in ["", "7", "-5s", "0s", "500us", "soon", "1 month"] {
             assert!(duration(bad).is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_stall_is_no_longer_than_the_system_can_wait() {
+        assert_eq!(
+            stall_timeout("24d"),
+            Ok(Duration::from_secs(24 * 24 * 3600))
+        );
+        assert!(stall_timeout("25d").unwrap_err().contains("24d"));
+        assert!(stall_timeout("0s").is_err());
+    }
+
+    #[test]
+    fn bytes_may_have_units() {
+        for (text, expected) in [
+            ("0", 0),
+            ("17", 17),
+            ("17B", 17),
+            ("10G", 10_000_000_000),
+            ("1GB", 1_000_000_000),
+            ("10gib", 10 << 30),
+            ("10Gi", 10 << 30),
+            ("256MiB", 256 << 20),
+            ("256 MiB", 256 << 20),
+            ("1.5KiB", 1536),
+            ("16777215.9999TiB", 18_446_744_073_599_600_453),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for bad in [
+            "", "-1", "-1GiB", "GiB", "ten", "10X", "1,5G", "0x10", "1/2",
+        ] {
+            let refused = bytes(bad).expect_err(bad);
+            assert!(refused.contains("256MiB"), "{bad}: {refused}");
+        }
+        for vast in ["18446744073709551616", "16777216TiB", "99999999999E"] {
+            let refused = bytes(vast).expect_err(vast);
+            assert!(refused.contains("more than"), "{vast}: {refused}");
+        }
+        for none in ["0", "0GiB", "0.0001KB"] {
+            assert!(some_bytes(none).is_err(), "{none}");
+        }
+    }
+
+    /// What help shows is what the parts of the broker have by themselves.
+    #[test]
+    fn defaults_are_those_of_the_parts() {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            config: Config,
+        }
+        let config = <Alone as clap::Parser>::parse_from(["hark"]).config;
+        assert_eq!(config.retention(), Retention::default());
+        assert_eq!(config.retention_total_bytes, 10 << 30);
+        assert_eq!(config.memory_total_bytes, 1 << 30);
     }
 }

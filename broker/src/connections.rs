@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
@@ -27,6 +27,10 @@ use crate::unsent::Unsent;
 /// What must move within the stall timeout.
 const PAGE_BYTES: usize = 64 * 1024;
 
+/// So much is given to the socket at a time: actix-http copies it to a buffer of the connection that it does not make smaller again (but for
+/// one of more than 128 KiB), so what is given at once is what every client keeps that was ever sent as much.
+pub const PIECE_BYTES: usize = 8 * 1024;
+
 /// How many whole pages so many bytes are.
 pub fn pages(bytes: usize) -> u32 {
     u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX)
@@ -34,6 +38,8 @@ pub fn pages(bytes: usize) -> u32 {
 
 /// A client is behind when something it was sent is not acknowledged for so long.
 const BEHIND_AFTER: Duration = Duration::from_secs(2);
+/// Who asked to know is told again while it lasts.
+const TELL_BEHIND_EVERY: Duration = Duration::from_secs(4);
 
 /// Who is connected, however.
 #[derive(Debug)]
@@ -47,9 +53,6 @@ pub struct Connections {
 pub struct Connection {
     peer: Option<SocketAddr>,
     began: Instant,
-    stall_timeout: Duration,
-    /// Milliseconds after `began` by which the socket must have asked for more; 0: it has nothing to take.
-    deadline_ms: AtomicU64,
     /// Requests that were handed to actix-http, and those of them that have been answered.
     requests: AtomicU64,
     answers: AtomicU64,
@@ -64,11 +67,24 @@ pub struct Connection {
     written_bytes: AtomicU64,
     /// Milliseconds after `began` since when the kernel takes no more; 0: it does.
     blocked_since_ms: AtomicU64,
+    /// The kernel took no more at some time since it was last looked.
+    was_blocked: AtomicBool,
+    /// When it was last seen that a page had moved, or that nothing waited: milliseconds after `began`, and what had been written by then.
+    page_moved: Mutex<(u64, u64)>,
     /// Bytes of a whole answer that wait to be written.
     answer_bytes: AtomicUsize,
-    /// Something that was written is not acknowledged after [`BEHIND_AFTER`].
-    behind: AtomicBool,
     acknowledged: Mutex<Acknowledged>,
+    /// Who is told that it is behind.
+    bell: Mutex<Option<Bell>>,
+}
+
+/// Somebody who wants to know that a client is behind.
+struct Bell(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Bell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bell")
+    }
 }
 
 /// What the kernel said of a connection when it was last asked.
@@ -80,6 +96,8 @@ struct Acknowledged {
     moved_ms: u64,
     /// What had been written at the last few times it was asked: milliseconds after the beginning, and bytes.
     written: VecDeque<(u64, u64)>,
+    /// When last somebody was told that the client is behind.
+    told_ms: Option<u64>,
 }
 
 /// What has come of the request that is being answered.
@@ -130,8 +148,6 @@ impl Connections {
         let connection = Arc::new(Connection {
             peer: peer.map(canonical),
             began: Instant::now(),
-            stall_timeout: self.stall_timeout,
-            deadline_ms: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             cut: AtomicBool::new(false),
@@ -140,9 +156,11 @@ impl Connections {
             input: Mutex::default(),
             written_bytes: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
+            was_blocked: AtomicBool::new(false),
+            page_moved: Mutex::default(),
             answer_bytes: AtomicUsize::new(0),
-            behind: AtomicBool::new(false),
             acknowledged: Mutex::default(),
+            bell: Mutex::default(),
         });
         let at = self.lock().insert(connection.clone());
         Listed {
@@ -157,16 +175,16 @@ impl Connections {
         self.lock().len()
     }
 
-    /// Cuts the connections that have taken next to nothing for too long. To be called every few seconds.
-    pub fn end_overdue(&self) {
-        let stalled: Vec<_> = self
-            .all()
-            .into_iter()
-            .filter(|connection| connection.is_stalled() && connection.cut())
-            .collect();
-        if !stalled.is_empty() {
+    /// Cuts the connections that have taken next to nothing for too long. To be called every second or so; `slept`: much later than that.
+    pub fn end_overdue(&self, slept: bool) {
+        let mut stalled = self.all();
+        stalled.retain(|connection| {
+            connection.is_stalled(connection.now_ms(), self.stall_timeout, slept)
+        });
+        let ended = stalled.iter().filter(|connection| connection.cut()).count();
+        if ended > 0 {
             tracing::info!(
-                connections = stalled.len(),
+                connections = ended,
                 "ended: they took less than a page within the stall timeout"
             );
         }
@@ -269,27 +287,21 @@ impl Connection {
         (self.began.elapsed().as_millis() as u64).max(1)
     }
 
-    /// The socket asks for more, or there is no more.
-    fn asked(&self) {
-        if self.deadline_ms.load(Ordering::Relaxed) != 0 {
-            self.deadline_ms.store(0, Ordering::Relaxed);
+    /// Whether it has taken less than a page of what waited for it in `timeout`; whoever `slept` knows nothing, and begins to look anew.
+    fn is_stalled(&self, now_ms: u64, timeout: Duration, slept: bool) -> bool {
+        let written = self.written_bytes.load(Ordering::Relaxed);
+        let waits = self.was_blocked.swap(false, Ordering::Relaxed)
+            || self.blocked_since_ms.load(Ordering::Relaxed) != 0;
+        let mut moved = self
+            .page_moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (at_ms, before) = *moved;
+        if !waits || slept || written - before >= PAGE_BYTES as u64 {
+            *moved = (now_ms, written);
+            return false;
         }
-    }
-
-    /// The socket was given something: a page of it must move within each timeout.
-    fn gave(&self, bytes: usize) {
-        let pages = pages(bytes).saturating_add(1);
-        let deadline = self
-            .began
-            .elapsed()
-            .saturating_add(self.stall_timeout.saturating_mul(pages));
-        self.deadline_ms
-            .store(deadline.as_millis() as u64, Ordering::Relaxed);
-    }
-
-    fn is_stalled(&self) -> bool {
-        let deadline_ms = self.deadline_ms.load(Ordering::Relaxed);
-        deadline_ms != 0 && self.now_ms() > deadline_ms
+        u128::from(now_ms.saturating_sub(at_ms)) > timeout.as_millis()
     }
 
     /// Ends it; what is still in the kernel's buffer is thrown away. Says whether it had not been cut already.
@@ -354,6 +366,7 @@ impl Connection {
                 }
             }
             None if self.blocked_since_ms.load(Ordering::Relaxed) == 0 => {
+                self.was_blocked.store(true, Ordering::Relaxed);
                 self.blocked_since_ms
                     .store(self.now_ms(), Ordering::Relaxed);
             }
@@ -399,13 +412,30 @@ impl Connection {
             .front()
             .is_some_and(|&(at_ms, written)| at_ms <= long_ago && bytes < written);
         known.written.push_back((now_ms, written));
-        self.behind.store(behind, Ordering::Relaxed);
-        known.moved_ms
+        let tell_again = TELL_BEHIND_EVERY.as_millis() as u64;
+        let tell = behind
+            && known
+                .told_ms
+                .is_none_or(|told_ms| now_ms >= told_ms + tell_again);
+        if tell {
+            known.told_ms = Some(now_ms);
+        }
+        let moved_ms = known.moved_ms;
+        drop(known);
+        if tell && let Some(Bell(ring)) = &*self.bell() {
+            ring();
+        }
+        moved_ms
     }
 
-    /// Whether something that was written two seconds ago has not been acknowledged.
-    pub fn is_behind(&self) -> bool {
-        self.behind.load(Ordering::Relaxed)
+    /// From now on `ring` is called when something that was written [`BEHIND_AFTER`] ago has not been acknowledged, and every few seconds
+    /// while that lasts.
+    pub fn when_behind(&self, ring: impl Fn() + Send + Sync + 'static) {
+        *self.bell() = Some(Bell(Box::new(ring)));
+    }
+
+    fn bell(&self) -> MutexGuard<'_, Option<Bell>> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -444,7 +474,6 @@ impl Connection {
 
     /// The body of an answer has ended, or has been given up.
     pub(crate) fn answer_ends(&self) {
-        self.asked();
         self.answers.fetch_add(1, Ordering::AcqRel);
         // The stream may hold what came behind the request, and begins to wait for the next.
         self.task.wake();
@@ -477,21 +506,26 @@ impl Drop for Answering {
     }
 }
 
-/// The middleware around every request: while it is answered its connection is not idle, and what it is given must move.
+/// The middleware around every request: its connection knows when it has been answered, and what it is given comes in pieces.
 pub async fn watch(
     request: ServiceRequest,
     next: Next<impl MessageBody + Unpin + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let answering = Answering::begin(&request);
     let response = next.call(request).await?;
-    Ok(response.map_body(|_, body| Watched { body, answering }))
+    Ok(response.map_body(|_, body| Watched {
+        body,
+        rest: Bytes::new(),
+        _answering: answering,
+    }))
 }
 
-/// An answer's body, which says each time the socket asks for more: then what was given before is taken. While the socket is blocked it
-/// does not ask.
+/// An answer's body, cut into pieces: actix-http's buffer grows to whatever it is given at once, and stays as large.
 struct Watched<B> {
     body: B,
-    answering: Answering,
+    /// What has not been given on of what the body gave.
+    rest: Bytes,
+    _answering: Answering,
 }
 
 impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
@@ -505,14 +539,14 @@ impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if let Some(connection) = &self.answering.0 {
-            connection.asked();
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_next(cx)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                end => return Poll::Ready(end),
+            }
         }
-        let given = Pin::new(&mut self.body).poll_next(cx);
-        if let (Poll::Ready(Some(Ok(bytes))), Some(connection)) = (&given, &self.answering.0) {
-            connection.gave(bytes.len());
-        }
-        given
+        let piece = PIECE_BYTES.min(self.rest.len());
+        Poll::Ready(Some(Ok(self.rest.split_to(piece))))
     }
 }
 
@@ -553,24 +587,57 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_less_than_a_page_in_time_is_stalled() {
+        let connections = Connections::new(Duration::from_secs(60));
+        let one = connections.enter(Some(peer(1)));
+        let is_stalled = |second: u64, slept: bool| {
+            one.is_stalled(second * 1000, Duration::from_secs(60), slept)
+        };
+        let blocked_after = |bytes: usize| {
+            one.wrote(Some(bytes));
+            one.wrote(None);
+        };
+        assert!(!is_stalled(100, false), "nothing waits for it");
+        blocked_after(1000);
+        assert!(!is_stalled(160, false), "a minute is not over");
+        blocked_after(PAGE_BYTES - 1001);
+        assert!(is_stalled(161, false), "not quite a page has moved");
+        blocked_after(1);
+        assert!(!is_stalled(161, false), "a page has");
+        assert!(is_stalled(222, false), "and nothing since");
+        assert!(!is_stalled(222, true), "whoever slept has not seen it");
+        assert!(!is_stalled(282, false));
+        assert!(is_stalled(283, false));
+        one.wrote(Some(1));
+        blocked_after(1);
+        one.wrote(Some(1));
+        assert!(is_stalled(284, false), "it was blocked until a moment ago");
+        assert!(!is_stalled(285, false), "nothing waits any more");
+    }
+
+    #[test]
     fn who_owes_what_was_sent_two_seconds_ago_is_behind() {
         let connections = Connections::new(Duration::from_secs(60));
         let one = connections.enter(Some(peer(1)));
+        let rung = Arc::new(AtomicUsize::new(0));
+        let counter = rung.clone();
+        one.when_behind(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
         one.wrote(Some(1000));
-        one.acknowledged_all_but(1000, 10_000);
-        assert!(!one.is_behind(), "it was just written");
-        one.wrote(Some(500));
-        one.acknowledged_all_but(1001, 11_000);
-        assert!(!one.is_behind(), "it was written a second ago");
-        one.acknowledged_all_but(501, 12_000);
-        assert!(one.is_behind(), "a byte of the first is owed");
-        one.acknowledged_all_but(500, 12_500);
-        assert!(!one.is_behind(), "what is owed was written later");
-        one.acknowledged_all_but(500, 13_000);
-        assert!(one.is_behind());
-        one.acknowledged_all_but(0, 14_000);
-        assert!(!one.is_behind());
-        one.acknowledged_all_but(0, 24_000);
-        assert!(!one.is_behind());
+        for (unsent, now_ms, more, expected, why) in [
+            (1000, 10_000, 500, 0, "it was just written"),
+            (1001, 11_000, 0, 0, "it was written a second ago"),
+            (501, 12_000, 0, 1, "a byte of the first is owed"),
+            (500, 12_500, 0, 1, "what is owed was written later"),
+            (500, 13_000, 0, 1, "it has been told"),
+            (500, 16_000, 0, 2, "it is told again while it lasts"),
+            (0, 21_000, 0, 2, "nothing is owed"),
+            (0, 31_000, 0, 2, "nothing is written"),
+        ] {
+            one.acknowledged_all_but(unsent, now_ms);
+            assert_eq!(rung.load(Ordering::Relaxed), expected, "{why}");
+            one.wrote(Some(more));
+        }
     }
 }

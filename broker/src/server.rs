@@ -4,9 +4,10 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_server::Server;
@@ -21,12 +22,15 @@ use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
-use crate::message_log::memory::MemoryLog;
+use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
+use crate::message_log::{self, memory::MemoryLog};
+use crate::patience::Judge;
+use crate::receiving::Receivings;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
-use crate::shutdown::{self, Signals};
-use crate::topic::Registry;
+use crate::shutdown::{self, HangUps, Signals};
+use crate::topic::{self, Registry};
 use crate::unsent;
 
 /// Bytes of newest batches that all rooms hold together.
@@ -38,8 +42,8 @@ const STAGED_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 const NOT_SENT_BYTES: u32 = 128 * 1024;
 /// Descriptors that are not connections: the log, the listener, the threads' own, and what a backup or a look into the directory may open.
 const OTHER_DESCRIPTORS: u64 = 96;
-/// How often connections are looked at for being overdue.
-const LOOK_FOR_OVERDUE_EVERY: Duration = Duration::from_secs(1);
+/// How often connections are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an answer may lie unread while others wait for its room.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
 /// A request's head must be there within this time.
@@ -98,6 +102,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         address: config.listen,
         source,
     };
+    let hang_ups = HangUps::survive()?;
     let listener = listener(config.listen, config.stall_timeout).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     let max_connections = max_connections(config.max_connections, raise_descriptor_limit())?;
@@ -121,6 +126,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         App::new()
             .app_data(routed.clone())
             .wrap(http::cors(&routed.admission))
+            .wrap(from_fn(http::keep_rules))
             // What is true now may not be so in a moment; the files that the binary holds say otherwise themselves.
             .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
             .wrap(from_fn(http::close_at_the_end))
@@ -133,43 +139,80 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         .disable_signals();
     let workers = config.workers.map_or_else(default_workers, usize::from);
     let server = edge::serve(builder, workers, listener, door, app)?;
-    let (answering, max_unsent_bytes) = (gate.clone(), config.max_unsent_bytes);
+    let mut looks = Looks {
+        connections,
+        gate: gate.clone(),
+        port: address.port(),
+        max_unsent_bytes: config.max_unsent_bytes,
+        kernel_answers: true,
+        judge: Judge::new(LOOK_EVERY, Instant::now()),
+    };
     actix::spawn(async move {
-        let mut looks = tokio::time::interval(LOOK_FOR_OVERDUE_EVERY);
-        let mut kernel_answers = true;
+        let mut every = tokio::time::interval(LOOK_EVERY);
         loop {
-            looks.tick().await;
-            connections.end_overdue();
-            let waiting = answering.answers.waiting();
-            if waiting > 0 {
-                connections.end_unread_answers(waiting, UNREAD_PATIENCE);
-            }
-            if !kernel_answers || connections.count() == 0 {
-                continue;
-            }
-            match unsent::of_port(address.port()) {
-                Ok(unsent) => connections.count_unsent(&unsent, max_unsent_bytes),
-                Err(error) => {
-                    kernel_answers = false;
-                    tracing::warn!(
-                        %error,
-                        "the kernel does not say what it holds for clients: --max-unsent-bytes is not kept"
-                    );
-                }
-            }
+            every.tick().await;
+            // A task that panics is gone without a word. A look that does has been told of, and the next one is another.
+            drop(catch_unwind(AssertUnwindSafe(|| looks.look())));
+            logging::tell_left_out();
         }
     });
+    logging::end_with_threads_of_others();
+    let engines = gate.registry.engines().clone();
+    actix::spawn(async move { topic::names::warn_of_hidden(&engines).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
-    let signals = Signals::listen()?;
+    let signals = Signals::listen(hang_ups)?;
     announce(address);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "hark serves");
     shutdown::run_until_told(server, gate, config.drain, signals).await?;
     Ok(())
 }
 
+/// What is looked at every second: who is overdue, and what is held for those who do not read.
+struct Looks {
+    connections: Arc<Connections>,
+    gate: web::Data<Gate>,
+    port: u16,
+    max_unsent_bytes: u64,
+    /// Whether the kernel says what it holds.
+    kernel_answers: bool,
+    judge: Judge,
+}
+
+impl Looks {
+    fn look(&mut self) {
+        let now = Instant::now();
+        let slept = self.judge.has_slept(now);
+        self.judge.look_at(now + LOOK_EVERY);
+        self.connections.end_overdue(slept);
+        let waiting = self.gate.answers.waiting();
+        if waiting > 0 {
+            self.connections
+                .end_unread_answers(waiting, UNREAD_PATIENCE);
+        }
+        if !self.kernel_answers || self.connections.count() == 0 {
+            return;
+        }
+        match unsent::of_port(self.port) {
+            Ok(unsent) => self
+                .connections
+                .count_unsent(&unsent, self.max_unsent_bytes),
+            Err(error) => {
+                self.kernel_answers = false;
+                tracing::warn!(
+                    %error,
+                    "the kernel does not say what it holds for clients: --max-unsent-bytes is not kept"
+                );
+            }
+        }
+    }
+}
+
 /// Opens the log and makes everything that requests are given.
 fn open(config: &Config) -> Result<Gate, ServeError> {
     let clock = Clock::system();
+    let faults = Faults {
+        enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
+    };
     let retention = config.retention();
     let retention_for = Arc::new(move |_: &hark_protocol::TopicName| retention);
     let options = SledOptions {
@@ -180,6 +223,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         min_free_bytes: config.min_free_bytes,
         rounds_every: within(config.retention_age / 20, &ROUNDS_EVERY),
         tick: within(config.retention_age / 20, &TICK),
+        faults: message_log::sled::Faults::heard(faults.enabled),
         ..SledOptions::new(&config.data_dir)
     };
     let synced = match config.recover {
@@ -203,9 +247,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         max_idle_rooms: config.max_idle_rooms,
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
-        faults: Faults {
-            enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
-        },
+        faults,
     };
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
@@ -213,6 +255,9 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         session_settings: SessionSettings {
             heartbeat: config.heartbeat,
             stall_timeout: config.stall_timeout,
+            max_inflight: config.max_inflight as usize,
+            max_inflight_bytes: in_memory(config.max_inflight_bytes),
+            receivings: Receivings::new(in_memory(config.receiving_total_bytes)),
             ..SessionSettings::default()
         },
         admission: Admission {
@@ -223,6 +268,11 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         answers: Answers::default(),
         stopping: AtomicBool::new(false),
     })
+}
+
+/// Bytes that are held in memory: more than can be is as many as can be.
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn within(time: Duration, bounds: &RangeInclusive<Duration>) -> Duration {

@@ -9,6 +9,7 @@ use hark_protocol::{Message, Record, ServerFrame, TopicName, TopicPattern};
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::message_log::MessageLog;
+use crate::receiving::Receivings;
 
 /// What every room is given.
 #[derive(Debug, Clone)]
@@ -39,13 +40,15 @@ pub struct Engines {
 }
 
 impl Engines {
+    /// Whether `topic` is kept in memory only.
+    pub fn keeps_in_memory(&self, topic: &TopicName) -> bool {
+        let mut patterns = self.memory_topics.iter();
+        patterns.any(|pattern| pattern.matches(topic))
+    }
+
     /// The engine that keeps `topic`.
     pub fn log_of(&self, topic: &TopicName) -> Arc<dyn MessageLog> {
-        match self
-            .memory_topics
-            .iter()
-            .any(|pattern| pattern.matches(topic))
-        {
+        match self.keeps_in_memory(topic) {
             true => self.memory.clone(),
             false => self.synced.clone(),
         }
@@ -85,6 +88,13 @@ impl Faults {
     }
 }
 
+/// The most unanswered publishes of a session, unless set otherwise.
+pub const DEFAULT_MAX_INFLIGHT: usize = 1024;
+/// The most bytes of them.
+pub const DEFAULT_MAX_INFLIGHT_BYTES: usize = 1024 * 1024;
+/// What all messages that have come in part hold together, unless set otherwise.
+pub const DEFAULT_RECEIVING_TOTAL_BYTES: usize = 64 * 1024 * 1024;
+
 /// What every session is given.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
@@ -100,6 +110,8 @@ pub struct SessionSettings {
     pub max_inflight_bytes: usize,
     /// The most subscriptions of a session.
     pub max_subscriptions: usize,
+    /// Messages that have come in part, of all connections.
+    pub receivings: Receivings,
 }
 
 impl SessionSettings {
@@ -121,9 +133,10 @@ impl Default for SessionSettings {
             heartbeat: Duration::from_secs(25),
             stall_timeout: Duration::from_secs(60),
             max_message_bytes: hark_protocol::MAX_FRAME_BYTES,
-            max_inflight: 1024,
-            max_inflight_bytes: 1024 * 1024,
+            max_inflight: DEFAULT_MAX_INFLIGHT,
+            max_inflight_bytes: DEFAULT_MAX_INFLIGHT_BYTES,
             max_subscriptions: 1000,
+            receivings: Receivings::new(DEFAULT_RECEIVING_TOTAL_BYTES),
         }
     }
 }

@@ -9,30 +9,49 @@ use actix_web::web;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::http::Gate;
+use crate::logging;
 
 /// How often the drain looks whether everybody has gone.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// SIGHUP: a terminal has gone, or somebody wants settings to be read again. Neither is a reason to end.
+#[derive(Debug)]
+pub(crate) struct HangUps(Signal);
+
+impl HangUps {
+    /// From here on a hang-up ends nothing. Before anything that may take long, as opening the log does.
+    pub(crate) fn survive() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+}
 
 /// What tells Hark to end.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_ups: HangUps,
 }
 
 impl Signals {
     /// From here on the signals are Hark's to act on.
-    pub(crate) fn listen() -> io::Result<Self> {
+    pub(crate) fn listen(hang_ups: HangUps) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_ups,
         })
     }
 
     async fn told(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_ups.0.recv() => tracing::info!(
+                    "SIGHUP: hark goes on, and reads no settings again; to change them, start it anew"
+                ),
+            }
         }
     }
 }
@@ -81,6 +100,7 @@ pub(crate) async fn run_until_told(
 #[allow(clippy::exit)] // the thread that commits cannot be asked to stop
 fn end_at_once() -> ! {
     tracing::error!("told again while the log was committing: hark ends at once");
+    logging::finish();
     std::process::exit(1)
 }
 

@@ -42,7 +42,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             event = chat.try_next() => match event? {
                 Some(Event::Message(message)) => match message.json::<Line>() {
                     Ok(line) => println!("{}: {}", printable(&line.from), printable(&line.text)),
-                    Err(_) => println!("(something that is no line of a chat)"),
+                    // Of `hark pub`, or curl.
+                    Err(_) => match message.text() {
+                        Some(text) => println!("{}", printable(text)),
+                        None => println!("(something that is no line of a chat)"),
+                    },
                 },
                 Some(Event::Gap(gap)) => eprintln!("-- {gap}"),
                 Some(Event::CaughtUp(_)) => {}

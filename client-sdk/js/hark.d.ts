@@ -68,7 +68,7 @@ export interface Hark {
   /** By what it is connected just now. */
   readonly transport: Transport | undefined;
   /**
-   * Publishes any JSON value, or bytes (`Uint8Array`, `ArrayBuffer`). Fulfilled when Hark has kept the message; while there is no
+   * Publishes any JSON value, bytes (`Uint8Array`, `ArrayBuffer`), or text: a string with a `contentType` such as `text/plain`. Fulfilled when Hark has kept the message; while there is no
    * connection it waits. One client's messages to a topic are kept in the order of the calls, each once.
    *
    * Rejected with a {@link PublishError}.
@@ -87,7 +87,7 @@ export interface Hark {
 export interface PublishOptions {
   /** At most 32, and 4,096 bytes. */
   headers?: Record<string, string> | undefined;
-  /** Of bytes. */
+  /** Of bytes; or of text, when it is `text/…` and `data` a string, which without it is a JSON string. */
   contentType?: string | undefined;
   /**
    * A key of your own, of 1 to 64 bytes: a second message with it is a duplicate, within two minutes. For what is published again
@@ -133,9 +133,12 @@ export interface Message {
   offset: number;
   /** When it was kept, in milliseconds since 1970. */
   time: number;
-  /** The JSON value; a `Uint8Array` of what was published as bytes. */
+  /**
+   * The JSON value; a string of what was published as text (its `contentType` tells it from a JSON string), a `Uint8Array` of what was
+   * published as bytes.
+   */
   data: any;
-  /** Of bytes, if it was given. */
+  /** Of text, and of bytes if it was given. Published again with it, the data is what it was. */
   contentType?: string;
   headers: Record<string, string>;
   /** The place after this message. */
@@ -162,7 +165,19 @@ export interface CaughtUp {
   cursor: string;
 }
 
-export type HarkEvent = Message | Gap | CaughtUp;
+/**
+ * More is published than this connection takes, so that what comes is late. Nothing is missed. Said when that begins, and again while
+ * it lasts, at most every 10 s.
+ */
+export interface Lagging {
+  type: "lagging";
+  topic: string;
+  cursor: string;
+  /** How many messages are kept behind `cursor`, if Hark knows. */
+  behind?: number | undefined;
+}
+
+export type HarkEvent = Message | Gap | CaughtUp | Lagging;
 
 /**
  * Iterate over it, or set callbacks; not both. A message counts as taken, and the cursor is stored, when the next one is asked for,
@@ -177,6 +192,7 @@ export interface Subscription extends AsyncIterableIterator<HarkEvent, undefined
   on(type: "message", listener: (message: Message) => unknown): () => void;
   on(type: "gap", listener: (gap: Gap) => unknown): () => void;
   on(type: "caught_up", listener: (event: CaughtUp) => unknown): () => void;
+  on(type: "lagging", listener: (event: Lagging) => unknown): () => void;
   /** The subscription has ended. Without a listener the error is reported as an uncaught one. */
   on(type: "error", listener: (error: HarkError) => unknown): () => void;
   close(): void;

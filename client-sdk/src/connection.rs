@@ -483,6 +483,7 @@ impl Connection {
                 self.inbox.unsubscribed(id, &topic, &mut self.to_say)
             }
             ServerFrame::CaughtUp { topic, cursor } => self.inbox.caught_up(&topic, cursor),
+            ServerFrame::Lagging { topic, behind, .. } => self.inbox.lagging(topic, behind),
             ServerFrame::Gap {
                 topic,
                 reason,

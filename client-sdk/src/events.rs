@@ -54,6 +54,16 @@ pub enum ConnectionEvent {
         /// After so long.
         wait: Duration,
     },
+    /// The broker says that this client takes a topic's messages more slowly than they come, so that it is behind. It misses
+    /// nothing, and goes on as fast as it can; the broker says so when it begins, and every 10 s while it lasts.
+    Lagging {
+        /// Which topic.
+        topic: TopicName,
+        /// The last message the client has.
+        cursor: Cursor,
+        /// How many messages are kept behind it, if the broker knows.
+        behind: Option<u64>,
+    },
     /// The application does not take a topic's messages: the client has told the broker to stop sending them, and asks for them
     /// again when there is room.
     Paused {

@@ -449,6 +449,18 @@ impl Inbox {
         }
     }
 
+    /// For whoever listens: nothing has to be done.
+    pub(crate) fn lagging(&mut self, topic: TopicName, behind: Option<u64>) {
+        let position = self.listening(&topic).and_then(|wanted| wanted.position);
+        if let Some(cursor) = position {
+            self.reporter.tell(ConnectionEvent::Lagging {
+                topic,
+                cursor,
+                behind,
+            });
+        }
+    }
+
     pub(crate) fn caught_up(&mut self, topic: &TopicName, cursor: Cursor) {
         if let Some(wanted) = self.listening(topic) {
             // The position stays: it is what was received. If the broker's is another, the next message tells.

@@ -47,6 +47,12 @@ impl Message {
         }
     }
 
+    /// The text, if text is what was published (with [`Client::publish_text`](crate::Client::publish_text), `hark pub`, `curl -d`): bytes whose type is
+    /// `text/…`, of no charset, `utf-8` or `us-ascii`, and that are UTF-8. A JSON string is JSON: see [`json`](Self::json).
+    pub fn text(&self) -> Option<&str> {
+        self.payload.text()
+    }
+
     /// The offset: `cursor.offset`.
     pub fn offset(&self) -> u64 {
         self.cursor.offset

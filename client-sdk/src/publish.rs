@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use hark_protocol::{Cursor, Headers, JsonText, Message, MessageId, Payload, TopicName};
+use hark_protocol::{
+    Cursor, Headers, JsonText, Message, MessageId, Payload, TopicName, check_content_type,
+};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Sleep;
@@ -51,6 +53,12 @@ impl Client {
         Publish::new(self, topic, payload)
     }
 
+    /// A message whose content is this text: `text/plain; charset=utf-8`. Text of another type, such as `text/markdown`, is published
+    /// as bytes of that type.
+    pub fn publish_text<'a>(&'a self, topic: &'a str, text: impl Into<ByteString>) -> Publish<'a> {
+        Publish::new(self, topic, Ok(Payload::plain_text(text)))
+    }
+
     /// A message whose content are these bytes, with what they are (such as `image/png`), if that is to be known.
     pub fn publish_bytes<'a>(
         &'a self,
@@ -68,6 +76,11 @@ impl Client {
     /// A message whose content is JSON text already, checked with [`JsonText::check`].
     pub fn publish_json<'a>(&'a self, topic: &'a str, json: JsonText) -> Publish<'a> {
         Publish::new(self, topic, Ok(Payload::Json(json)))
+    }
+
+    /// A message whose content is that of another one, say, or [`Payload::undeclared`].
+    pub fn publish_payload<'a>(&'a self, topic: &'a str, payload: Payload) -> Publish<'a> {
+        Publish::new(self, topic, Ok(payload))
     }
 }
 
@@ -110,7 +123,7 @@ impl<'a> Publish<'a> {
             content_type: Some(content_type),
             ..
         } = &payload
-            && (content_type.len() > 255 || content_type.chars().any(char::is_control))
+            && check_content_type(content_type).is_err()
         {
             return Err(PublishError::BadContentType);
         }

@@ -148,6 +148,15 @@ pub enum ServerFrame {
         /// The client's position.
         cursor: Cursor,
     },
+    /// The client takes a topic's messages more slowly than they come. It misses nothing.
+    Lagging {
+        /// Which topic.
+        topic: TopicName,
+        /// The client's position.
+        cursor: Cursor,
+        /// How many messages are kept behind it, where the log knows.
+        behind: Option<u64>,
+    },
     /// Something that the client cannot have. Its position is now `cursor`.
     Gap {
         /// Which topic.

@@ -21,8 +21,8 @@ pub use cursor_set::{CursorSet, CursorSetError};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{ClientFrame, GapReason, ServerFrame};
 pub use message::{
-    Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message, MessageId,
-    Payload, ProducerId, Record,
+    ContentTypeError, Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message,
+    MessageId, Payload, ProducerId, Record, TextTypeError, check_content_type,
 };
 pub use subprotocol::{Encoded, Subprotocol};
 pub use subscribe_from::{SubscribeFrom, SubscribeFromError};
@@ -36,3 +36,5 @@ pub const MAX_LIST_MESSAGES: usize = 1024;
 pub const MAX_HEADER_PAIRS: usize = 32;
 /// The most bytes all names and values of a message's headers may have together.
 pub const MAX_HEADER_BYTES: usize = 4 * 1024;
+/// The most bytes a content type may have.
+pub const MAX_CONTENT_TYPE_BYTES: usize = 255;

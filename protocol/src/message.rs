@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
-use crate::{MAX_HEADER_BYTES, MAX_HEADER_PAIRS};
+use crate::{MAX_CONTENT_TYPE_BYTES, MAX_HEADER_BYTES, MAX_HEADER_PAIRS};
 
 /// What a user publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,11 @@ impl Message {
     pub fn size_bytes(&self) -> usize {
         let header = |(name, value): (&str, &str)| name.len() + value.len();
         self.payload.len() + self.headers.iter().map(header).sum::<usize>()
+    }
+
+    /// The text, if text is what was published: see [`Payload::text`].
+    pub fn text(&self) -> Option<&str> {
+        self.payload.text()
     }
 }
 
@@ -57,7 +62,59 @@ pub enum Payload {
     },
 }
 
+/// What text is called whose publisher says no more than that it is text.
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
 impl Payload {
+    /// Text, as `text/plain; charset=utf-8`.
+    pub fn plain_text(text: impl Into<ByteString>) -> Self {
+        Self::Bytes {
+            data: text.into().into_bytes(),
+            content_type: Some(ByteString::from_static(PLAIN_TEXT)),
+        }
+    }
+
+    /// Text of this type, or of `text/plain; charset=utf-8`. A type that says otherwise is refused.
+    pub fn typed_text(
+        text: impl Into<ByteString>,
+        content_type: Option<ByteString>,
+    ) -> Result<Self, TextTypeError> {
+        match content_type {
+            None => Ok(Self::plain_text(text)),
+            Some(content_type) if says_text(&content_type) => Ok(Self::Bytes {
+                data: text.into().into_bytes(),
+                content_type: Some(content_type),
+            }),
+            Some(content_type) => Err(TextTypeError(content_type)),
+        }
+    }
+
+    /// What was published without a word on what it is: JSON if it is JSON, text if it is UTF-8, else bytes.
+    pub fn undeclared(data: Bytes) -> Self {
+        match JsonText::check(data.clone()) {
+            Ok(json) => Self::Json(json),
+            Err(_) => match ByteString::try_from(data.clone()) {
+                Ok(text) => Self::plain_text(text),
+                Err(_) => Self::Bytes {
+                    data,
+                    content_type: None,
+                },
+            },
+        }
+    }
+
+    /// The text, if text is what was published: bytes whose type is `text/…`, of no charset, `utf-8` or `us-ascii`, and that are
+    /// UTF-8. A JSON string is JSON.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Bytes {
+                data,
+                content_type: Some(content_type),
+            } if says_text(content_type) => std::str::from_utf8(data).ok(),
+            _ => None,
+        }
+    }
+
     /// How many bytes the content has.
     pub fn len(&self) -> usize {
         match self {
@@ -70,6 +127,49 @@ impl Payload {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Why a publisher's content type was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a content type has at most {MAX_CONTENT_TYPE_BYTES} bytes and no control characters, such as `image/png`"
+)]
+pub struct ContentTypeError;
+
+/// Checks a publisher's content type: it may end up in an HTTP header, so control characters are refused.
+pub fn check_content_type(content_type: &str) -> Result<(), ContentTypeError> {
+    match content_type.len() > MAX_CONTENT_TYPE_BYTES || content_type.chars().any(char::is_control)
+    {
+        true => Err(ContentTypeError),
+        false => Ok(()),
+    }
+}
+
+/// Why text was refused: its content type says that it is something else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "what is in `text` is text/…, of no charset, utf-8 or us-ascii; `content_type` says {0:?}: give bytes of that type as `data_base64`"
+)]
+pub struct TextTypeError(pub ByteString);
+
+/// Whether content of this type is text in an encoding that UTF-8 covers (RFC 9110, section 8.3.2). Whatever stands between two
+/// semicolons counts as a parameter, also inside quotation marks: so no charset goes unseen.
+fn says_text(content_type: &str) -> bool {
+    let mut parts = content_type.split(';');
+    let kind = parts.next().unwrap_or_default();
+    let is_text = kind
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("text/"));
+    is_text
+        && parts.all(|parameter| match parameter.split_once('=') {
+            Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+                let charset = value.trim().trim_matches('"');
+                ["utf-8", "us-ascii"]
+                    .iter()
+                    .any(|known| charset.eq_ignore_ascii_case(known))
+            }
+            _ => true,
+        })
 }
 
 /// One JSON value (RFC 8259) as text on one line: valid UTF-8, checked once, line breaks outside strings taken out.
@@ -260,6 +360,55 @@ mod tests {
             );
         }
         assert!(JsonText::check(Bytes::from_static(b"\"\xff\"")).is_err());
+    }
+
+    #[test]
+    fn text_is_what_says_so_and_is_utf_8() {
+        let bytes = |data: &'static [u8], content_type: &str| Payload::Bytes {
+            data: Bytes::from_static(data),
+            content_type: Some(content_type.into()),
+        };
+        for content_type in [
+            "text/plain",
+            "text/html; charset=utf-8",
+            "TEXT/Plain;Charset=\"UTF-8\"; format=flowed",
+            "text/csv;header=present ; charset = US-ASCII",
+        ] {
+            let text = bytes("Grüße\n".as_bytes(), content_type);
+            assert_eq!(text.text(), Some("Grüße\n"), "{content_type}");
+            assert_eq!(bytes(b"\xff", content_type).text(), None, "{content_type}");
+        }
+        for content_type in [
+            "",
+            "text",
+            "texture/plain",
+            "application/json",
+            "text/plain; charset=iso-8859-1",
+            "text/plain; charset=utf-16",
+            "text/plain; charset=",
+            "text/plain; charset=utf-8; charset=latin1",
+            "text/plain; a=\"b; charset=latin1\"",
+        ] {
+            assert_eq!(bytes(b"a", content_type).text(), None, "{content_type}");
+        }
+        let untyped = Payload::Bytes {
+            data: Bytes::from_static(b"a"),
+            content_type: None,
+        };
+        assert_eq!(untyped.text(), None);
+        let json = JsonText::check(Bytes::from_static(b"\"a\"")).unwrap();
+        assert_eq!(Payload::Json(json).text(), None);
+    }
+
+    #[test]
+    fn what_says_nothing_is_json_or_text_or_bytes() {
+        let read = |data: &'static [u8]| Payload::undeclared(Bytes::from_static(data));
+        assert!(matches!(read(b" [1,\n2] "), Payload::Json(json) if json.as_str() == "[1,2]"));
+        assert_eq!(read(b"hello"), Payload::plain_text("hello"));
+        assert_eq!(read(b""), Payload::plain_text(""));
+        assert_eq!(read(b"hello").text(), Some("hello"));
+        let (data, content_type) = (Bytes::from_static(b"\xff"), None);
+        assert_eq!(read(b"\xff"), Payload::Bytes { data, content_type });
     }
 
     #[test]

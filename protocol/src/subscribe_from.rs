@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use crate::Cursor;
 
+/// The longest time ago that can be read, in milliseconds: some 292 million years.
+const MAX_AGO_MS: u64 = i64::MAX as u64;
+
 /// Where a subscription (or a read of the history) starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SubscribeFrom {
@@ -46,7 +49,9 @@ impl SubscribeFrom {
                 .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
         });
         let ago = ago.ok()?;
-        u64::try_from(ago.as_millis()).ok().map(Self::SinceAgo)
+        // A duration is written in one unit, and no number in it is larger than this.
+        let ago_ms = u64::try_from(ago.as_millis()).ok()?;
+        (ago_ms <= MAX_AGO_MS).then_some(Self::SinceAgo(ago_ms))
     }
 
     /// How `parse_since` would have it written; `None` for the other forms.
@@ -60,7 +65,7 @@ impl SubscribeFrom {
                         .to_string(),
                 )
             }
-            Self::SinceAgo(ms) => Some(format!("{ms}ms")),
+            Self::SinceAgo(ms) => Some(format!("{}ms", ms.min(MAX_AGO_MS))),
             Self::Now | Self::Earliest | Self::After(_) | Self::Last(_) => None,
         }
     }
@@ -122,6 +127,13 @@ mod tests {
                 "k3f9a1:7",
                 Some(SubscribeFrom::After("k3f9a1:7".parse().unwrap())),
             ),
+            (
+                "since:9223372036854775807ms",
+                Some(SubscribeFrom::SinceAgo(MAX_AGO_MS)),
+            ),
+            // 9223372036854776 s are 193 ms more.
+            ("since:9223372036854776s", None),
+            ("since:4444444442403 h0s", None),
             ("last:-1", None),
             ("since:-5m", None),
             ("since:", None),
@@ -138,5 +150,11 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_is_longer_ago_than_can_be_written_is_written_as_the_longest() {
+        let text = SubscribeFrom::SinceAgo(u64::MAX).to_string();
+        assert_eq!(text.parse(), Ok(SubscribeFrom::SinceAgo(MAX_AGO_MS)));
     }
 }

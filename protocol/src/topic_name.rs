@@ -130,6 +130,11 @@ impl TopicPattern {
         Ok(Self(pattern.to_owned()))
     }
 
+    /// The pattern as it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether `topic` is one of those the pattern stands for.
     pub fn matches(&self, topic: &TopicName) -> bool {
         let mut names = topic.as_str().split('.');

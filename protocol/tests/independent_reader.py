@@ -72,7 +72,7 @@ def decode(data, types):
 
     if "payload" in frame:
         payload, is_json = frame.pop("payload"), frame.pop("payload_kind") == 1
-        key, value = ("data", json.loads(payload)) if is_json else ("data_base64", base64.b64encode(payload).decode())
+        key, value = ("data", json.loads(payload)) if is_json else field_of_bytes(payload, frame["content_type"])
         frame = {name: value for name, value in frame.items() if value not in (None, {})}
         frame[key] = value
     frame = {name: value for name, value in frame.items() if value is not None or name == "data"}
@@ -84,6 +84,23 @@ def decode(data, types):
     if kind == "subscribe":
         frame["from"] = from_of_text(frame["from"])
     return {"type": kind, **frame}
+
+
+def field_of_bytes(payload, content_type):
+    """Under which name bytes stand in JSON, and how: as text if that is what they are, and if it is no longer than base64."""
+    encoded = base64.b64encode(payload).decode()
+    kind, *parameters = (content_type or "").lower().split(";")
+    pairs = [parameter.partition("=") for parameter in parameters]
+    charsets = {value.strip().strip('"') for name, _, value in pairs if name.strip() == "charset"}
+    if kind.startswith("text/") and charsets <= {"utf-8", "us-ascii"}:
+        try:
+            text = payload.decode("utf-8")
+        except UnicodeDecodeError:
+            return "data_base64", encoded
+        escaped = json.dumps(text, ensure_ascii=False)[1:-1].encode()
+        if len(escaped) <= len(encoded):
+            return "text", text
+    return "data_base64", encoded
 
 
 def from_of_text(text):

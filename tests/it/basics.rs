@@ -95,7 +95,8 @@ async fn both_subprotocols_see_each_others_messages() {
         json!({"data": null}),
         json!({"data": "text", "headers": {"trace": "abc", "tenant": "ü"}}),
         json!({"data_base64": "AP/+gA=="}),
-        json!({"data_base64": "aGFyaw==", "content_type": "text/plain"}),
+        json!({"data_base64": "aGFyaw==", "content_type": "image/png"}),
+        json!({"text": "hark\n", "content_type": "text/plain"}),
         json!({"data_base64": "", "headers": {"empty": ""}}),
     ];
 

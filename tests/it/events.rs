@@ -105,10 +105,10 @@ fn payloads_with_line_breaks_are_one_event_each() {
 
     assert_eq!(events.expect("message").data["data"], text);
     assert_eq!(events.expect("message").data["data"], json!({"a": [1, 2]}));
-    let bytes = events.expect("message").data;
-    assert_eq!(bytes["headers"]["note"], "x: y");
-    assert_eq!(bytes["content_type"], "text/plain");
-    assert!(bytes["data_base64"].is_string());
+    let plain = events.expect("message").data;
+    assert_eq!(plain["headers"]["note"], "x: y");
+    assert_eq!(plain["content_type"], "text/plain");
+    assert_eq!(plain["text"], text);
 }
 
 /// Reads a stream of the topics `a` and `b` until both have come to their heads, and gives the last id.
@@ -122,6 +122,7 @@ fn follow(events: &mut EventStream, seen: &mut [Seen; 2], heads: [u64; 2]) -> St
                 seen[at].take(&event.data);
                 last_id = event.id;
             }
+            "lagging" => assert_eq!(event.id, None, "{event:?}"),
             _ => panic!("{event:?}"),
         }
     }
@@ -416,6 +417,34 @@ async fn a_stream_that_is_not_read_lags_and_catches_up() {
     for tcp in &mut slow {
         read_all(tcp, 8000);
     }
+}
+
+/// The event has no id: a reader that comes back goes on behind the last message it has.
+#[tokio::test]
+async fn a_stream_that_falls_behind_is_told() {
+    let broker = Broker::start();
+    let mut events = EventStream::open(&broker, EVENTS);
+    let mut seen = Seen::start("a", &events.begin().data);
+    seen.caught_up = 1;
+    let mut publisher = Ws::connect(&broker).await;
+    let messages =
+        (1..=8000).map(|n| json!({"topic": "a", "data": {"n": n, "x": "x".repeat(2000)}}));
+    publisher.publish_all(messages, 64).await;
+
+    while seen.position < 8000 {
+        let event = events.event();
+        match event.name.as_str() {
+            "lagging" => {
+                assert_eq!(event.id, None, "{event:?}");
+                assert!(event.data["behind"].as_u64() > Some(0), "{event:?}");
+                seen.take(&event.data);
+            }
+            _ => take(&mut seen, &event),
+        }
+    }
+
+    assert!(!seen.lagging.is_empty());
+    seen.expect(1..=8000);
 }
 
 fn open_unread(broker: &Broker) -> TcpStream {

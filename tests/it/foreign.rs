@@ -20,7 +20,7 @@ enum Client {
 struct Reader {
     name: &'static str,
     client: Client,
-    /// By topic: the data (or `data_base64`) of its messages, whose offsets are 1, 2, 3 …
+    /// By topic: the data (or `text`, or `data_base64`) of its messages, whose offsets are 1, 2, 3 …
     messages: HashMap<String, Vec<Value>>,
     /// How often each other type of frame came.
     others: HashMap<String, usize>,
@@ -94,14 +94,11 @@ impl Reader {
                     "once, and in order: {}",
                     told()
                 );
-                let payload = if frame["data_base64"].is_null() {
-                    "data"
-                } else {
-                    "data_base64"
-                };
+                let there = |name: &&str| frame.get(name).is_some();
+                let payload = PAYLOADS.into_iter().find(there).expect("a payload");
                 messages.push(frame[payload].take());
             }
-            "welcome" | "subscribed" | "caught_up" | "goodbye" => {
+            "welcome" | "subscribed" | "caught_up" | "lagging" | "goodbye" => {
                 *self.others.entry(kind).or_default() += 1;
             }
             _ => panic!("{}", told()),
@@ -132,13 +129,20 @@ fn awkward() -> Vec<Value> {
         json!({"data": {" a\n": ["\r", null, {"b": -1.5e300}], "data": true}}),
         json!({"data": "\n🎺\r\n".repeat(20_000)}),
         json!({"data_base64": every_byte, "content_type": "application/octet-stream"}),
-        json!({"data_base64": "", "content_type": "text/plain"}),
+        json!({"data_base64": "", "content_type": "image/png"}),
+        json!({"text": "", "content_type": "text/plain"}),
+        json!({"text": "one\r\ntwo\u{2028}\n\ndata: x\n", "content_type": "text/markdown"}),
+        json!({"text": "🎺\r\n".repeat(20_000)}),
         json!({"data_base64": "b25lCnR3bw0KDQo="}),
     ]
 }
 
+/// The fields of which a message has one.
+const PAYLOADS: [&str; 3] = ["data", "text", "data_base64"];
+
 fn payload(publish: &Value) -> &Value {
-    publish.get("data").unwrap_or(&publish["data_base64"])
+    let payload = PAYLOADS.iter().find_map(|name| publish.get(name));
+    payload.expect("a payload")
 }
 
 /// Each comes back its own way: eventsource and websockets by themselves, httpx-sse in the loop of its README, curl with the last ID.
@@ -299,4 +303,16 @@ async fn streams_of_a_stopping_broker_end_and_come_back() {
     let mut curl = Curl::open(&url, &last_event_id);
     let message = curl.expect("message").expect("a stream");
     assert_eq!(message["data"], 2, "{message}");
+}
+
+/// Python's own HTTP client, with one connection for all that it publishes.
+#[test]
+fn batches_by_python_go_on_one_connection() {
+    let broker = Broker::start();
+    let mut command = python("batches.py");
+    command.args([&broker.addr().to_string(), "a", "6", "1000"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(broker.http().get("/v1/topics/a").ok().json()["head"], 6000);
 }

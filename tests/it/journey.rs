@@ -80,7 +80,7 @@ impl Journey {
         let goal = self.messages.len() + LEG;
         while self.messages.len() < goal {
             let frame = stream.frame_surely();
-            if !["welcome", "subscribed", "caught_up", "goodbye"]
+            if !["welcome", "subscribed", "caught_up", "lagging", "goodbye"]
                 .contains(&frame["type"].as_str().unwrap())
             {
                 self.take(&frame);

@@ -121,6 +121,27 @@ async fn a_publisher_that_does_not_read_its_receipts_is_held_up() {
 }
 
 #[tokio::test]
+async fn how_much_may_be_unanswered_is_a_setting_and_said() {
+    let broker = hark_tests::Setup::new()
+        .flag("max-inflight", 4096)
+        .flag("max-inflight-bytes", 4 << 20)
+        .start();
+    let mut ws = Ws::connect(&broker).await;
+    assert_eq!(ws.welcome["max_inflight"], 4096);
+    let publish = |n| json!({"topic": "a", "data": n});
+    let answers = ws.publish_all((0..10_000).map(publish), 4096).await;
+    assert!(answers.iter().all(|answer| answer["type"] == "published"));
+    for none in [
+        "max-inflight",
+        "max-inflight-bytes",
+        "receiving-total-bytes",
+    ] {
+        let refused = hark_tests::Setup::new().flag(none, 0).try_start();
+        assert_eq!(refused.unwrap_err().code, Some(2), "--{none} 0");
+    }
+}
+
+#[tokio::test]
 async fn the_largest_message_arrives_live_and_from_the_log() {
     let broker = Broker::start();
     let mut live: Vec<Ws> = Vec::new();

@@ -1,6 +1,6 @@
 //! Topics that are kept in memory only: the same promises while the broker runs, and a new epoch when it starts.
 
-use hark_tests::{Acked, Seen, Setup, Ws};
+use hark_tests::{Acked, Broker, Cli, Seen, Setup, Ws};
 use serde_json::{Value, json};
 
 fn setup() -> Setup {
@@ -112,7 +112,7 @@ async fn nothing_of_a_memory_topic_reaches_the_disk() {
     assert!(on_disk(&broker, witness), "the search finds what is there");
 }
 
-fn on_disk(broker: &hark_tests::Broker, text: &str) -> bool {
+fn on_disk(broker: &Broker, text: &str) -> bool {
     let mut folders = vec![broker.data_dir().to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -129,4 +129,95 @@ fn on_disk(broker: &hark_tests::Broker, text: &str) -> bool {
         }
     }
     false
+}
+
+/// Page by page, two at a time.
+fn listed(broker: &Broker, prefix: &str) -> Vec<(String, Value)> {
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let url = format!("/v1/topics?limit=2&prefix={prefix}{after}");
+        let page = broker.http().get(&url).ok().json();
+        let topics = page["topics"].as_array().unwrap();
+        assert!(topics.len() <= 2, "{page}");
+        let name = |topic: &Value| topic["topic"].as_str().unwrap().to_owned();
+        found.extend(
+            topics
+                .iter()
+                .map(|topic| (name(topic), topic["head"].clone())),
+        );
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return found,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_kept_in_memory_hides_what_the_disk_has_under_it() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("data");
+    let without = || Setup::new().data_dir(&dir);
+    let mut broker = without().start();
+    let mut ws = Ws::connect(&broker).await;
+    let topics = ["a", "mem.a", "mem.b", "mem.c", "z"];
+    for topic in topics {
+        ws.publish(topic, json!(1)).await;
+        ws.publish(topic, json!(2)).await;
+    }
+    let epoch = broker.http().get("/v1/topics/mem.a").ok().json()["epoch"].clone();
+    broker.stop();
+
+    let mut broker = without().flag("memory-topics", "mem.>").start();
+    hark_tests::until("it says which are hidden", async || {
+        broker.log().contains("mem.a, mem.b, mem.c").then_some(())
+    })
+    .await;
+    let two = json!(2);
+    let on_disk = [("a".to_owned(), two.clone()), ("z".to_owned(), two.clone())];
+    assert_eq!(listed(&broker, ""), on_disk);
+    let mut ws = Ws::connect(&broker).await;
+    ws.publish("mem.b", json!("in memory")).await;
+    assert_eq!(
+        listed(&broker, ""),
+        [
+            &on_disk[..1],
+            &[("mem.b".to_owned(), json!(1))],
+            &on_disk[1..]
+        ]
+        .concat()
+    );
+    assert_eq!(listed(&broker, "mem."), [("mem.b".to_owned(), json!(1))]);
+    let described = broker.http().get("/v1/topics/mem.a").ok().json();
+    assert_eq!(described["head"], 0);
+    assert_ne!(described["epoch"], epoch);
+    let exported = Cli::run(&broker, &["log", "export"]);
+    assert_eq!(
+        (exported.code, exported.stdout.lines().count()),
+        (Some(0), 5),
+        "{exported:?}"
+    );
+
+    // What is deleted is deleted wherever it is, and only once.
+    for (topic, deleted) in [
+        ("mem.a", true),
+        ("mem.b", true),
+        ("mem.a", false),
+        ("mem.d", false),
+    ] {
+        let answer = broker
+            .http()
+            .request("DELETE", &format!("/v1/topics/{topic}"), &[], b"")
+            .ok()
+            .json();
+        assert_eq!(answer["deleted"], deleted, "{answer}");
+    }
+    assert_eq!(listed(&broker, ""), on_disk);
+    broker.stop();
+
+    let broker = without().start();
+    let back = ("mem.c".to_owned(), two);
+    assert_eq!(
+        listed(&broker, ""),
+        [&on_disk[..1], &[back], &on_disk[1..]].concat()
+    );
 }

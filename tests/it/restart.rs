@@ -68,6 +68,7 @@ async fn what_was_kept_keeps_its_parts() {
         json!({"topic": "a", "data": {"x": [1, "2"]}, "headers": {"trace": "t1", "b": ""}}),
         json!({"topic": "a", "data_base64": "AAEC/w==", "content_type": "image/png"}),
         json!({"topic": "a", "data_base64": ""}),
+        json!({"topic": "a", "text": "Grüße\n", "content_type": "text/html"}),
         json!({"topic": "a", "data": "x".repeat(500_000)}),
     ];
     for message in &messages {
@@ -80,7 +81,7 @@ async fn what_was_kept_keeps_its_parts() {
 
     assert_eq!(history(&broker), before);
     for (kept, sent) in before.iter().zip(&messages) {
-        for field in ["data", "data_base64", "content_type", "headers"] {
+        for field in ["data", "text", "data_base64", "content_type", "headers"] {
             assert_eq!(kept[field], sent[field]);
         }
     }

@@ -253,3 +253,44 @@ async fn what_grows_old_goes_from_topics_whose_rooms_have_retired() {
     let others = |topics: Vec<Listed>| topics.into_iter().filter(|topic| topic.name != "inbox.07");
     assert!(others(list(&broker)).eq(others(topics)), "it comes back");
 }
+
+#[tokio::test]
+async fn a_topic_keeps_so_many_messages_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = |most: u64| {
+        let setup = Setup::new().data_dir(&dir.path().join("data"));
+        setup.flag("retention-messages", most)
+    };
+    let mut broker = setup(10).start();
+    let lines = |count: usize| "{\"topic\":\"a\",\"data\":1}\n".repeat(count);
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let mut head = 0;
+    // Messages that come together share a place in the log; however many do, the bound is the same.
+    for count in [488, 1, 9, 300, 2] {
+        let path = "/v1/messages";
+        let answer = broker.http().post(path, &ndjson, lines(count));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        head += count as u64;
+        let listed = listed_when(&broker, "it has ten", |topics| {
+            find(topics, "a").head == head && find(topics, "a").first == head - 9
+        })
+        .await;
+        let seen = expect_expired(&broker, find(&listed, "a")).await;
+        assert_eq!(seen.messages.len(), 10);
+        let history = broker.http().history("a", "from=earliest").ok().json();
+        assert_eq!(
+            history["messages"].as_array().unwrap().len(),
+            10,
+            "{history}"
+        );
+    }
+    broker.stop();
+
+    // A smaller bound holds from the next start on.
+    let broker = setup(3).start();
+    let listed = listed_when(&broker, "it has three", |topics| {
+        find(topics, "a").first == head - 2
+    })
+    .await;
+    expect_expired(&broker, find(&listed, "a")).await;
+}

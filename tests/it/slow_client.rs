@@ -110,6 +110,44 @@ async fn clients_that_stop_reading_cost_little_and_lose_nothing() {
     }
 }
 
+/// It cannot know by itself that it is behind: what comes is in order, and late. It is told, once it has been live, how far.
+#[tokio::test]
+async fn a_client_that_falls_behind_is_told() {
+    let began = Instant::now();
+    let broker = Broker::start();
+    let (mut raw, mut seen) = stopped(&broker);
+    let mut quick = Ws::connect(&broker).await;
+    let mut all = quick.watch("a", json!("now")).await;
+    let mut publisher = Ws::connect(&broker).await;
+    publisher.publish_all(messages(), 64).await;
+    quick
+        .follow(&mut all, |seen| seen.position == ROUNDS * A_ROUND)
+        .await;
+
+    read_to_the_end(&mut raw, &mut seen); // that its cursor is the client's position, `seen` has checked
+
+    let most = 1 + began.elapsed().as_secs() / 10;
+    let told = seen.lagging.len() as u64;
+    assert!((1..=most).contains(&told), "{:?}", seen.lagging);
+    for lagging in &seen.lagging {
+        let offset = lagging["cursor"].as_str().unwrap().rsplit(':').next();
+        let position: u64 = offset.unwrap().parse().unwrap();
+        let behind = lagging["behind"].as_u64().unwrap();
+        assert!(
+            behind > 0 && position + behind <= ROUNDS * A_ROUND,
+            "{lagging}"
+        );
+    }
+    // One that begins with the first message has as much before it, and has asked for that.
+    let mut raw = RawWs::connect_small(&broker);
+    raw.send_json(&json!({"type": "subscribe", "topic": "a", "from": "earliest"}));
+    let mut seen = Seen::start("a", &raw.read_json());
+    while seen.caught_up == 0 {
+        seen.take(&raw.read_json());
+    }
+    assert_eq!(seen.lagging, Vec::<Value>::new());
+}
+
 /// One that stops again and again goes back and forth between live and lagging, and notices nothing.
 #[tokio::test]
 async fn a_client_that_stops_again_and_again_sees_one_unbroken_stream() {

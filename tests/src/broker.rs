@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,6 +28,8 @@ pub struct Setup {
     env: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     restarts: bool,
+    stderr: Option<Arc<OwnedFd>>,
+    descriptors: Option<u32>,
 }
 
 impl Default for Setup {
@@ -65,9 +68,15 @@ impl Setup {
         self
     }
 
-    /// Messages with the header `hark-fault` break their room.
+    /// Messages with the header `hark-fault` break their room, or what it says.
     pub fn faults(self) -> Self {
         self.env("HARK_FAULTS", "1")
+    }
+
+    /// Its standard error goes there, and nowhere else: `Broker::log` is empty.
+    pub fn stderr(mut self, to: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(Arc::new(to.into()));
+        self
     }
 
     /// A data directory that outlives the broker. Without it the broker gets a temporary one.
@@ -80,6 +89,12 @@ impl Setup {
     /// not give out: a client that tries to connect to a free port of the usual range may even reach itself.
     pub fn restarts(mut self) -> Self {
         self.restarts = true;
+        self
+    }
+
+    /// The broker can have so many files and connections open, no more.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -223,6 +238,13 @@ impl Broker {
         self.process().child.id()
     }
 
+    /// How many descriptors the process has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
     /// Memory that the process has resident.
     pub fn rss_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
@@ -272,6 +294,20 @@ pub fn hark() -> Command {
         }
     }
     command
+}
+
+/// The same, with a limit on open files.
+fn hark_with_descriptors(limit: u32) -> Command {
+    let plain = hark();
+    let mut limited = Command::new("sh");
+    limited
+        .arg("-c")
+        .arg(format!(r#"ulimit -n {limit}; exec "$0" "$@""#))
+        .arg(plain.get_program());
+    for (name, _) in plain.get_envs().filter(|(_, value)| value.is_none()) {
+        limited.env_remove(name);
+    }
+    limited
 }
 
 /// The broker's binary: `HARK_BIN`, or the one beside this test, brought up to date first. (Cargo builds a package's
@@ -325,7 +361,11 @@ struct Process {
 impl Process {
     fn start(setup: &Setup, port: u16, data_dir: &Path) -> Result<Self, Exit> {
         let stderr = tempfile::tempfile().unwrap();
-        let mut child = hark()
+        let command = match setup.descriptors {
+            None => hark(),
+            Some(limit) => hark_with_descriptors(limit),
+        };
+        let mut child = { command }
             .arg("serve")
             .args(["--listen", &format!("{}:{port}", setup.host)])
             .arg("--data-dir")
@@ -334,7 +374,10 @@ impl Process {
             .envs(setup.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(stderr.try_clone().unwrap())
+            .stderr(match &setup.stderr {
+                Some(elsewhere) => elsewhere.try_clone().unwrap().into(),
+                None => Stdio::from(stderr.try_clone().unwrap()),
+            })
             .spawn()
             .unwrap();
         let stdout = Shared::default();

@@ -38,6 +38,8 @@ pub struct Seen {
     pub gaps: Vec<Value>,
     /// How often `caught_up` was said since the last `subscribed`.
     pub caught_up: u32,
+    /// How often it was told that it lags, and what.
+    pub lagging: Vec<Value>,
 }
 
 /// Takes a cursor apart.
@@ -69,6 +71,7 @@ impl Seen {
             messages: Vec::new(),
             gaps: Vec::new(),
             caught_up: 0,
+            lagging: Vec::new(),
         }
     }
 
@@ -140,6 +143,11 @@ impl Seen {
                     self.caught_up, 1,
                     "caught_up comes once per subscribe: {frame}"
                 );
+            }
+            Some("lagging") => {
+                assert_eq!(frame["cursor"], self.cursor(), "lagging elsewhere: {frame}");
+                assert_eq!(self.caught_up, 1, "it has not been live yet: {frame}");
+                self.lagging.push(frame.clone());
             }
             _ => panic!("not a frame of a subscription: {frame}"),
         }
@@ -314,6 +322,7 @@ mod tests {
         seen.take(&json!({"type": "caught_up", "topic": "a", "cursor": "e:11"}));
         seen.take(&json!({"type": "gap", "topic": "a", "reason": "expired", "from": 12, "to": 13, "cursor": "e:13"}));
         seen.take(&message(14));
+        seen.take(&json!({"type": "lagging", "topic": "a", "cursor": "e:14", "behind": 2}));
         assert_eq!(seen.offsets(), [11, 14]);
         acked(9..=14).check(&seen);
     }
@@ -330,6 +339,14 @@ mod tests {
         let mut seen = seen();
         seen.take(&message(11));
         seen.take(&message(11));
+    }
+
+    #[test]
+    #[should_panic(expected = "lagging elsewhere")]
+    fn a_lag_at_another_place_is_noticed() {
+        let mut seen = seen();
+        seen.take(&json!({"type": "caught_up", "topic": "a", "cursor": "e:10"}));
+        seen.take(&json!({"type": "lagging", "topic": "a", "cursor": "e:11"}));
     }
 
     #[test]

@@ -47,6 +47,8 @@ struct control {
     _Atomic int64_t clock_shift_ms;  /* 12: added to CLOCK_REALTIME */
     _Atomic int64_t clock_asked;     /* 13: how often it was read */
     _Atomic int64_t kill_in;         /* 14: the process is killed at this moment, counted before and after each rename; 0: never */
+    _Atomic int64_t fail_opens;      /* 15: whatever is opened fails with this error; 0: nothing does */
+    _Atomic int64_t refused_opens;   /* 16: how often */
 };
 
 /* One event of the record; `len` bytes follow: a path within the folder, two with a NUL between, or data. */
@@ -180,6 +182,12 @@ static int opened(int fd, const char *path, int flags, int existed) {
 
 static int open_ours(int dir, const char *whole, const char *path, int flags, mode_t mode) {
     struct stat stat;
+    int error = (int)atomic_load(&control->fail_opens);
+    if (error) {
+        atomic_fetch_add(&control->refused_opens, 1);
+        errno = error;
+        return -1;
+    }
     pthread_mutex_lock(&order);
     int existed = !(flags & O_CREAT) || !fstatat(dir, whole, &stat, 0);
     int fd = opened(real_openat(dir, whole, flags, mode), path, flags, existed);

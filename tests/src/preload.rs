@@ -36,9 +36,11 @@ enum Word {
     ClockShiftMs,
     ClockAsked,
     KillIn,
+    FailOpens,
+    RefusedOpens,
 }
 
-const WORDS: [Word; 15] = [
+const WORDS: [Word; 17] = [
     Word::Processes,
     Word::NextFile,
     Word::Syncs,
@@ -54,6 +56,8 @@ const WORDS: [Word; 15] = [
     Word::ClockShiftMs,
     Word::ClockAsked,
     Word::KillIn,
+    Word::FailOpens,
+    Word::RefusedOpens,
 ];
 
 /// What stands between a broker and its disk. Everything may be changed while the broker runs, and outlives it: the next
@@ -219,6 +223,16 @@ impl Preload {
     /// The process is killed at the n-th moment from now: one is before each change of a file's or folder's name, and one after.
     pub fn kill_at_name_change(&self, moment: u64) {
         self.set(Word::KillIn, to_word(moment));
+    }
+
+    /// From now on nothing in the data directory can be opened, and the system says so with this error; `None`: everything can again.
+    pub fn fail_opens(&self, errno: Option<i32>) {
+        self.set(Word::FailOpens, errno.unwrap_or(0).into());
+    }
+
+    /// How often that was tried in vain.
+    pub fn refused_opens(&self) -> u64 {
+        self.count(Word::RefusedOpens)
     }
 
     /// Where the record is.

@@ -2,7 +2,7 @@
 //! only when told to. Also HTTP requests written by hand.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -80,6 +80,22 @@ impl RawWs {
         raw
     }
 
+    /// A connection on which nothing has been said yet, from this address of the local network (127.0.0.0/8).
+    pub fn connect_bare(broker: &Broker, from: Option<Ipv4Addr>) -> Self {
+        Self::dial_from(broker.addr(), from, None)
+    }
+
+    /// Begins a session on a bare connection; the first frame read.
+    pub fn upgrade(&mut self, broker: &Broker) {
+        self.begin(upgrade(broker, "").as_bytes());
+        self.read_frame();
+    }
+
+    /// Shuts the writing side; what comes can still be read.
+    pub fn shut_writing(&mut self) {
+        self.tcp.shutdown(Shutdown::Write).unwrap();
+    }
+
     fn begin(&mut self, request: &[u8]) {
         self.write(request);
         let response = self.read_response();
@@ -92,7 +108,18 @@ impl RawWs {
     }
 
     fn dial(addr: SocketAddr, receive_buffer_bytes: Option<usize>) -> Self {
+        Self::dial_from(addr, None, receive_buffer_bytes)
+    }
+
+    fn dial_from(
+        addr: SocketAddr,
+        from: Option<Ipv4Addr>,
+        receive_buffer_bytes: Option<usize>,
+    ) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        }
         if let Some(bytes) = receive_buffer_bytes {
             socket.set_recv_buffer_size(bytes).unwrap(); // before connecting, so that the window starts small
         }
@@ -261,7 +288,8 @@ impl RawWs {
         Some(())
     }
 
-    fn read_response(&mut self) -> Response {
+    /// Reads an answer's head, and its body where it has one.
+    pub fn read_response(&mut self) -> Response {
         let end = loop {
             if let Some(at) = self.read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 break at;

@@ -197,9 +197,12 @@ impl Ws {
             .unwrap_or_else(|ended| panic!("a frame was expected, not {ended:?}"))
     }
 
-    /// The next frame, which must be of this type.
+    /// The next frame, which must be of this type. That the session lags, as a slow machine may make it, is passed over unless it is asked for.
     pub async fn expect(&mut self, kind: &str) -> Value {
-        let frame = self.recv().await;
+        let mut frame = self.recv().await;
+        while kind != "lagging" && frame["type"] == "lagging" {
+            frame = self.recv().await;
+        }
         assert_eq!(frame["type"], kind, "{frame}");
         frame
     }

@@ -139,6 +139,7 @@ impl Reader {
             Some("message") => self.message(judge, frame),
             Some("gap") => self.gap(judge, frame),
             Some("caught_up") => self.caught_up(frame),
+            Some("lagging") => self.lagging(frame),
             _ => violated!("not a frame of a subscription: {frame}"),
         }
     }
@@ -275,6 +276,15 @@ impl Reader {
                 "topic {topic} was caught up with at {place}, before its head {}",
                 self.head
             );
+        }
+        Ok(())
+    }
+
+    fn lagging(&self, frame: &Value) -> Judged {
+        let place = Place::parse(&frame["cursor"])?;
+        if !self.caught_up || place != self.place {
+            let (topic, here) = (self.topic, &self.place);
+            violated!("topic {topic} is said to lag at {place}, to a reader at {here}: {frame}");
         }
         Ok(())
     }

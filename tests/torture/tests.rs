@@ -92,6 +92,16 @@ fn what_is_right_passes() {
     read_all(&mut judge, "e", 11).unwrap();
     let mut reader = subscribe(&mut judge, &after("e:4"), "e:4", 11, true).unwrap();
     reader.take(&mut judge, &message(5, 5)).unwrap();
+    let lagging = |cursor: &str| json!({"type": "lagging", "cursor": cursor, "behind": 6});
+    let early = reader.take(&mut judge, &lagging("e:5"));
+    noticed(early, "is said to lag");
+    for n in 6..=11 {
+        reader.take(&mut judge, &message(n, n)).unwrap();
+    }
+    reader.take(&mut judge, &caught_up("e:11")).unwrap();
+    reader.take(&mut judge, &lagging("e:11")).unwrap();
+    let elsewhere = reader.take(&mut judge, &lagging("e:10"));
+    noticed(elsewhere, "is said to lag");
     subscribe(&mut judge, &From::Now, "e:11", 11, false).unwrap();
     subscribe(&mut judge, &From::Last(3), "e:8", 11, false).unwrap();
     judge.look_over(TOPIC, true).unwrap();

@@ -1,7 +1,6 @@
 //! What the command line says to people and to programs: errors and how the program ends, lines on standard output, news
 //! on standard error. Control characters of messages are shown, never sent to a terminal.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,6 +8,9 @@ use std::process::ExitCode;
 use futures_util::StreamExt;
 use hark_client::{ConnectionEvent, ConnectionEvents, Message, Payload};
 use jiff::Timestamp;
+
+use crate::logging;
+pub(super) use crate::logging::shown;
 
 /// Why a command failed: a sentence for people and an exit code.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +49,8 @@ pub(super) fn complain(error: &CliError) {
 }
 
 /// Says something to the person in front of the program, whatever standard output is for.
-#[allow(clippy::print_stderr)] // this is where the program speaks to people
 pub(super) fn say(sentence: &str) {
-    eprintln!("hark: {}", shown(sentence));
+    logging::say_now(&format!("hark: {}\n", shown(sentence)));
 }
 
 /// Standard output: lines for people on a terminal, JSON lines for programs.
@@ -100,22 +101,6 @@ impl Output {
             ))),
         }
     }
-}
-
-/// Text with its control characters made visible, so that a message cannot move the cursor or change the title of a
-/// terminal.
-pub(super) fn shown(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let show = |c: char| {
-        if c.is_control() {
-            c.escape_default().to_string()
-        } else {
-            c.to_string()
-        }
-    };
-    Cow::Owned(text.chars().map(show).collect())
 }
 
 /// A message on one line, for people: time, topic, offset, headers, content.
@@ -170,6 +155,12 @@ pub(super) async fn tell_of_trouble(mut events: ConnectionEvents) {
             ConnectionEvent::Unreadable { reason } => {
                 say(&format!("the broker sent what cannot be read: {reason}"))
             }
+            ConnectionEvent::Lagging { topic, behind, .. } => say(&match behind {
+                Some(behind) => {
+                    format!("{topic}: messages come faster than they are read; {behind} behind")
+                }
+                None => format!("{topic}: messages come faster than they are read"),
+            }),
             ConnectionEvent::TokenFailed { reason } => say(&format!("no token: {reason}")),
             _ => {}
         }
@@ -186,18 +177,6 @@ fn say_once(said: &mut Option<String>, sentence: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_are_shown() {
-        let cases = [
-            ("plain ü 日本", "plain ü 日本"),
-            ("\u{1b}[31mred", "\\u{1b}[31mred"),
-            ("a\r\n\tb\u{9b}", "a\\r\\n\\tb\\u{9b}"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(shown(text), expected);
-        }
-    }
 
     #[test]
     fn times_are_utc() {

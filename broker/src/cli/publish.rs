@@ -1,16 +1,17 @@
 //! `hark pub`: publishes one message, or the lines of standard input.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hark_client::{Client, JsonText, PendingReceipt, Publish, PublishError, Receipt, TopicName};
+use hark_client::{Client, Payload, PendingReceipt, Publish, PublishError, Receipt, TopicName};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 use tokio::sync::mpsc;
 
 use super::CliError;
 use super::connection::{ConnectionArgs, WaitArgs, connect};
 use super::output::{Output, say};
+use crate::logging;
 
 /// The most bytes of a line; with what a frame has around it the broker takes a little less.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
@@ -23,7 +24,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Publish a message, or each line of standard input as one.
 ///
-/// A message is JSON if it parses as JSON, and text otherwise. What the broker has not confirmed when a connection breaks
+/// A message is JSON if it parses as JSON, text if it is UTF-8, and bytes otherwise. What the broker has not confirmed when a connection breaks
 /// is sent again, and kept once.
 #[derive(Debug, clap::Args)]
 pub(super) struct PublishArgs {
@@ -102,15 +103,7 @@ impl PublishArgs {
         let topic = self.topic.as_str();
         let message = match &self.content_type {
             Some(content_type) => client.publish_bytes(topic, data, Some(content_type)),
-            None => match JsonText::check(data.clone()) {
-                Ok(json) => client.publish_json(topic, json),
-                Err(_) => {
-                    let text = std::str::from_utf8(&data)
-                        .is_ok()
-                        .then_some("text/plain; charset=utf-8");
-                    client.publish_bytes(topic, data, text)
-                }
-            },
+            None => client.publish_payload(topic, Payload::undeclared(data)),
         };
         let header = |message: Publish<'a>, (name, value): &(String, String)| {
             message.header(&**name, &**value)
@@ -253,7 +246,7 @@ async fn collect(mut receipts: mpsc::Receiver<Handed>) -> Tally {
         failed: 0,
         last: None,
         ended: None,
-        shows_progress: io::stderr().is_terminal() && !io::stdin().is_terminal(),
+        shows_progress: logging::is_terminal() && !io::stdin().is_terminal(),
     };
     let mut tick = tokio::time::interval(PROGRESS);
     loop {
@@ -318,14 +311,9 @@ impl Tally {
         } else {
             String::new()
         };
-        // Blanks over what a longer line has left. A terminal that has gone is no reason to stop.
-        write!(
-            io::stderr(),
-            "{} kept{failed}, {:.0}/s   {end}",
-            self.kept,
-            self.rate()
-        )
-        .ok();
+        // Blanks over what a longer line has left.
+        let (kept, rate) = (self.kept, self.rate());
+        logging::say_now(&format!("{kept} kept{failed}, {rate:.0}/s   {end}"));
     }
 
     fn summarize(&self, json: bool) -> Result<(), CliError> {

@@ -1,13 +1,14 @@
 //! `hark serve`: runs the broker.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use super::CliError;
+use super::{CliError, environment};
 use crate::config::Config;
+use crate::logging;
 use crate::server::{self, ServeError};
 
 /// The settings of the broker.
@@ -17,10 +18,11 @@ pub(super) struct ServeArgs {
     config: Config,
 
     /// What goes to the log (standard error): error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
+    // actix_http calls errors what peers do wrong, and does not say which peer.
     #[arg(
         long,
         env = "HARK_LOG",
-        default_value = "info,actix_server=warn",
+        default_value = "info,actix_server=warn,actix_http=off",
         value_name = "FILTER"
     )]
     log: EnvFilter,
@@ -39,28 +41,17 @@ impl ServeArgs {
             #[command(flatten)]
             args: ServeArgs,
         }
-        Alone::parse_from(["hark"]).args
+        environment::parse::<Alone>(["hark"]).args
     }
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     args.config.check().map_err(CliError::usage)?;
-    log_to_stderr(args.log, args.log_json);
+    logging::start(args.log, args.log_json);
     let data_dir = args.config.data_dir.display().to_string();
     let announce = move |address: SocketAddr| announce(address, &data_dir);
     let served = actix_web::rt::System::new().block_on(server::serve(args.config, announce));
     served.map_err(|error: ServeError| CliError::failed(error.to_string()))
-}
-
-fn log_to_stderr(filter: EnvFilter, json: bool) {
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match json {
-        true => log.json().init(),
-        false => log.init(),
-    }
 }
 
 /// The one line that says where and how. A standard output that is closed is no reason not to serve.

@@ -103,7 +103,10 @@ async fn print(
                 events.next().await
             }
         };
-        let Some((topic, event)) = next else { break };
+        // Whoever ends a subscription says why, in an event.
+        let Some((topic, event)) = next else {
+            return Err(CliError::failed("the connection is gone without a reason"));
+        };
         let event = event.map_err(|e| CliError::failed(format!("{topic}: {e}")))?;
         let (reader, cursor) = printer.print(&topic, event)?;
         if reader == Reader::Gone {

@@ -17,7 +17,7 @@ use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
 use super::guarded::{Guarded, Patience};
-use crate::connections::{Connection, Connections};
+use crate::connections::{Connection, Connections, PIECE_BYTES};
 
 /// Connections beyond the most there may be that are still taken, each to be told so.
 pub const REFUSED_AT_ONCE: usize = 8;
@@ -81,6 +81,8 @@ where
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 // The guard holds the end of input back until it may end the connection.
                 .h1_allow_half_closed(true)
+                // What is written of a connection at once is what it keeps for ever.
+                .h1_write_buffer_size(PIECE_BYTES)
                 .local_addr(address)
                 .on_connect_ext(|stream: &Guarded<TcpStream>, data| {
                     data.insert::<Arc<Connection>>(stream.connection().clone());

@@ -20,6 +20,23 @@ pub use accept::{Door, REFUSED_AT_ONCE, serve};
 pub use guarded::Patience;
 pub use head::read as read_head;
 
+/// A door for what is fuzzed (`fuzz/src/targets.rs`): where a body in chunks ends, and how much of it is data, if it comes in these pieces;
+/// `None` if it is refused or not whole. Nothing else uses it.
+#[doc(hidden)]
+pub fn chunked_body(pieces: &[&[u8]]) -> Option<(usize, u64)> {
+    let mut chunks = chunks::Chunks::new();
+    let (mut at, mut data_bytes) = (0, 0);
+    for piece in pieces {
+        let step = chunks.step(piece).ok()?;
+        at += step.bytes;
+        data_bytes += step.data_bytes;
+        if chunks.ended() {
+            return Some((at, data_bytes));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use actix_http::ServiceConfig;

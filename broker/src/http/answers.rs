@@ -1,5 +1,5 @@
 //! Answers that are held whole until they are read: pages of the history. Owns the bytes that all of them may have together, who waits for
-//! room, and that an answer is given to the socket piece by piece.
+//! room.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,9 +23,6 @@ const MAKING_BYTES: usize = 3 * 1024 * 1024;
 const UNIT_BYTES: usize = 1024;
 /// How long a request waits for room.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// So much is given to the socket at once.
-const PIECE_BYTES: usize = 32 * 1024;
-
 /// The room that all answers share.
 #[derive(Debug)]
 pub struct Answers {
@@ -90,7 +87,7 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// An answer that is made, as a body: holds its room until all of it is with the socket.
+/// An answer that is made, as a body: holds its room until it is dropped, which it is when all of it is with the socket.
 #[derive(Debug)]
 pub(super) struct Held {
     left: Bytes,
@@ -111,21 +108,18 @@ impl Held {
             connection,
             _room: Room(permit),
         };
-        held.tell();
-        held
-    }
-
-    fn tell(&self) {
-        if let Some(connection) = &self.connection {
-            connection.holds_answer(self.left.len());
+        if let Some(connection) = &held.connection {
+            connection.holds_answer(held.left.len());
         }
+        held
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.left = Bytes::new();
-        self.tell();
+        if let Some(connection) = &self.connection {
+            connection.holds_answer(0);
+        }
     }
 }
 
@@ -143,9 +137,7 @@ impl MessageBody for Held {
         if self.left.is_empty() {
             return Poll::Ready(None);
         }
-        let piece = PIECE_BYTES.min(self.left.len());
-        let piece = self.left.split_to(piece);
-        Poll::Ready(Some(Ok(piece)))
+        Poll::Ready(Some(Ok(std::mem::take(&mut self.left))))
     }
 }
 
@@ -176,18 +168,5 @@ mod tests {
         assert_eq!(answers.waiting(), 0);
         drop((made, held));
         assert_eq!(answers.room.available_permits(), TOTAL_BYTES / UNIT_BYTES);
-    }
-
-    #[actix_web::test]
-    async fn an_answer_is_given_out_piece_by_piece() {
-        let answers = Answers::default();
-        let text = "x".repeat(3 * PIECE_BYTES + 1);
-        let mut held = Held::new(text.clone(), answers.room().await.unwrap(), None);
-        assert_eq!(held.size(), BodySize::Sized(text.len() as u64));
-        let mut pieces = Vec::new();
-        while let Some(piece) = std::future::poll_fn(|cx| Pin::new(&mut held).poll_next(cx)).await {
-            pieces.push(piece.unwrap().len());
-        }
-        assert_eq!(pieces, [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, 1]);
     }
 }

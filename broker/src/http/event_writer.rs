@@ -101,6 +101,16 @@ impl EventWriter {
         }));
     }
 
+    /// Leaves the reader where it is: it has no id.
+    pub(super) fn lagging(&mut self, at: usize, behind: Option<u64>) {
+        let lagging = ServerFrame::Lagging {
+            topic: self.topics[at].clone(),
+            cursor: self.cursors[at],
+            behind,
+        };
+        self.event("lagging", &lagging);
+    }
+
     pub(super) fn error(&mut self, code: ErrorCode, message: String) {
         let error = ServerFrame::Error {
             id: None,

@@ -16,7 +16,7 @@ use super::follow::Follower;
 use super::reading::{self, Form, Reading};
 use super::{ApiError, Gate};
 use crate::connections::Connection;
-use crate::session::{self, Present};
+use crate::session::{self, Leave as _, Present};
 
 /// How long a browser waits before it comes back when a stream has broken.
 const COME_BACK_AFTER: Duration = Duration::from_secs(2);
@@ -65,11 +65,16 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
     out.welcome(&settings.welcome(&name));
     let peer = gate.client_address(request);
     tracing::debug!(session = name, peer, "an event stream began");
+    let connection = Connection::of(request);
+    if let Some(connection) = &connection {
+        let tell = follower.inbox().clone();
+        connection.when_behind(move || tell.lag());
+    }
     response.streaming(events(EventStream {
         follower,
         out,
         heartbeat: settings.heartbeat,
-        connection: Connection::of(request),
+        connection,
         probes_left: PROBES,
         _ended: Ended { name, peer },
         _present: present,

@@ -69,6 +69,7 @@ enum Rest {
         at: usize,
         frames: std::vec::IntoIter<PageFrame>,
         position: u64,
+        behind: Option<u64>,
         live: bool,
     },
 }
@@ -81,12 +82,15 @@ pub(super) struct Inbox {
     credit: Credit,
     /// Whether live messages are taken yet.
     open: AtomicBool,
+    /// `Unacknowledged` is on its way.
+    unacknowledged: AtomicBool,
 }
 
 #[derive(Debug)]
 enum Heard {
     Live(Delivery),
     News(RoomNews),
+    Unacknowledged,
     Goodbye(Goodbye),
 }
 
@@ -113,6 +117,13 @@ impl Leave for Inbox {
     fn leave(&self, goodbye: Goodbye) {
         drop(self.heard.send(Heard::Goodbye(goodbye)));
     }
+
+    fn lag(&self) {
+        // Once until it is read: nobody reads while the socket takes nothing.
+        if !self.unacknowledged.swap(true, Ordering::AcqRel) {
+            drop(self.heard.send(Heard::Unacknowledged));
+        }
+    }
 }
 
 impl Follower {
@@ -126,6 +137,7 @@ impl Follower {
             heard: sender,
             credit: Credit::default(),
             open: AtomicBool::new(false),
+            unacknowledged: AtomicBool::new(false),
         };
         let followed = |(topic, from)| Followed {
             subscription: Subscription::new(&registry, topic, from),
@@ -242,7 +254,8 @@ impl Follower {
                 self.write_rest(out);
             }
             Heard::News(news) => self.news(news, out),
-            Heard::Goodbye(Goodbye { retry_after_ms }) => {
+            Heard::Unacknowledged => self.all_fall_behind(out),
+            Heard::Goodbye(Goodbye { retry_after_ms, .. }) => {
                 out.goodbye(retry_after_ms);
                 self.ended = true;
             }
@@ -257,15 +270,16 @@ impl Follower {
                 at,
                 frames,
                 position,
+                behind,
                 live,
-            }) => self.page(at, frames, position, live, out),
+            }) => self.page(at, frames, position, behind, live, out),
             None => {}
         }
     }
 
     fn live(&mut self, delivery: Delivery, mut next: usize, out: &mut EventWriter) {
         if let Some(at) = self.at(delivery.key) {
-            let position = &mut self.topics[at].subscription.position;
+            let subscription = &mut self.topics[at].subscription;
             let records = &delivery.batch.records()[delivery.start..];
             let frames = delivery.frames().iter().zip(records);
             for (frame, record) in frames.skip(next) {
@@ -273,8 +287,8 @@ impl Follower {
                     self.rest = Some(Rest::Live(delivery, next));
                     return;
                 }
-                position.offset = record.offset;
-                out.frame(at, false, *position, frame);
+                subscription.fed(record.offset);
+                out.frame(at, false, subscription.position, frame);
                 next += 1;
             }
         }
@@ -286,6 +300,7 @@ impl Follower {
         at: usize,
         mut frames: std::vec::IntoIter<PageFrame>,
         position: u64,
+        behind: Option<u64>,
         live: bool,
         out: &mut EventWriter,
     ) {
@@ -301,11 +316,15 @@ impl Follower {
                 at,
                 frames,
                 position,
+                behind,
                 live,
             });
             return;
         }
         subscription.page_read(position);
+        if !live && subscription.stays_behind() {
+            out.lagging(at, behind);
+        }
         self.pull_unless(live, at, out);
     }
 
@@ -317,8 +336,11 @@ impl Follower {
                 Some(_) => self.fail(code, message, out),
                 None => {}
             },
-            RoomNews::Lagging { key } => {
+            RoomNews::Lagging { key, behind } => {
                 if let Some(at) = self.at(key) {
+                    if self.topics[at].subscription.falls_behind() {
+                        out.lagging(at, behind);
+                    }
                     self.pulls.add(key);
                     if let Some(seating) = &mut self.topics[at].seating {
                         seating.live = false;
@@ -329,6 +351,7 @@ impl Follower {
                 key,
                 frames,
                 position,
+                behind,
                 live,
             } => {
                 let Some(at) = self.page_answered(key) else {
@@ -338,6 +361,7 @@ impl Follower {
                     at,
                     frames: frames.into_iter(),
                     position,
+                    behind,
                     live,
                 });
                 self.write_rest(out);
@@ -421,6 +445,17 @@ impl Follower {
         }
     }
 
+    /// What the client was given lies unacknowledged: tells it of every topic that messages have come by.
+    fn all_fall_behind(&mut self, out: &mut EventWriter) {
+        self.inbox.unacknowledged.store(false, Ordering::Release);
+        for (at, one) in self.topics.iter_mut().enumerate() {
+            if one.subscription.was_fed() && one.subscription.falls_behind() {
+                // How much of it the client has not got nobody knows: it is on its way.
+                out.lagging(at, None);
+            }
+        }
+    }
+
     /// Joins again, from the position, a little later each time it fails.
     fn room_gone(&mut self, at: usize, out: &mut EventWriter) {
         let one = &mut self.topics[at];
@@ -465,6 +500,79 @@ impl Drop for Follower {
         for one in &self.topics {
             // Where it cannot be told, the room finds out by itself that nobody is there.
             one.subscription.leave();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hark_protocol::{Headers, Idempotency, Message, Payload};
+
+    use super::*;
+    use crate::http::publishing;
+    use crate::topic::tests::registry_of_few;
+
+    /// What a stream has been given, up to what is looked for.
+    struct Stream {
+        follower: Follower,
+        out: EventWriter,
+        text: String,
+    }
+
+    impl Stream {
+        async fn until(&mut self, what: &str, times: usize) {
+            while self.text.matches(what).count() < times {
+                let end = Instant::now() + Duration::from_secs(60);
+                self.follower.turn(&mut self.out, end).await;
+                assert!(!self.out.is_empty(), "{what} does not come: {}", self.text);
+                self.text += std::str::from_utf8(&self.out.take()).unwrap();
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_lies_unacknowledged_is_told_of_the_topics_it_came_by() {
+        let registry = registry_of_few(10);
+        let topics = ["a", "b"].map(|name| TopicName::parse(name).unwrap());
+        let starts = topics
+            .clone()
+            .map(|topic| (topic, SubscribeFrom::Now))
+            .into_iter();
+        let mut stream = Stream {
+            follower: Follower::new(registry.clone(), starts),
+            out: EventWriter::new(topics.to_vec()),
+            text: String::new(),
+        };
+        stream.until("event: caught_up\n", 2).await;
+        let publish = async |at: usize| {
+            let message = Message {
+                payload: Payload::plain_text("hello"),
+                headers: Headers::default(),
+            };
+            let topic = topics[at].clone();
+            publishing::publish_one(&registry, topic, message, Idempotency::None)
+                .await
+                .unwrap();
+        };
+        publish(0).await;
+        stream.until("\"text\":\"hello\"", 1).await;
+
+        for _ in 0..3 {
+            stream.follower.inbox().lag();
+        }
+        stream.until("event: lagging\n", 1).await;
+
+        // Not again so soon, of whatever topic there was nothing new of; of the other when something has come by it.
+        stream.follower.inbox().lag();
+        publish(1).await;
+        stream.until("\"text\":\"hello\"", 2).await;
+        stream.follower.inbox().lag();
+        stream.until("event: lagging\n", 2).await;
+        for topic in ["a", "b"] {
+            let told = format!(
+                "event: lagging\ndata: {{\"type\":\"lagging\",\"topic\":\"{topic}\",\"cursor\":\""
+            );
+            assert_eq!(stream.text.matches(&told).count(), 1, "{}", stream.text);
         }
     }
 }

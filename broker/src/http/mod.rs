@@ -9,6 +9,8 @@ mod error;
 mod event_writer;
 mod events;
 mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod messages;
 mod page;
@@ -17,6 +19,7 @@ mod publish_many;
 mod publishing;
 mod query;
 mod reading;
+mod rules;
 mod topics;
 mod upgrade;
 mod waiting;
@@ -42,7 +45,8 @@ use crate::topic::Registry;
 
 pub use answers::Answers;
 pub use error::ApiError;
-pub use guard::{Admission, cors};
+pub use guard::{Admission, AllowedOrigin, cors};
+pub use rules::keep_rules;
 
 /// What every request is given.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use hark_protocol::codec::json::Publish;
 use hark_protocol::{
     ErrorCode, Headers, HeadersError, Idempotency, JsonText, Message, MessageId, Payload,
-    ProducerId,
+    ProducerId, check_content_type,
 };
 
 use super::body::Body;
@@ -16,6 +16,9 @@ use super::{ApiError, Gate, topics};
 
 /// Request headers that become the message's, without the prefix.
 pub(super) const MESSAGE_HEADER_PREFIX: &str = "hark-header-";
+
+/// All others that begin with `hark-`.
+pub(super) const PUBLISH_HEADERS: [&str; 3] = ["hark-producer", "hark-seq", "hark-message-id"];
 
 /// The longest key behind which `#` and a line's number still fit: ten digits.
 const MAX_KEY_OF_LINES: usize = 64 - 11;
@@ -29,13 +32,14 @@ pub(super) async fn publish(
     gate.admission.check(&request)?;
     gate.check_open()?;
     let topic = topics::parse_own(&topic, "nobody can publish to it")?;
+    refuse_unknown(request.headers())?;
     let headers = message_headers(request.headers())?;
     let counted = Counted::read(request.headers())?;
-    let content_type = content_type(request.headers());
+    let content_type = content_type(request.headers())?;
     let body = Body::new(&request, payload, &gate)?;
     if content_type
         .as_deref()
-        .is_some_and(|name| essence(name) == "application/x-ndjson")
+        .is_some_and(|name| is_lines(&essence(name)))
     {
         counted.check_for_lines()?;
         // Lines that went to the room: what a producer counts.
@@ -56,7 +60,7 @@ pub(super) async fn publish(
                 });
             Line::of_one_topic(publish)
         };
-        return Ok(publishing::answer_lines(gate.registry.clone(), body, read));
+        return Ok(publishing::answer_lines(gate.registry.clone(), body, read).await);
     }
     let body = body.whole("a message").await?;
     let message = Message {
@@ -69,12 +73,36 @@ pub(super) async fn publish(
 }
 
 /// What the request calls its body.
-pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
-    let name = headers.get(header::CONTENT_TYPE)?;
-    Some(name.to_str().unwrap_or_default().trim().to_owned())
+pub(super) fn content_type(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let name = headers.get(header::CONTENT_TYPE).map(|name| name.to_str());
+    let name = name.transpose().map_err(|_| {
+        let message = "Content-Type is not ASCII text, such as image/png";
+        ApiError::new(ErrorCode::BadFrame, message)
+    })?;
+    Ok(name.map(|name| name.trim().to_owned()))
 }
 
-fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {
+/// Refuses a header that is meant for Hark and that it does not know: a message kept without what was asked for it (a key, say) cannot be
+/// taken back.
+pub(super) fn refuse_unknown(headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_unknown = |name: &str| {
+        name.starts_with("hark-")
+            && !name.starts_with(MESSAGE_HEADER_PREFIX)
+            && !PUBLISH_HEADERS.contains(&name)
+    };
+    match headers.keys().find(|name| is_unknown(name.as_str())) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!(
+                "the header {name} is not known; there are Hark-Producer with Hark-Seq, Hark-Message-Id, and Hark-Header-NAME for the \
+                 message's own headers"
+            );
+            Err(ApiError::new(ErrorCode::BadFrame, message))
+        }
+    }
+}
+
+pub(super) fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {
     let mut pairs = Vec::new();
     for (name, value) in headers {
         if let Some(name) = name.as_str().strip_prefix(MESSAGE_HEADER_PREFIX) {
@@ -97,10 +125,10 @@ fn message_headers(headers: &HeaderMap) -> Result<Headers, ApiError> {
 }
 
 /// How the messages of a request are known when it is sent again.
-struct Counted(Idempotency);
+pub(super) struct Counted(Idempotency);
 
 impl Counted {
-    fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub(super) fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
         let bad = |message: String| ApiError::new(ErrorCode::BadFrame, message);
         let text = |name: &str| match headers.get(name).map(|value| value.to_str()) {
             None => Ok(None),
@@ -135,7 +163,7 @@ impl Counted {
     }
 
     /// The `n`th published line's: a producer counts on from the request's number, a key has the line's number behind it.
-    fn of_line(&self, n: u64) -> Idempotency {
+    pub(super) fn of_line(&self, n: u64) -> Idempotency {
         match &self.0 {
             Idempotency::Sequence { producer, seq } => Idempotency::Sequence {
                 producer: producer.clone(),
@@ -172,32 +200,32 @@ pub(super) fn essence(content_type: &str) -> String {
         .to_ascii_lowercase()
 }
 
+/// Whether a body of this type is one message a line. All these names are in use for the same, and none is registered.
+pub(super) fn is_lines(essence: &str) -> bool {
+    matches!(
+        essence,
+        "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines"
+    )
+}
+
 /// Takes the body for what its type says (RFC 9110, section 8.3). `curl -d` says "form", whatever it sends.
 fn payload_of(body: Bytes, content_type: Option<&str>) -> Result<Payload, ApiError> {
     let name = content_type.map(essence).unwrap_or_default();
-    let json = || JsonText::check(body.clone()).map(Payload::Json);
     if name == "application/json" || name.ends_with("+json") {
-        return json().map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()));
+        let json = JsonText::check(body).map(Payload::Json);
+        return json.map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()));
     }
     if name.is_empty() || name == "application/x-www-form-urlencoded" {
-        return Ok(json().unwrap_or_else(|_| {
-            let text = std::str::from_utf8(&body).is_ok();
-            let content_type = text.then(|| ByteString::from_static("text/plain; charset=utf-8"));
-            Payload::Bytes {
-                data: body.clone(),
-                content_type,
-            }
-        }));
+        return Ok(Payload::undeclared(body));
     }
     let content_type = content_type.unwrap_or_default();
-    if content_type.len() > 255 {
-        return Err(ApiError::new(
-            ErrorCode::TooLarge,
-            "a content type has at most 255 bytes",
-        ));
-    }
+    check_content_type(content_type)
+        .map_err(|error| ApiError::new(ErrorCode::BadFrame, error.to_string()))?;
     Ok(Payload::Bytes {
-        data: body.clone(),
+        data: body,
         content_type: Some(content_type.into()),
     })
 }

@@ -8,7 +8,9 @@ use hark_protocol::{ErrorCode, MAX_LIST_MESSAGES, codec};
 use serde_json::value::RawValue;
 
 use super::body::Body;
-use super::publish::{MESSAGE_HEADER_PREFIX, content_type, essence};
+use super::publish::{
+    MESSAGE_HEADER_PREFIX, PUBLISH_HEADERS, content_type, essence, is_lines, refuse_unknown,
+};
 use super::publishing::{self, Line};
 use super::{ApiError, Gate};
 
@@ -21,7 +23,7 @@ pub(super) async fn publish(
     gate.check_open()?;
     refuse_headers(request.headers())?;
     let body = Body::new(&request, payload, &gate)?;
-    let content_type = content_type(request.headers()).unwrap_or_default();
+    let content_type = content_type(request.headers())?.unwrap_or_default();
     match essence(&content_type).as_str() {
         "application/json" => {
             let lines = read_list(&body.whole("a list of messages").await?)?;
@@ -29,9 +31,9 @@ pub(super) async fn publish(
             Ok(HttpResponse::Ok().json(answers))
         }
         // `curl --data-binary` says "form", whatever it sends.
-        "" | "application/x-ndjson" | "application/x-www-form-urlencoded" => Ok(
-            publishing::answer_lines(gate.registry.clone(), body, read_line),
-        ),
+        name if matches!(name, "" | "application/x-www-form-urlencoded") || is_lines(name) => {
+            Ok(publishing::answer_lines(gate.registry.clone(), body, read_line).await)
+        }
         other => {
             let message = format!(
                 "messages come as lines (application/x-ndjson) or as a list (application/json), not as {other}"
@@ -48,9 +50,9 @@ pub(super) async fn publish(
 
 /// What is said in headers where there is one topic, is said in each message here.
 fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
-    let names = ["hark-producer", "hark-seq", "hark-message-id"];
+    refuse_unknown(headers)?;
     let meant_for_one =
-        |name: &str| names.contains(&name) || name.starts_with(MESSAGE_HEADER_PREFIX);
+        |name: &str| PUBLISH_HEADERS.contains(&name) || name.starts_with(MESSAGE_HEADER_PREFIX);
     match headers.keys().find(|name| meant_for_one(name.as_str())) {
         None => Ok(()),
         Some(name) => {
@@ -62,7 +64,7 @@ fn refuse_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-fn read_line(line: Bytes) -> Line {
+pub(super) fn read_line(line: Bytes) -> Line {
     match line.first() {
         Some(b'[') => {
             let message = "a list is sent as application/json; here each line is one message";
@@ -85,7 +87,7 @@ fn read(line: Bytes) -> Line {
 }
 
 /// A list of messages, or a single one.
-fn read_list(body: &Bytes) -> Result<Vec<Line>, ApiError> {
+pub(super) fn read_list(body: &Bytes) -> Result<Vec<Line>, ApiError> {
     let bad = |error: serde_json::Error| {
         let message = format!("not a list of messages as JSON: {error}");
         ApiError::new(ErrorCode::BadFrame, message)

@@ -3,19 +3,41 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use actix_web::HttpResponse;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::future::join_all;
-use futures_util::stream;
+use futures_util::future::{join_all, ready};
+use futures_util::stream::{self, StreamExt};
 use hark_protocol::codec::json::Publish as Asked;
 use hark_protocol::{ErrorCode, Idempotency, Message, TopicName};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::ApiError;
 use super::body::{Body, Lines};
 use crate::topic::{Outcome, Publish, PublishItem, Publisher, Receipt, Registry};
+
+/// Answers to lines that are held back until the body has ended; behind them so much of it is read ahead as a message may have, and a body
+/// that goes on is answered while it comes.
+const MAX_HELD_BYTES: usize = 256 * 1024;
+/// How long the answers to a body may be held back: until it pauses for so long, or comes for so long.
+struct Hold {
+    pause: Duration,
+    longest: Duration,
+}
+
+/// Who pauses may be waiting for an answer, and who does not end may never do.
+const HOLD: Hold = Hold {
+    pause: Duration::from_millis(100),
+    longest: Duration::from_secs(1),
+};
+/// Where the length was announced the rest is on its way, and a slow line has pauses of a round trip.
+const HOLD_OF_ANNOUNCED: Hold = Hold {
+    pause: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+};
 
 /// One of several messages, and how its answer is to be told from the others'.
 pub(super) struct Line {
@@ -169,26 +191,84 @@ impl Publisher for Reply {
 }
 
 /// One message a line, each answered by a line, as they are kept: the answer begins while the body still comes. `read` reads a line.
-pub(super) fn answer_lines(
+///
+/// actix-http closes a connection on which an answer begins before the request has ended. So a batch that comes without a pause is
+/// answered when it is there; any other body is answered from then on as its lines are kept.
+pub(super) async fn answer_lines(
     registry: Arc<Registry>,
     body: Body,
     read: impl FnMut(Bytes) -> Line + 'static,
 ) -> HttpResponse {
-    let state = (registry, Lines::new(body), read);
-    let answers = stream::unfold(state, |(registry, mut lines, mut read)| async move {
-        let lines_of_turn = lines.next_lines().await?;
-        let read_lines = lines_of_turn
-            .into_iter()
-            .map(|line| line.map_or_else(Line::refused, &mut read));
-        let mut answer = BytesMut::new();
-        for line in publish_all(&registry, read_lines.collect()).await {
-            answer.put_slice(line.to_string().as_bytes());
-            answer.put_u8(b'\n');
+    let hold = match body.is_announced() {
+        true => HOLD_OF_ANNOUNCED,
+        false => HOLD,
+    };
+    let end = Instant::now() + hold.longest;
+    let mut answering = Answering {
+        registry,
+        lines: Lines::new(body),
+        read,
+    };
+    let mut response = HttpResponse::Ok();
+    response.content_type("application/x-ndjson");
+    let mut held = BytesMut::new();
+    loop {
+        let may_hold = held.len() < MAX_HELD_BYTES;
+        if may_hold && let Some(answers) = answering.answer_those_there().await {
+            held.extend_from_slice(&answers);
+            continue;
         }
-        let answer = Ok::<_, actix_web::Error>(answer.freeze());
-        Some((answer, (registry, lines, read)))
+        if answering.lines.has_ended() {
+            match may_hold {
+                true => return response.body(held.freeze()),
+                false => break,
+            }
+        }
+        let end = end.min(Instant::now() + hold.pause);
+        if answering.lines.is_full() || timeout_at(end, answering.lines.read_on()).await.is_err() {
+            break;
+        }
+    }
+    let others = stream::unfold(answering, |mut answering| async move {
+        let answers = answering.answer_next().await?;
+        Some((answers, answering))
     });
-    HttpResponse::Ok()
-        .content_type("application/x-ndjson")
-        .streaming(answers)
+    let answers = stream::once(ready(held.freeze())).chain(others);
+    response.streaming(answers.map(Ok::<_, actix_web::Error>))
+}
+
+/// A body of lines that is being answered.
+struct Answering<R> {
+    registry: Arc<Registry>,
+    lines: Lines,
+    read: R,
+}
+
+impl<R: FnMut(Bytes) -> Line> Answering<R> {
+    /// The answers to the lines that are there, if any are.
+    async fn answer_those_there(&mut self) -> Option<Bytes> {
+        let read = |line: Result<Bytes, ApiError>| line.map_or_else(Line::refused, &mut self.read);
+        let lines = self.lines.take_lines(read).await;
+        match lines.is_empty() {
+            true => None,
+            false => Some(answer(&self.registry, lines).await),
+        }
+    }
+
+    /// The answers to the next lines; `None` at the end.
+    async fn answer_next(&mut self) -> Option<Bytes> {
+        let read = |line: Result<Bytes, ApiError>| line.map_or_else(Line::refused, &mut self.read);
+        let lines = self.lines.next_lines(read).await?;
+        Some(answer(&self.registry, lines).await)
+    }
+}
+
+/// Publishes lines, and gives the lines of their answers.
+async fn answer(registry: &Arc<Registry>, lines: Vec<Line>) -> Bytes {
+    let mut answers = BytesMut::new();
+    for answer in publish_all(registry, lines).await {
+        answers.put_slice(answer.to_string().as_bytes());
+        answers.put_u8(b'\n');
+    }
+    answers.freeze()
 }

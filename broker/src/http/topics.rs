@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{ApiError, Gate, query};
-use crate::message_log::{Done, TopicInfo};
-use crate::topic::{Delete, Deleted};
+use crate::message_log::{Done, List, TopicInfo};
+use crate::topic::{Delete, Deleted, names};
 
 /// How many topics a page has at most, and if the request does not say.
 const MAX_LIMIT: usize = 1000;
@@ -59,6 +59,8 @@ pub(super) async fn delete(
     gate.admission.check(&request)?;
     gate.check_open()?;
     let topic = parse_own(&topic, "nobody can delete it")?;
+    let hidden = names::delete_hidden(gate.registry.engines(), &topic).await;
+    let hidden = hidden.map_err(|error| ApiError::from(&error))?;
     let (reply, answer) = oneshot::channel();
     // Held until the answer, so that the room does not retire.
     let room = gate.registry.room(&topic);
@@ -70,7 +72,7 @@ pub(super) async fn delete(
         )
     };
     let Deleted { deleted, epoch } = answer.await.map_err(|_| gone())??;
-    let (topic, epoch) = (topic.as_str(), epoch.to_string());
+    let (topic, epoch, deleted) = (topic.as_str(), epoch.to_string(), deleted || hidden);
     Ok(HttpResponse::Ok().json(json!({ "topic": topic, "deleted": deleted, "epoch": epoch })))
 }
 
@@ -81,49 +83,26 @@ pub(super) async fn list(
     gate.admission.check_host(&request)?;
     let query: Query = query::read(&request, "prefix, after and limit")?;
     let limit = query::number("limit", query.limit.as_deref(), MAX_LIMIT, 1..=MAX_LIMIT)?;
-    let mut after = query.after.as_deref().map(parse).transpose()?;
-    let prefix = query.prefix.as_deref().unwrap_or_default();
-    let mut found = Vec::new();
-    let mut next = None;
-    loop {
-        let page = names_after(&gate, after.clone()).await?;
-        let full = page.len() == MAX_LIMIT;
-        after = page.last().map(|info| info.topic.clone());
-        let beyond = page.last().is_some_and(|last| {
-            last.topic.as_str() > prefix && !last.topic.as_str().starts_with(prefix)
-        });
-        for info in page
-            .into_iter()
-            .filter(|info| info.topic.as_str().starts_with(prefix))
-        {
-            if found.len() == limit {
-                next = found.last().map(|last: &TopicInfo| last.topic.to_string());
-                break;
-            }
-            found.push(info);
-        }
-        if next.is_some() || !full || beyond {
-            break;
-        }
-    }
+    let order = List {
+        prefix: query.prefix.unwrap_or_default(),
+        after: query.after.as_deref().map(parse).transpose()?,
+        // One more than is shown tells whether there are more.
+        limit: limit + 1,
+    };
+    let found = names::list(gate.registry.engines(), order).await;
+    let mut found = found.map_err(|error| ApiError::from(&error))?;
+    let are_more = found.len() > limit;
+    found.truncate(limit);
+    let next = found
+        .last()
+        .filter(|_| are_more)
+        .map(|last| last.topic.to_string());
     let topics: Vec<_> = found.iter().map(json_of).collect();
     let mut body = json!({ "topics": topics });
     if let Some(next) = next {
         body["next"] = next.into();
     }
     Ok(HttpResponse::Ok().json(body))
-}
-
-/// The next topics of all engines together, by name.
-async fn names_after(gate: &Gate, after: Option<TopicName>) -> Result<Vec<TopicInfo>, ApiError> {
-    let engines = gate.registry.engines();
-    let mut found = Vec::new();
-    for engine in [&engines.synced, &engines.memory] {
-        found.extend(ask(|done| engine.list(after.clone(), MAX_LIMIT, done)).await?);
-    }
-    found.sort_by(|a, b| a.topic.cmp(&b.topic));
-    found.truncate(MAX_LIMIT);
-    Ok(found)
 }
 
 /// Asks an engine, and awaits its answer.

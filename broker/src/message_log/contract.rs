@@ -101,7 +101,11 @@ impl Bench {
     }
 
     pub(super) fn list(&self) -> Vec<TopicInfo> {
-        answer(|done| self.log.list(None, 1000, done)).unwrap()
+        let all = List {
+            limit: 1000,
+            ..List::default()
+        };
+        answer(|done| self.log.list(all, done)).unwrap()
     }
 
     fn describe(&self, name: &str) -> TopicInfo {
@@ -294,7 +298,7 @@ fn promise_1_after_shutdown_calls_are_answered_too(make: Make) {
     is_closed(bench.read(orders.read_all()).unwrap_err());
     is_closed(orders.try_delete().unwrap_err());
     is_closed(answer(|done| bench.log.describe(topic("orders"), done)).unwrap_err());
-    is_closed(answer(|done| bench.log.list(None, 1, done)).unwrap_err());
+    is_closed(answer(|done| bench.log.list(List::default(), done)).unwrap_err());
     is_closed(answer(|done| bench.log.find_time(topic("orders"), 0, 3, done)).unwrap_err());
     bench.log.close(topic("orders"), orders.found.generation);
     assert!(bench.log.health().refuses_writes.is_some());
@@ -664,11 +668,36 @@ fn topics_are_listed_by_name(make: Make) {
             .collect::<Vec<_>>()
     };
     assert_eq!(names(bench.list()), ["a", "a-b", "a.b", "a.b.c", "b", "c"]);
-    let page = |after: &str| answer(|done| bench.log.list(Some(topic(after)), 2, done)).unwrap();
+    let list = |prefix: &str, after: Option<&str>, limit| {
+        let order = List {
+            prefix: prefix.to_owned(),
+            after: after.map(topic),
+            limit,
+        };
+        answer(|done| bench.log.list(order, done)).unwrap()
+    };
+    let page = |after: &str| list("", Some(after), 2);
     assert_eq!(names(page("a")), ["a-b", "a.b"]);
     assert_eq!(names(page("a.b")), ["a.b.c", "b"]);
     assert_eq!(names(page("a.c")), ["b", "c"]);
     assert_eq!(names(page("c")), [""; 0]);
+    for (prefix, after, expected) in [
+        ("a", None, &["a", "a-b", "a.b", "a.b.c"][..]),
+        ("a.", None, &["a.b", "a.b.c"]),
+        ("a.", Some("a"), &["a.b", "a.b.c"]),
+        ("a.", Some("a.b"), &["a.b.c"]),
+        ("a.", Some("b"), &[]),
+        ("b", Some("a"), &["b"]),
+        ("d", None, &[]),
+        ("ü", None, &[]),
+    ] {
+        assert_eq!(
+            names(list(prefix, after, 9)),
+            expected,
+            "{prefix}, {after:?}"
+        );
+    }
+    assert_eq!(names(list("a", Some("a"), 1)), ["a-b"]);
 }
 
 fn promise_7_head_and_first_outlive_the_records(make: Make) {
@@ -866,6 +895,24 @@ fn promise_10_by_count(make: Make) {
     assert_eq!(orders.page(3, 9).items, [expired(4, 9)]);
     assert_eq!(bench.open("orders").found.first, 26);
     assert_eq!(bench.list()[0].first, 26);
+
+    // The bound is as exact for many that came together, whatever shares a place with what.
+    let many = bench.open("many");
+    let mut head = 0;
+    for count in [35, 3, 1, 1, 40, 9, 1] {
+        many.append(texts(head..head + count)).unwrap();
+        head += count;
+        many.wait_for_first(head - 9);
+        let page = many.page(0, head);
+        assert_eq!(page.items[0], expired(1, head - 10));
+        assert_eq!(offsets(&page), (head - 9..=head).collect::<Vec<_>>());
+        assert_eq!(
+            (bench.describe("many").first, bench.describe("many").head),
+            (head - 9, head)
+        );
+        let found = answer(|done| bench.log.find_time(many.topic.clone(), 0, head, done)).unwrap();
+        assert_eq!(found, head - 10);
+    }
 }
 
 fn promise_10_by_bytes(make: Make) {
@@ -1333,6 +1380,19 @@ fn many_topics_are_written_and_read_at_once(make: Make) {
     );
 }
 
+fn promise_13_a_count_is_of_the_records_that_are_read(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    orders.append(texts(0..10)).unwrap();
+    let topic = TopicName::parse("orders").unwrap();
+    for (after, up_to) in [(0, 10), (0, 0), (3, 10), (3, 4), (10, 10), (4, 3)] {
+        let read = offsets(&orders.page(after, up_to)).len() as u64;
+        if let Some(count) = bench.log.count(&topic, after, up_to) {
+            assert_eq!(count, read, "({after}, {up_to}]");
+        }
+    }
+}
+
 macro_rules! contract {
     ($make:expr; $($name:ident)*) => {
         $(#[test] fn $name() { super::$name($make) })*
@@ -1426,4 +1486,5 @@ for_every_engine! {
     a_topic_is_described_as_it_is_listed
     a_clock_that_is_set_ahead_costs_nothing
     many_topics_are_written_and_read_at_once
+    promise_13_a_count_is_of_the_records_that_are_read
 }

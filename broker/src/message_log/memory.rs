@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use hark_protocol::{Epoch, GapReason, Idempotency, Message, Record, TopicName};
 
 use super::{
-    Append, Appended, Done, Health, KEY_MEMORY_MS, KeyMark, LogError, LogNews, MAX_PRODUCERS,
+    Append, Appended, Done, Health, KEY_MEMORY_MS, KeyMark, List, LogError, LogNews, MAX_PRODUCERS,
     MAX_RECENT_KEYS, MessageLog, NewsSink, OpenedTopic, PRODUCER_MEMORY_MS, Page, PageItem,
     ProducerMark, Read, Retention, RetentionFor, TopicInfo, draw_epoch,
 };
@@ -277,18 +277,23 @@ impl MemoryLog {
         Ok((topic.first - 1 + older).min(up_to).min(topic.head))
     }
 
-    fn list_now(&self, after: Option<TopicName>, limit: usize) -> Result<Vec<TopicInfo>, LogError> {
+    fn list_now(&self, order: &List) -> Result<Vec<TopicInfo>, LogError> {
         self.is_ended().or_else(|ended| ended)?;
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let prefix = order.prefix.as_str();
+        let from: Bound<&str> = match &order.after {
+            Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
+            Some(_) | None => Bound::Included(prefix),
+        };
         let describe = |(name, topic): (&TopicName, &Arc<Mutex<Topic>>)| {
             let topic = lock(topic);
             topic.created.then(|| topic.info(name.clone()))
         };
         Ok(topics
-            .range((from, Bound::Unbounded))
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(|(name, _)| name.as_str().starts_with(prefix))
             .filter_map(describe)
-            .take(limit)
+            .take(order.limit)
             .collect())
     }
 
@@ -376,6 +381,11 @@ impl MessageLog for MemoryLog {
         done(self.find_time_now(&topic, since_ms, up_to));
     }
 
+    // Its offsets are dense.
+    fn count(&self, _: &TopicName, after: u64, up_to: u64) -> Option<u64> {
+        Some(up_to.saturating_sub(after))
+    }
+
     fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>) {
         done(self.delete_now(&topic, generation));
     }
@@ -396,8 +406,8 @@ impl MessageLog for MemoryLog {
         }
     }
 
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>) {
-        done(self.list_now(after, limit));
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>) {
+        done(self.list_now(&order));
     }
 
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>) {

@@ -16,12 +16,13 @@
 //! 8. **Time never goes back** within a topic, whatever the clock does.
 //! 9. **Producers are found again.** `open` answers the newest number of every producer of the last day (at most
 //!    [`MAX_PRODUCERS`] of them, the newest), and the message keys among the newest records.
-//! 10. **Retention trims from the front**: by age, bytes or count, whichever comes first; the newest record of a topic
+//! 10. **Retention trims from the front**: by age, bytes or count (which is exact), whichever comes first; the newest record of a topic
 //!     is taken by age, or where all topics together keep too much; what was trimmed is told through [`LogNews::Trimmed`].
 //! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
 //!     new epoch and [`Lineage`] says up to where old cursors hold.
 //! 12. **Deleted means gone.** After `delete` nobody reads what was deleted, however the engine is started again; the topic
 //!     goes on, empty, with a new epoch and generation, and remembers the epochs that were deleted for a while.
+//! 13. **A count is of records**, not of offsets, which may skip: an engine that cannot say at once how many there are says nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -65,6 +66,10 @@ pub trait MessageLog: Send + Sync + fmt::Debug {
     /// `..=up_to` that is not older, or `up_to` if all are.
     fn find_time(&self, topic: TopicName, since_ms: u64, up_to: u64, done: Done<u64>);
 
+    /// How many records of a topic lie in `(after, up_to]`, all of it kept; those that damage took may be counted. `None`: it would have
+    /// to look. Cheap, and does not wait for the engine's threads.
+    fn count(&self, topic: &TopicName, after: u64, up_to: u64) -> Option<u64>;
+
     /// Deletes everything a topic has. The generation must be the current one; the answer is the topic as it goes on, with another.
     /// A topic that never had a record stays as it is, but for the generation.
     fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>);
@@ -72,8 +77,8 @@ pub trait MessageLog: Send + Sync + fmt::Debug {
     /// Says that the room of that generation has retired. Not answered; safe to forget.
     fn close(&self, topic: TopicName, generation: u64);
 
-    /// Lists topics that have or had records, by name, beginning after `after`; at most `limit`.
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>);
+    /// Lists topics that have or had records, by name.
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>);
 
     /// Describes one topic, as `list` does; one that never had a record too.
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>);
@@ -194,6 +199,17 @@ pub struct Read {
     pub max_records: usize,
 }
 
+/// An order to list topics. Those that are not wanted are not walked over, however many there are.
+#[derive(Debug, Clone, Default)]
+pub struct List {
+    /// What the names begin with.
+    pub prefix: String,
+    /// Only names behind this one.
+    pub after: Option<TopicName>,
+    /// So many at most.
+    pub limit: usize,
+}
+
 /// What a read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -302,6 +318,10 @@ pub enum LogError {
     /// The disk has less room than is kept free. Nothing was done; writes are taken again when there is room.
     #[error("the disk is nearly full: {0}")]
     NoRoom(String),
+    /// The system lacks something (descriptors, memory), so that the log cannot write. Nothing was done; writes are taken again when it
+    /// has it again.
+    #[error("the log takes no writes for now: {0}")]
+    Lacking(String),
     /// The topic has been opened by another since.
     #[error("the topic has been opened again since")]
     StaleGeneration,
@@ -309,9 +329,7 @@ pub enum LogError {
     #[error("the topic has been deleted since")]
     OtherEpoch,
     /// There are as many topics as there may be; this would have been another one.
-    #[error(
-        "there are as many topics as there may be (max_topics); delete some or raise the limit"
-    )]
+    #[error("there are as many topics as there may be; delete some, or raise --max-topics")]
     TooManyTopics,
     /// A message has this many bytes, and the engine keeps none so large. Nothing of the append was kept.
     #[error("a message of {0} bytes is more than the log can keep")]

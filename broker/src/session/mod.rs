@@ -1,18 +1,24 @@
-//! The session: the actor that serves one WebSocket. Owns what the client has asked for and what it is owed; `inbound` reads
-//! commands, `publishing` and `subscriptions` carry them out, `outbound` writes, and `socket` alone knows actix-web-actors.
+//! The session: the actor that serves one WebSocket. Owns what the client has asked for and what it is owed; `frames` cuts what comes in,
+//! `inbound` reads commands, `publishing` and `subscriptions` carry them out, `outbound` writes, `ending` closes, and `socket` alone knows
+//! actix-web-actors.
 //!
 //! Mailbox (256 envelopes; full: the room makes the subscription lag, and it reads the log instead):
 //! - [`Delivery`]: live messages, by `try_send` against a credit in bytes;
 //! - [`RoomNews`], `Receipts`: what it asked its rooms for; bounded by `max_inflight`, by one page at a
 //!   time and by its subscriptions;
-//! - [`Goodbye`]: Hark is about to end.
+//! - [`Goodbye`]: Hark is about to end; `Unacknowledged`: the client does not take what it was given.
 //!
 //! ```text
-//! open ──close, violation, silence, goodbye──▶ ended
+//! open ──close, silence, goodbye──▶ answering ──all answered, or half a second──▶ ended
+//!   └──────────────────────────violation, the connection is gone───────────────────▲
 //! ```
 //! A blocked socket freezes the actor: nothing here runs until the peer reads. So what must happen then (the timeout, the bound)
 //! is the listener's and the rooms'.
 
+mod ending;
+mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod outbound;
 mod publishing;
@@ -23,18 +29,22 @@ mod subscriptions;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use actix_http::ws::OpCode;
 use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
 use crate::connections::{Connection, pages};
+use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
 use crate::topic::{Delivery, Pulls, Registry, RoomNews};
 
 pub use sessions::{Leave, Present, Sessions};
 pub use socket::upgrade;
 
+use ending::Ending;
+use frames::Inbound;
 use outbound::{Flow, Port};
 use publishing::{Publishing, Receipts};
 use socket::SessionContext;
@@ -58,16 +68,15 @@ pub struct Session {
     port: Option<Arc<Port>>,
     /// Shared with both sides of the socket.
     flow: Rc<Flow>,
+    /// What comes in; there once it is upgraded.
+    inbound: Option<Inbound>,
     subscriptions: Subscriptions,
     pulls: Pulls,
     publishing: Publishing,
 
-    /// A message that comes in fragments.
-    assembling: Option<inbound::Assembling>,
     bad_frames_in_a_row: u32,
-    last_heard: Instant,
-    /// A close frame has been written.
-    ending: bool,
+    silence: Judge,
+    ending: Ending,
     /// The session's place in the list, while it lives.
     present: Option<Present>,
 }
@@ -78,6 +87,8 @@ pub struct Session {
 pub struct Goodbye {
     /// When the client should come back.
     pub retry_after_ms: u64,
+    /// How long what it has published may take to be answered before it is ended.
+    pub answers_within: Duration,
 }
 
 /// A name for a connection that stays, for logs and `welcome`.
@@ -85,14 +96,24 @@ pub fn new_name() -> String {
     format!("s{:012x}", rand::random::<u64>() >> 16)
 }
 
-/// How a session is told to go.
+/// News: what the client was given has lain unacknowledged for too long.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+struct Unacknowledged;
+
+/// How a session is told to go, and that its client lags.
 #[derive(Debug)]
-struct Goodbyes(Recipient<Goodbye>);
+struct Goodbyes(Recipient<Goodbye>, Recipient<Unacknowledged>);
 
 impl Leave for Goodbyes {
     #[allow(clippy::disallowed_methods)] // once in a session's life
     fn leave(&self, goodbye: Goodbye) {
         self.0.do_send(goodbye);
+    }
+
+    fn lag(&self) {
+        // A session whose mailbox is full hears it from its rooms.
+        self.1.try_send(Unacknowledged).ok();
     }
 }
 
@@ -121,35 +142,41 @@ impl Session {
             subprotocol,
             registry,
             sessions,
-            settings,
             started: Instant::now(),
             connection,
             port: None,
             flow: Rc::default(),
+            inbound: None,
             subscriptions: Subscriptions::default(),
             pulls: Pulls::default(),
             publishing: Publishing::default(),
-            assembling: None,
             bad_frames_in_a_row: 0,
-            last_heard: Instant::now(),
-            ending: false,
+            silence: Judge::new(settings.heartbeat, Instant::now()),
+            ending: Ending::default(),
             present: None,
+            settings,
         }
     }
 
     fn begin(&mut self, ctx: &mut SessionContext) {
         let port = Port::new(ctx.address(), self.flow.credit().clone());
         self.port = Some(Arc::new(port));
-        let goodbyes = Goodbyes(ctx.address().recipient());
-        self.present = self.sessions.enter(Arc::new(goodbyes));
+        let goodbyes = Arc::new(Goodbyes(
+            ctx.address().recipient(),
+            ctx.address().recipient(),
+        ));
+        if let Some(connection) = &self.connection {
+            let tell = goodbyes.clone();
+            connection.when_behind(move || tell.lag());
+        }
+        self.present = self.sessions.enter(goodbyes);
         self.send(ctx, &self.settings.welcome(&self.name));
         if self.present.is_none() {
-            self.close(ctx, CloseCode::RESTART, "hark is about to end");
+            self.close_at_once(ctx, CloseCode::RESTART, "hark is about to end");
             return;
         }
-        ctx.run_interval(self.settings.heartbeat, |session, ctx| {
-            session.heartbeat(ctx)
-        });
+        self.silence = Judge::new(self.settings.heartbeat, Instant::now());
+        self.beat_later(ctx);
         tracing::debug!(
             session = self.name,
             peer = self.peer,
@@ -158,8 +185,16 @@ impl Session {
         );
     }
 
+    /// Each beat from the one before: after a sleep there is one, and not all that were missed.
+    fn beat_later(&self, ctx: &mut SessionContext) {
+        ctx.run_later(self.settings.heartbeat, |session, ctx| {
+            session.heartbeat(ctx);
+            session.beat_later(ctx);
+        });
+    }
+
     fn heartbeat(&mut self, ctx: &mut SessionContext) {
-        if self.ending {
+        if self.is_ending() {
             return;
         }
         // A ping waits behind what the client has not read yet, which it may do as slowly as a page within each stall timeout; and while
@@ -167,26 +202,20 @@ impl Session {
         let pages = pages(self.flow.given_since_heard());
         let silence = self.settings.heartbeat.saturating_mul(5) / 2;
         let patience = silence.saturating_add(self.settings.stall_timeout.saturating_mul(pages));
-        if self.last_heard.elapsed() > patience && !self.flow.inbound_is_paused() {
-            self.close(
+        let (now, heard) = (Instant::now(), self.flow.last_heard());
+        let is_overdue =
+            now.saturating_duration_since(heard) > patience && !self.flow.inbound_is_paused();
+        match self.silence.look(now, heard, is_overdue) {
+            Verdict::Overdue => self.close(
                 ctx,
                 CloseCode::SILENT,
                 "nothing came for too long, not even the answer to a ping",
-            );
-            return;
+            ),
+            Verdict::InTime | Verdict::AskFirst => {
+                self.flow.write(OpCode::Ping, b"");
+                self.publishing.let_go_of_unused_rooms();
+            }
         }
-        ctx.ping(b"");
-        self.publishing.let_go_of_unused_rooms();
-    }
-
-    fn end(&mut self) {
-        self.present = None;
-        self.leave_all_rooms();
-        tracing::debug!(
-            session = self.name,
-            seconds = self.started.elapsed().as_secs(),
-            "a session ended"
-        );
     }
 }
 
@@ -208,6 +237,7 @@ impl Handler<Receipts> for Session {
     type Result = ();
     fn handle(&mut self, receipts: Receipts, ctx: &mut SessionContext) {
         self.take_receipts(receipts, ctx);
+        self.close_if_answered(ctx);
     }
 }
 
@@ -218,9 +248,19 @@ impl Handler<publishing::Flush> for Session {
     }
 }
 
+impl Handler<Unacknowledged> for Session {
+    type Result = ();
+    fn handle(&mut self, _: Unacknowledged, ctx: &mut SessionContext) {
+        self.all_fall_behind(ctx);
+    }
+}
+
 impl Handler<Goodbye> for Session {
     type Result = ();
     fn handle(&mut self, goodbye: Goodbye, ctx: &mut SessionContext) {
+        if self.is_ending() {
+            return;
+        }
         let reason = "restart".to_owned();
         self.send(
             ctx,
@@ -229,7 +269,8 @@ impl Handler<Goodbye> for Session {
                 retry_after_ms: goodbye.retry_after_ms,
             },
         );
-        self.close(ctx, CloseCode::RESTART, "hark is about to end");
+        let (code, reason) = (CloseCode::RESTART, "hark is about to end");
+        self.close_within(ctx, code, reason, goodbye.answers_within);
     }
 }
 

@@ -1,25 +1,31 @@
-//! What goes out: frames, pages, and the pace of both. Owns the credit rooms deliver against and when the next page is asked
-//! for; leaves to `socket` how a frame is put on the wire.
+//! What goes out: frames, pages, and the pace of both. Owns the credit rooms deliver against, when the next page is asked for, and the
+//! bytes that the socket has not been given yet.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use actix_http::ws::{OpCode, Parser};
+use bytes::{Bytes, BytesMut};
 use hark_protocol::{CloseCode, Encoded, ErrorCode, ServerFrame, codec};
 
 use super::Session;
 use super::publishing::Receipts;
 use super::socket::SessionContext;
+use crate::connections::PIECE_BYTES;
 use crate::topic::{Asked, Credit, Delivery, Publisher, Receipt, Refused, RoomNews, Subscriber};
 
 /// What both sides of the socket share with the session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Flow {
     credit: Arc<Credit>,
+    /// Frames that the socket has not been given yet. They are written in the session's turns, and it has none before all are given.
+    written: RefCell<BytesMut>,
     /// Bytes put into the body since it was last asked for more.
     owed_bytes: Cell<i64>,
+    last_heard: Cell<Instant>,
     /// Bytes the socket was given since the client was last heard of: so much may lie before a ping.
     given_since_heard: Cell<usize>,
     /// What became of the last page.
@@ -27,8 +33,21 @@ pub(super) struct Flow {
     /// Whether the inbound stream is paused, and who is to be woken when it goes on.
     inbound_paused: Cell<bool>,
     inbound_waker: RefCell<Option<Waker>>,
-    /// What the inbound stream ended the connection for.
-    violation: Cell<Option<CloseCode>>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            credit: Arc::default(),
+            written: RefCell::default(),
+            owed_bytes: Cell::default(),
+            last_heard: Cell::new(Instant::now()),
+            given_since_heard: Cell::default(),
+            page: Cell::default(),
+            inbound_paused: Cell::default(),
+            inbound_waker: RefCell::default(),
+        }
+    }
 }
 
 /// What became of the last page.
@@ -78,9 +97,12 @@ impl Flow {
     }
 
     pub(super) fn resume_inbound(&self) {
-        if self.inbound_paused.replace(false)
-            && let Some(waker) = self.inbound_waker.take()
-        {
+        if !self.inbound_paused.replace(false) {
+            return;
+        }
+        // Nobody has listened meanwhile.
+        self.last_heard.set(Instant::now());
+        if let Some(waker) = self.inbound_waker.take() {
             waker.wake();
         }
     }
@@ -98,25 +120,42 @@ impl Flow {
         self.inbound_paused.get()
     }
 
-    pub(super) fn gave(&self, bytes: usize) {
-        let given = self.given_since_heard.get();
-        self.given_since_heard.set(given.saturating_add(bytes));
+    /// Puts a frame behind what is written already.
+    pub(super) fn write(&self, op: OpCode, payload: impl AsRef<[u8]>) {
+        Parser::write_message(&mut self.written.borrow_mut(), payload, op, true, false);
     }
 
+    /// The last frame (RFC 6455, section 5.5.1).
+    pub(super) fn write_close(&self, code: CloseCode, reason: &str) {
+        let payload = [&code.0.to_be_bytes(), reason.as_bytes()].concat();
+        self.write(OpCode::Close, payload);
+    }
+
+    /// What the socket is given next.
+    pub(super) fn next_piece(&self) -> Option<Bytes> {
+        let mut written = self.written.borrow_mut();
+        let bytes = written.len().min(PIECE_BYTES);
+        let piece = written.split_to(bytes).freeze();
+        if written.is_empty() {
+            *written = BytesMut::new();
+        }
+        let given = self.given_since_heard.get();
+        self.given_since_heard.set(given.saturating_add(bytes));
+        (bytes > 0).then_some(piece)
+    }
+
+    /// The client has sent something, be it a byte.
     pub(super) fn heard(&self) {
+        self.last_heard.set(Instant::now());
         self.given_since_heard.set(0);
+    }
+
+    pub(super) fn last_heard(&self) -> Instant {
+        self.last_heard.get()
     }
 
     pub(super) fn given_since_heard(&self) -> usize {
         self.given_since_heard.get()
-    }
-
-    pub(super) fn set_violation(&self, code: CloseCode) {
-        self.violation.set(Some(code));
-    }
-
-    pub(super) fn violation(&self) -> Option<CloseCode> {
-        self.violation.get()
     }
 }
 
@@ -175,10 +214,11 @@ impl Session {
         self.send_encoded(ctx, codec::encode_server(frame, self.subprotocol));
     }
 
-    pub(super) fn send_encoded(&self, ctx: &mut SessionContext, frame: Encoded) {
+    /// Puts a frame on the wire. The context is there to say that it is the session's turn: behind it the socket looks at what was written.
+    pub(super) fn send_encoded(&self, _: &mut SessionContext, frame: Encoded) {
         match frame {
-            Encoded::Text(text) => ctx.text(text),
-            Encoded::Binary(bytes) => ctx.binary(bytes),
+            Encoded::Text(text) => self.flow.write(OpCode::Text, text),
+            Encoded::Binary(bytes) => self.flow.write(OpCode::Binary, bytes),
         }
     }
 
@@ -209,7 +249,7 @@ impl Session {
         let Some(subscribed) = self.subscriptions.get_mut(delivery.key) else {
             return;
         };
-        subscribed.subscription.position.offset = delivery.last_offset();
+        subscribed.subscription.fed(delivery.last_offset());
         for frame in delivery.frames() {
             self.send_encoded(ctx, frame.clone());
         }

@@ -18,6 +18,8 @@ const ENVELOPES_A_ROOM: usize = 2;
 /// Rooms that a session holds though nothing of it is on its way to them: enough that whoever publishes to a few topics in turn finds
 /// them open whatever crowd comes by, few enough that a crowd of topics is not held open by those who publish to it.
 const MAX_UNUSED_ROOMS: usize = 64;
+/// Room for so many unanswered publishes is kept while there are none.
+const WINDOW_WORTH_KEEPING: usize = 64;
 /// Beside its content and headers, what an unanswered publish costs in memory, roughly.
 const PUBLISH_OVERHEAD_BYTES: usize = 256;
 
@@ -65,6 +67,11 @@ pub(super) struct Receipts(pub(super) Vec<Receipt>);
 pub(super) struct Flush;
 
 impl Publishing {
+    /// Whether nothing is unanswered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Lets go of rooms that nothing was published to since the last call.
     pub(super) fn let_go_of_unused_rooms(&mut self) {
         let unused = &mut self.unused;
@@ -158,12 +165,25 @@ impl Session {
 
     pub(super) fn flush_publishes(&mut self) {
         self.publishing.flush_noted = false;
+        self.send_collected(ENVELOPES_A_ROOM);
+    }
+
+    /// Sends all that was collected, whatever is on its way already: at the end nothing comes behind it.
+    pub(super) fn flush_everything(&mut self) {
+        let rooms = self.publishing.rooms.iter();
+        let collected = rooms.filter(|(_, to_room)| !to_room.collected.is_empty());
+        self.publishing.ready = collected.map(|(topic, _)| topic.clone()).collect();
+        self.send_collected(usize::MAX);
+    }
+
+    /// Sends what was collected to the rooms that are ready and have fewer than `envelopes` on their way.
+    fn send_collected(&mut self, envelopes: usize) {
         let Some(port) = &self.port else { return };
         for topic in self.publishing.ready.drain(..) {
             let Some(to_room) = self.publishing.rooms.get_mut(&topic) else {
                 continue;
             };
-            if to_room.collected.is_empty() || to_room.envelopes_out >= ENVELOPES_A_ROOM {
+            if to_room.collected.is_empty() || to_room.envelopes_out >= envelopes {
                 continue;
             }
             if !to_room.room.is_connected() {
@@ -188,6 +208,10 @@ impl Session {
                 self.send(ctx, &answer(id, &topic, outcome));
             }
             answered_topic = Some(topic);
+        }
+        let in_flight = &mut self.publishing.in_flight;
+        if in_flight.is_empty() && in_flight.capacity() > WINDOW_WORTH_KEEPING {
+            in_flight.shrink_to_fit();
         }
         // An envelope holds messages of one topic.
         if let Some(topic) = answered_topic

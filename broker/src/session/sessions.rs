@@ -1,10 +1,12 @@
 //! The list of sessions: all can be told when Hark is about to end. Owns who is there; when it happens is decided outside.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use slab::Slab;
 
 use super::Goodbye;
+use super::ending::ANSWERS_WITHIN;
 
 /// Who is connected, and stays: sessions, and readers that are served as long (event streams, long-polls).
 #[derive(Debug, Default)]
@@ -20,6 +22,10 @@ struct List {
 pub trait Leave: std::fmt::Debug + Send + Sync {
     /// Says goodbye; once.
     fn leave(&self, goodbye: Goodbye);
+
+    /// What the client was given has lain unacknowledged for too long: tells it that it lags, of each topic at most every 10 s. To
+    /// be called again while that lasts, but not more often than every few seconds. Who has nothing to lag with says nothing.
+    fn lag(&self) {}
 }
 
 /// A place in the list, held while its holder is there.
@@ -59,10 +65,13 @@ impl Sessions {
         let mut list = self.lock();
         list.closed = true;
         let count = list.present.len().max(1) as u64;
+        // Within the drain, and so that there is time left to hear the end.
+        let answers_within = ANSWERS_WITHIN.min(Duration::from_millis(spread_ms / 2));
         for (at, (_, who)) in list.present.iter().enumerate() {
             let jitter_ms = rand::random_range(0..=spread_ms / count);
             who.leave(Goodbye {
                 retry_after_ms: spread_ms * at as u64 / count + jitter_ms,
+                answers_within,
             });
         }
     }

@@ -17,6 +17,8 @@ use crate::topic::{Asked, PageFrame, RoomNews, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
+/// So many topics at a time are said to lag because of what lies unacknowledged: more would only add to it.
+const MAX_TOLD: usize = 32;
 /// Commands for a topic that may wait for its `unsubscribed`.
 const MAX_DEFERRED: usize = 16;
 
@@ -231,7 +233,8 @@ impl Session {
             RoomNews::NotSubscribed { key, code, message } => {
                 self.not_subscribed(key, code, message, ctx)
             }
-            RoomNews::Lagging { key } => {
+            RoomNews::Lagging { key, behind } => {
+                self.falls_behind(key, behind, ctx);
                 self.pulls.add(key);
                 self.pull_next(ctx);
             }
@@ -239,8 +242,9 @@ impl Session {
                 key,
                 frames,
                 position,
+                behind,
                 live,
-            } => self.page(key, frames, position, live, ctx),
+            } => self.page(key, frames, position, behind, live, ctx),
             RoomNews::Deleted { key, gap, position } => self.topic_deleted(key, gap, position, ctx),
             RoomNews::PageFailed { key, reason } => self.page_failed(key, &reason, ctx),
             RoomNews::Unsubscribed { key } => self.left(key, ctx),
@@ -299,6 +303,37 @@ impl Session {
         }
     }
 
+    /// The client of a subscription that is live takes less than comes: tells it, unless that was said lately.
+    fn falls_behind(&mut self, key: u32, behind: Option<u64>, ctx: &mut SessionContext) {
+        if let Some(Subscribed { subscription, .. }) = self.subscriptions.get_mut(key)
+            && subscription.falls_behind()
+        {
+            self.say_lagging(key, behind, ctx);
+        }
+    }
+
+    /// What the client was given lies unacknowledged: tells it of every subscription that messages have come by.
+    pub(super) fn all_fall_behind(&mut self, ctx: &mut SessionContext) {
+        let by_key = self.subscriptions.by_key.iter_mut();
+        let fed = by_key.filter_map(|(&key, one)| one.subscription.was_fed().then_some(key));
+        // Of the others it is said the next time.
+        for key in fed.take(MAX_TOLD).collect::<Vec<_>>() {
+            // How much of it the client has not got nobody knows: it is on its way.
+            self.falls_behind(key, None, ctx);
+        }
+    }
+
+    fn say_lagging(&mut self, key: u32, behind: Option<u64>, ctx: &mut SessionContext) {
+        if let Some(Subscribed { subscription, .. }) = self.subscriptions.get_mut(key) {
+            let frame = ServerFrame::Lagging {
+                topic: subscription.topic().clone(),
+                cursor: subscription.position,
+                behind,
+            };
+            self.send(ctx, &frame);
+        }
+    }
+
     fn not_subscribed(
         &mut self,
         key: u32,
@@ -326,16 +361,21 @@ impl Session {
         key: u32,
         frames: Vec<PageFrame>,
         position: u64,
+        behind: Option<u64>,
         live: bool,
         ctx: &mut SessionContext,
     ) {
         self.pulls.answered(key);
         if let Some(Subscribed { subscription, .. }) = self.subscriptions.get_mut(key) {
             subscription.page_read(position);
+            let is_to_be_told = !live && subscription.stays_behind();
             self.write_page(frames.into_iter().map(|page| page.frame), ctx);
             match live {
                 true => self.say_caught_up(key, ctx),
                 false => self.pulls.add(key),
+            }
+            if is_to_be_told {
+                self.say_lagging(key, behind, ctx);
             }
         }
         self.pull_next(ctx);

@@ -92,9 +92,11 @@ impl Room {
         if !seated.subscriber.is_connected() && !seated.live {
             self.seats.remove(index);
         } else if !seated.live {
-            seated
-                .subscriber
-                .tell(RoomNews::Lagging { key: seated.key });
+            let behind = self
+                .place
+                .behind(&*self.log, &self.topic, seated.sent_up_to);
+            let key = seated.key;
+            seated.subscriber.tell(RoomNews::Lagging { key, behind });
         }
     }
 }

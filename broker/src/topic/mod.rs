@@ -17,6 +17,7 @@
 mod delete;
 mod fan_out;
 mod history;
+pub mod names;
 mod publish;
 mod registry;
 mod retire;
@@ -129,6 +130,11 @@ impl Place {
             epoch: self.epoch,
             offset,
         }
+    }
+
+    /// How many messages are kept behind `position`, where the log knows.
+    fn behind(&self, log: &dyn MessageLog, topic: &TopicName, position: u64) -> Option<u64> {
+        log.count(topic, position.max(self.first - 1), self.head)
     }
 }
 

@@ -99,14 +99,16 @@ impl From<&LogError> for Refusal {
     fn from(error: &LogError) -> Self {
         let code = match error {
             LogError::Busy | LogError::StaleGeneration | LogError::OtherEpoch => ErrorCode::Busy,
-            LogError::Closed(_) | LogError::NoRoom(_) | LogError::Unreadable(_) => {
-                ErrorCode::LogUnavailable
-            }
+            LogError::Closed(_)
+            | LogError::NoRoom(_)
+            | LogError::Lacking(_)
+            | LogError::Unreadable(_) => ErrorCode::LogUnavailable,
             LogError::TooManyTopics => ErrorCode::TooManyTopics,
             LogError::TooLarge(_) => ErrorCode::TooLarge,
         };
         let what_to_do = match error {
             LogError::NoRoom(_) => "; make room on it or keep less, and it goes on by itself",
+            LogError::Lacking(_) => "; it goes on by itself once this has passed",
             _ => "",
         };
         Self::new(code, format!("{error}{what_to_do}"))

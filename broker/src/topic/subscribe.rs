@@ -16,7 +16,7 @@ use hark_protocol::{
 
 use super::tail::frame_bytes;
 use super::{PageFrame, Place, Room, RoomNews, Seat, Seating, Subscriber, tell_room};
-use crate::message_log::{LogError, Page, PageItem, Read};
+use crate::message_log::{LogError, MessageLog, Page, PageItem, Read};
 
 /// A page has at most so many bytes (but at least one message).
 pub(super) const PAGE_MAX_BYTES: usize = 64 * 1024;
@@ -367,6 +367,8 @@ impl Room {
             key,
             subprotocol,
             subscriber,
+            place: (self.place.first, head),
+            log: self.log.clone(),
         };
         if covered {
             self.page_from_tail(seat, page, position.max(oldest), position);
@@ -419,6 +421,7 @@ impl Room {
             key: page.key,
             frames,
             position: reached,
+            behind: page.behind(reached),
             live: seated.live,
         });
     }
@@ -431,9 +434,18 @@ struct PageTurn {
     key: u32,
     subprotocol: Subprotocol,
     subscriber: Arc<dyn Subscriber>,
+    /// The oldest offset and the newest, as the room knows them.
+    place: (u64, u64),
+    log: Arc<dyn MessageLog>,
 }
 
 impl PageTurn {
+    /// How many messages are kept behind this one, where the log knows.
+    fn behind(&self, position: u64) -> Option<u64> {
+        let (first, head) = self.place;
+        self.log.count(&self.topic, position.max(first - 1), head)
+    }
+
     /// Encodes what the reader pool found, on its thread, and sends it straight to the subscriber. The room may have gone on
     /// meanwhile, but not with this subscriber, which says nothing to the room until it has the page.
     fn tell(self, found: Result<Page, LogError>) {
@@ -444,6 +456,7 @@ impl PageTurn {
                     key: self.key,
                     frames,
                     position: page.reached,
+                    behind: self.behind(page.reached),
                     live: false,
                 }
             }

@@ -145,6 +145,8 @@ pub enum RoomNews {
     Lagging {
         /// Which subscription.
         key: u32,
+        /// How many messages are kept behind what it was sent, where the log knows.
+        behind: Option<u64>,
     },
     /// The page that was pulled.
     Page {
@@ -154,6 +156,8 @@ pub enum RoomNews {
         frames: Vec<PageFrame>,
         /// The position once they are read.
         position: u64,
+        /// How many messages are kept behind that, where the log knows.
+        behind: Option<u64>,
         /// Whether the subscriber is live from here on.
         live: bool,
     },

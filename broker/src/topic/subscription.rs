@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use hark_protocol::{Cursor, Epoch, Subprotocol, SubscribeFrom, TopicName};
@@ -16,6 +16,9 @@ const MAX_JOIN_ATTEMPTS: u32 = 10;
 const MAX_PAGE_FAILURES: u32 = 18;
 /// How long to wait before asking again, where a room's mailbox or the reader pool is full.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// A client that lags is told so no more often than this, for each subscription.
+const SAY_LAGGING_EVERY: Duration = Duration::from_secs(10);
 
 /// How long to wait before asking the registry again after so many rooms in a row have died; `None`: give up.
 pub fn join_again_after(attempts: u32) -> Option<Duration> {
@@ -33,7 +36,9 @@ pub struct Subscription {
     from: SubscribeFrom,
     /// What the client has been sent: meaningful once seated.
     pub position: Cursor,
-    was_caught_up: bool,
+    lag: Lag,
+    /// Messages came live since the client was last asked whether it takes them.
+    was_fed: bool,
     /// Joinings that failed in a row.
     failed_joinings: u32,
     /// Pages that could not be read, in a row.
@@ -63,7 +68,8 @@ impl Subscription {
                 epoch: Epoch::new(1),
                 offset: 0,
             },
-            was_caught_up: false,
+            lag: Lag::default(),
+            was_fed: false,
             failed_joinings: 0,
             failed_pages: 0,
         }
@@ -150,9 +156,30 @@ impl Subscription {
         self.failed_pages
     }
 
+    /// Live messages were sent, up to this offset.
+    pub fn fed(&mut self, offset: u64) {
+        self.position.offset = offset;
+        self.was_fed = true;
+    }
+
+    /// Whether live messages were sent since this was last asked.
+    pub fn was_fed(&mut self) -> bool {
+        std::mem::take(&mut self.was_fed)
+    }
+
+    /// The client takes less than comes. Whether it is to be told now.
+    pub fn falls_behind(&mut self) -> bool {
+        self.lag.begins(Instant::now())
+    }
+
+    /// A page was read, and there is more to read. Whether the client is to be told now that it lags.
+    pub fn stays_behind(&mut self) -> bool {
+        self.lag.goes_on(Instant::now())
+    }
+
     /// The subscriber has caught up. Whether it is for the first time, and so to be said.
     pub fn catches_up(&mut self) -> bool {
-        !std::mem::replace(&mut self.was_caught_up, true)
+        self.lag.ends()
     }
 
     /// The room has gone, or would not have it: how long to wait before joining again; `None`: give up. It then goes on from its
@@ -164,6 +191,36 @@ impl Subscription {
         }
         self.failed_joinings += 1;
         join_again_after(self.failed_joinings)
+    }
+}
+
+/// Whether a client that was live takes less than comes, and when it was told. One that has only just begun is catching up, and knows.
+#[derive(Debug, Default)]
+struct Lag {
+    was_live: bool,
+    lags: bool,
+    said: Option<Instant>,
+}
+
+impl Lag {
+    fn begins(&mut self, now: Instant) -> bool {
+        self.lags = self.was_live;
+        self.goes_on(now)
+    }
+
+    fn goes_on(&mut self, now: Instant) -> bool {
+        let lately = |said| now.duration_since(said) < SAY_LAGGING_EVERY;
+        if !self.lags || self.said.is_some_and(lately) {
+            return false;
+        }
+        self.said = Some(now);
+        true
+    }
+
+    /// Whether it is live for the first time.
+    fn ends(&mut self) -> bool {
+        self.lags = false;
+        !std::mem::replace(&mut self.was_live, true)
     }
 }
 
@@ -228,6 +285,29 @@ mod tests {
         pulls.remove(2);
         pulls.remove(3);
         assert_eq!(pulls.whose_turn(), Some(1));
+    }
+
+    #[test]
+    fn a_client_is_told_that_it_lags_when_it_begins_and_now_and_then() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut lag = Lag::default();
+        // Catching up at first is no lagging, however long it takes.
+        assert!(!lag.goes_on(at(0)));
+        assert!(!lag.begins(at(1)));
+        assert!(!lag.goes_on(at(60)));
+        assert!(lag.ends());
+
+        assert!(lag.begins(at(100)));
+        assert!(!lag.goes_on(at(109)));
+        assert!(lag.goes_on(at(110)));
+        assert!(!lag.ends());
+        assert!(!lag.goes_on(at(200)));
+        // Back and forth: it is not said more often for that, nor forgotten.
+        assert!(lag.begins(at(201)));
+        assert!(!lag.ends());
+        assert!(!lag.begins(at(202)));
+        assert!(lag.goes_on(at(211)));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod delete;
 mod gated;
+mod lagging;
+mod names;
 mod retire;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

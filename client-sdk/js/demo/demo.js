@@ -216,11 +216,12 @@ const showEarlier = async (mine, seen) => {
     const { messages, cursor } = await response.json();
     const { epoch } = placeOf(cursor);
     if (visit !== mine || epoch !== seen.epoch) return;
-    for (const { offset, time, data, data_base64 } of messages) {
+    for (const { offset, time, data, text, data_base64 } of messages) {
       if (offset > seen.offset) break;
       const bytes = () => Uint8Array.from(atob(data_base64), (char) => char.charCodeAt(0));
       chart.count(time);
-      showMessage({ data: data_base64 === undefined ? data : bytes(), time, cursor: `${epoch}:${offset}` }, false);
+      const content = text ?? (data_base64 === undefined ? data : bytes());
+      showMessage({ data: content, time, cursor: `${epoch}:${offset}` }, false);
     }
   } catch {
     // Without a connection there is no history either; the subscription comes when there is one.

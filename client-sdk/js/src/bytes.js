@@ -1,5 +1,5 @@
 // @ts-check
-// Bytes to base64 and back (RFC 4648, section 4), with what browsers and Node both have.
+// Bytes to base64 and back (RFC 4648, section 4), with what browsers and Node both have, and which bytes are text.
 
 /**
  * @param {Uint8Array} bytes
@@ -13,10 +13,28 @@ export const toBase64 = (bytes) => {
 };
 
 /**
- * @param {string} base64
- * @returns {Uint8Array}
+ * Whether content of this type is text, if it is UTF-8: `text/…` of no charset, or of `utf-8` or `us-ascii`.
+ *
+ * @param {string} contentType
  */
-export const fromBase64 = (base64) => Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+export const saysText = (contentType) =>
+  /^text\/[^;]*(;\s*charset\s*=\s*"*(utf-8|us-ascii)"*\s*|;(?!\s*charset\s*=)[^;]*)*$/i.test(contentType);
+
+/**
+ * What was published as bytes: text where it is text. (In JSON it comes as `text`, unless that would be longer.)
+ *
+ * @param {string} base64
+ * @param {string} [contentType]
+ */
+export const readBytes = (base64, contentType = "") => {
+  const bytes = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+  if (!saysText(contentType)) return bytes;
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    return bytes;
+  }
+};
 
 /**
  * Whether a text has more bytes in UTF-8 than `limit`. Counted only where it could.

@@ -2,7 +2,7 @@
 // What Hark can read, looked at before it is sent: ten frames in a row that it cannot end the client. Owns the limits of
 // protocol/README.md, but for the size of a frame; each check throws a `HarkError` with Hark's own code.
 
-import { isLarger } from "./bytes.js";
+import { isLarger, saysText } from "./bytes.js";
 import { isCursor } from "./cursor.js";
 import { HarkError } from "./errors.js";
 
@@ -27,7 +27,7 @@ const isText = (text, bad = /\p{Cs}/u) => typeof text === "string" && !bad.test(
  * @param {number} least
  * @param {number} most
  */
-const checkText = (name, text, least, most) =>
+const checkName = (name, text, least, most) =>
   refuse(
     !isText(text, /[\p{Cs}\p{Cc}]/u) || text.length < least || isLarger(text, most),
     "bad_frame",
@@ -58,9 +58,22 @@ export const checkPublish = ({ headers, contentType, messageId }) => {
     "too_large",
     "at most 32 headers and 4096 bytes of them",
   );
-  checkText("contentType", contentType ?? "", 0, 255);
-  checkText("messageId", messageId ?? "-", 1, 64);
+  checkName("contentType", contentType ?? "", 0, 255);
+  checkName("messageId", messageId ?? "-", 1, 64);
 };
+
+/**
+ * What goes with a content type and is no bytes.
+ *
+ * @param {unknown} text
+ * @param {string} contentType
+ */
+export const checkText = (text, contentType) =>
+  refuse(
+    !isText(text) || !saysText(contentType),
+    "bad_frame",
+    "contentType goes with bytes, or, as text/… of no other charset than utf-8, with a string of whole characters",
+  );
 
 /**
  * Where to start, as the wire says it. Whether a `since` can be read is Hark's to say.

@@ -2,7 +2,7 @@
 // What the application holds. Owns how frames go between the connection, the outbox and the inbox, and the ids they carry.
 
 import { isLarger, toBase64 } from "./bytes.js";
-import { checkPublish, checkTopic, readFrom } from "./checks.js";
+import { checkPublish, checkText, checkTopic, readFrom } from "./checks.js";
 import { Connection } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { HarkError, PublishError, SubscribeError, tooLarge } from "./errors.js";
@@ -161,6 +161,8 @@ export class Client {
         return this.#inbox.unsubscribed(frame);
       case "caught_up":
         return this.#inbox.caughtUp(frame);
+      case "lagging":
+        return this.#inbox.lagging(frame);
       case "gap":
         return this.#inbox.gap(frame);
       case "error":
@@ -187,14 +189,15 @@ const writeBody = (data, options) => {
   checkPublish(options);
   const { headers, contentType, messageId } = options;
   const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : data;
+  const isText = contentType != null && !(bytes instanceof Uint8Array);
+  if (isText) checkText(bytes, contentType);
   const text = JSON.stringify({
-    ...(bytes instanceof Uint8Array
-      ? { data_base64: toBase64(bytes), content_type: contentType }
-      : { data: bytes }),
+    ...(bytes instanceof Uint8Array ? { data_base64: toBase64(bytes) } : isText ? { text: bytes } : { data: bytes }),
+    content_type: contentType ?? undefined,
     headers,
     message_id: messageId,
   });
   // A function, `undefined`: JSON leaves it out.
-  if (!text.startsWith('{"data')) throw new TypeError("the data is nothing that JSON can say");
+  if (!/^{"(data|text)/.test(text)) throw new TypeError("the data is nothing that JSON can say");
   return text.slice(1, -1);
 };

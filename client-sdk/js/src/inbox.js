@@ -26,7 +26,7 @@
 // what still comes, and subscribes again after its position when the application has taken half of what is queued.
 
 import { draw } from "./backoff.js";
-import { fromBase64 } from "./bytes.js";
+import { readBytes } from "./bytes.js";
 import { formatCursor, isCursor, parseCursor } from "./cursor.js";
 import { report } from "./emitter.js";
 import { SubscribeError, mayPass } from "./errors.js";
@@ -249,7 +249,7 @@ export class Inbox {
    * @param {number} size
    */
   message(frame, size) {
-    const { type, topic, offset, prev = offset - 1, time, headers = {}, data, data_base64, content_type } = frame;
+    const { type, topic, offset, prev = offset - 1, time, headers = {}, data, text, data_base64, content_type } = frame;
     const seat = this.#seats.get(topic);
     const wanted = this.#listening(topic);
     const position = wanted?.position;
@@ -267,15 +267,14 @@ export class Inbox {
     const here = { epoch: position.epoch, offset };
     wanted.position = here;
     const cursor = formatCursor(here);
-    const bytes = data_base64 !== undefined;
     wanted.subscription.push(
       {
         type,
         topic,
         offset,
         time,
-        data: bytes ? fromBase64(data_base64) : data,
-        ...(bytes && content_type !== undefined && { contentType: content_type }),
+        data: text ?? (data_base64 === undefined ? data : readBytes(data_base64, content_type)),
+        ...(content_type !== undefined && { contentType: content_type }),
         headers,
         cursor,
       },
@@ -294,6 +293,12 @@ export class Inbox {
     const { type, topic, reason, from, to, cursor } = frame;
     wanted.position = parseCursor(cursor);
     wanted.subscription.push({ type, topic, reason, from, to, cursor }, 0);
+  }
+
+  /** @param {import("../hark").Lagging} frame */
+  lagging({ type, topic, behind }) {
+    const wanted = this.#listening(topic);
+    if (wanted?.position) wanted.subscription.push({ type, topic, cursor: formatCursor(wanted.position), behind }, 0);
   }
 
   /** @param {import("../hark").CaughtUp} frame */

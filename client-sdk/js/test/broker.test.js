@@ -311,6 +311,11 @@ const unreadable = {
   "a content type of 256 bytes": ["a", new Uint8Array(), { contentType: "t".repeat(256) }, "bad_frame"],
   "a content type with a line break": ["a", new Uint8Array(), { contentType: "a\nb" }, "bad_frame"],
   "a content type that is no text": ["a", new Uint8Array(), { contentType: {} }, "bad_frame"],
+  "JSON with a content type": ["a", { any: "json" }, { contentType: "text/plain" }, "bad_frame"],
+  "nothing with a content type": ["a", undefined, { contentType: "text/plain" }, "bad_frame"],
+  "a string that is called an image": ["a", "a", { contentType: "image/png" }, "bad_frame"],
+  "a string of another charset": ["a", "a", { contentType: 'text/a; b; Charset="latin1"' }, "bad_frame"],
+  "text with half a character": ["a", half, { contentType: "text/plain" }, "bad_frame"],
   "data that JSON cannot say": ["a", () => {}, {}, "bad_frame"],
 };
 
@@ -340,6 +345,37 @@ test("what is just within the limits is kept", async (t) => {
   await hark.publish(topic, new Uint8Array(), { contentType: "ü".repeat(127), headers: null });
   await hark.publish(topic, new Uint8Array(), { contentType: "", headers: { "a\u0000": "b\n" } });
   assert.equal((await broker.history(topic)).length, 4);
+});
+
+test("text comes back as the text it was, whoever published it", async (t) => {
+  const broker = await start(t);
+  const hark = client(t, broker.url);
+  const events = hark.subscribe("a", { from: "earliest" });
+  const plain = "text/plain; charset=utf-8";
+  const published = [
+    ["Grüße\n", plain],
+    ["", "text/html"],
+    // It comes as base64, being longer as text.
+    ["\u0000\u0001", 'TEXT/plain;a=b ;CHARSET = "US-ascii"'],
+    ["\ufeffwith a mark", "text/csv;header"],
+  ];
+  for (const [data, contentType] of published) await hark.publish("a", data, { contentType });
+  const body = (text, type) => ({ method: "POST", body: text, headers: { "content-type": type } });
+  await fetch(`${broker.url}/v1/topics/a/messages`, body("hello", "application/x-www-form-urlencoded"));
+  await fetch(`${broker.url}/v1/topics/a/messages`, body(Uint8Array.of(0xff), "text/plain"));
+  await hark.publish("a", new TextEncoder().encode("bytes"), { contentType: "text/plain;charset=latin1" });
+  await hark.publish("a", "JSON");
+  const taken = (await take(events, ({ offset }) => offset === 8)).filter(({ type }) => type === "message");
+  assert.deepEqual(
+    taken.map(({ data, contentType }) => [data, contentType]),
+    [
+      ...published,
+      ["hello", plain],
+      [Uint8Array.of(0xff), "text/plain"],
+      [new TextEncoder().encode("bytes"), "text/plain;charset=latin1"],
+      ["JSON", undefined],
+    ],
+  );
 });
 
 test("ten subscriptions in a row that Hark cannot read end alone", async (t) => {

@@ -143,3 +143,16 @@ test("what came between the history and another tab's cursor is shown", async (t
   await until("all are shown", () => shown().length >= 4);
   assert.deepEqual(shown(), ["text 1", "text 2", "text 3", "text 4"]);
 });
+
+test("what curl has published is shown, from before the visit as live", async (t) => {
+  const { histories, chats, shown, socket } = await open(t, { "hark:demo.a": "e:2" });
+  await until("the history is asked for", () => histories.length === 1);
+  const plain = (offset, content) => ({ ...message(offset), data: undefined, content_type: "text/plain", ...content });
+  const messages = [plain(1, { text: "text ü" }), plain(2, { data_base64: btoa("text 2") })];
+  histories[0]({ messages, cursor: "e:2" });
+  const [{ id }] = await until("it subscribes", () => chats().length && chats());
+  socket.say({ type: "subscribed", id, topic: "demo.a", cursor: "e:2", head: 2, resumed: true });
+  socket.say(plain(3, { text: "text 3" }));
+  await until("all are shown", () => shown().length >= 3);
+  assert.deepEqual(shown(), ["text ü", "text 2", "text 3"]);
+});

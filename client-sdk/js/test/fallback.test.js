@@ -27,21 +27,23 @@ const opened = (hark) => until("it is open", () => hark.state === "open" && hark
 for (const transport of ["sse", "longpoll"]) {
   const over = (name, run) => test(`${transport}: ${name}`, (t) => run(t, { transports: [transport] }));
 
-  over("publishes and subscribes, bytes and headers too", async (t, options) => {
+  over("publishes and subscribes, bytes, text and headers too", async (t, options) => {
     const { broker, proxy } = await start(t);
     const hark = client(t, proxy.url, options);
     const events = hark.subscribe("orders.eu", { from: "earliest" });
     const receipts = [
       await hark.publish("orders.eu", { any: "json" }, { headers: { trace: "1" } }),
       await hark.publish("orders.eu", Uint8Array.of(0, 255), { contentType: "image/png" }),
+      await hark.publish("orders.eu", "# Grüße\n", { contentType: "text/markdown" }),
     ];
-    assert.match(receipts[1].cursor, /:2$/);
-    const taken = (await take(events, ({ offset }) => offset === 2)).filter(({ type }) => type === "message");
+    assert.match(receipts[2].cursor, /:3$/);
+    const taken = (await take(events, ({ offset }) => offset === 3)).filter(({ type }) => type === "message");
     assert.deepEqual(
       taken.map(({ data, headers, contentType, cursor }) => [data, headers, contentType, cursor]),
       [
         [{ any: "json" }, { trace: "1" }, undefined, receipts[0].cursor],
         [Uint8Array.of(0, 255), {}, "image/png", receipts[1].cursor],
+        ["# Grüße\n", {}, "text/markdown", receipts[2].cursor],
       ],
     );
     assert.deepEqual(

@@ -34,6 +34,7 @@ const publishes = {
   publish_json: (hark, { topic, data }) => hark.publish(topic, data),
   publish_headers: (hark, { topic, data, headers }) => hark.publish(topic, data, { headers }),
   publish_bytes: (hark, { topic }) => hark.publish(topic, Uint8Array.of(0, 1, 254, 255), { contentType: "image/png" }),
+  publish_text: (hark, { topic, text, content_type }) => hark.publish(topic, text, { contentType: content_type }),
   publish_message_id: (hark, { topic, data, message_id }) => hark.publish(topic, data, { messageId: message_id }),
   publish_producer_seq: (hark, { topic, data }) => hark.publish(topic, data),
   publish_without_id: (hark, { topic, data }) => hark.publish(topic, data),
@@ -115,6 +116,36 @@ const heard = {
       cursor: "k3f9a1:1043",
     },
   },
+  message_text: {
+    at: "k3f9a1:1042",
+    expect: {
+      offset: 1043,
+      data: 'Grüße, "Ana"\n',
+      contentType: "text/html",
+      headers: {},
+      cursor: "k3f9a1:1043",
+    },
+  },
+  message_text_of_control_characters: {
+    at: "k3f9a1:1042",
+    expect: {
+      offset: 1043,
+      data: "\x1b[1mred\0\x01\x02",
+      contentType: "text/plain",
+      headers: {},
+      cursor: "k3f9a1:1043",
+    },
+  },
+  message_text_latin1: {
+    at: "k3f9a1:1042",
+    expect: {
+      offset: 1043,
+      data: Uint8Array.of(0x47, 0x72, 0xfc, 0xdf, 0x65),
+      contentType: "text/plain; charset=iso-8859-1",
+      headers: {},
+      cursor: "k3f9a1:1043",
+    },
+  },
   message_bytes_untyped: {
     at: "k3f9a1:1042",
     expect: { offset: 1043, data: new Uint8Array(), headers: {}, cursor: "k3f9a1:1043" },
@@ -149,6 +180,29 @@ test("understands caught_up", async (t) => {
   const { socket, events } = await subscribed(t, "k3f9a1:1050");
   socket.say(golden.caught_up.text);
   assert.deepEqual(await take(events, () => true), [golden.caught_up.frame]);
+});
+
+for (const name of ["lagging", "lagging_uncounted"]) {
+  test(`understands ${name}`, async (t) => {
+    const { socket, events } = await subscribed(t, "k3f9a1:1050");
+    socket.say(golden[name].text);
+    const { behind } = golden[name].frame;
+    assert.deepEqual(await take(events, () => true), [{ ...golden[name].frame, behind }]);
+    await Promise.race([events.next(), undefined]);
+    assert.equal(events.cursor, "k3f9a1:1050", "it moves nothing");
+  });
+}
+
+test("tells a listener that it lags, and passes over what is about nothing that stands", async (t) => {
+  const { socket, events } = await subscribed(t, "k3f9a1:1050");
+  const heard = [];
+  events.on("lagging", ({ behind }) => heard.push(behind));
+  events.on("message", ({ offset }) => heard.push(offset));
+  socket.say({ ...golden.lagging.frame, topic: "another" });
+  socket.say(golden.lagging.text);
+  socket.say({ type: "message", topic: "orders.eu", offset: 1051, time: 1, data: "next" });
+  await until("both are heard", () => heard.length === 2);
+  assert.deepEqual(heard, [3400, 1051]);
 });
 
 test("understands subscribed, also of a topic that nobody has published to", async (t) => {
@@ -231,7 +285,7 @@ test("every golden frame of Hark is heard here", () => {
     ...Object.keys(heard),
     ...gaps,
     ...passed,
-    ...["caught_up", "subscribed", "subscribed_empty", "published", "published_duplicate"],
+    ...["caught_up", "lagging", "lagging_uncounted", "subscribed", "subscribed_empty", "published", "published_duplicate"],
     ...["error", "error_retry_after", "error_out_of_sequence", "goodbye"],
   ];
   assert.deepEqual(all.sort(), names("hark").sort());

@@ -22,10 +22,12 @@ export async function use({ connect, localCursor }: typeof promised) {
   hark.subscribe("a", { cursor: { load: () => map.get("a"), save: (cursor) => map.set("a", cursor) } });
   const receipt = await hark.publish("orders.eu", { any: "json" }, { headers: { trace: "1" } });
   receipt.cursor.at(0);
+  await hark.publish("orders.eu", "hello", { contentType: "text/plain" });
   const subscription = hark.subscribe("orders.eu", { from: { last: 50 }, cursor: localCursor("orders") });
   for await (const event of subscription) {
     if (event.type === "message") event.data.anything;
     else if (event.type === "gap") event.reason.at(0);
+    else if (event.type === "lagging") event.behind?.toFixed();
     else event.cursor.at(0);
   }
   // @ts-expect-error: there is no such place to start from

@@ -321,6 +321,11 @@ pub(crate) fn cursor(offset: u64) -> Cursor {
 /// The message at `offset`; its content is the offset.
 pub(crate) fn message(offset: u64) -> ServerFrame {
     let payload = Payload::Json(JsonText::from_checked(offset.to_string().into()).unwrap());
+    message_of(offset, payload)
+}
+
+/// The message at `offset` with this content.
+pub(crate) fn message_of(offset: u64, payload: Payload) -> ServerFrame {
     let message = Message {
         payload,
         headers: Headers::default(),

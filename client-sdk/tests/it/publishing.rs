@@ -6,7 +6,7 @@ use hark_client::{ConnectionEvent, ErrorCode, JsonText, Producer, PublishError, 
 use hark_protocol::{ClientFrame, Idempotency, Payload};
 use serde_json::json;
 
-use crate::fake::{Fake, cursor, event, pends, within};
+use crate::fake::{Fake, cursor, event, message_of, pends, within};
 
 #[tokio::test]
 async fn a_message_in_both_subprotocols() {
@@ -42,6 +42,35 @@ async fn a_message_in_both_subprotocols() {
         );
         let receipt = receipt.unwrap();
         assert_eq!((receipt.cursor, receipt.duplicate), (cursor(5), false));
+    }
+}
+
+#[tokio::test]
+async fn text_in_both_subprotocols() {
+    for subprotocol in Subprotocol::ALL {
+        let fake = Fake::start().await;
+        let (client, mut session) = fake.connect(fake.builder().subprotocol(subprotocol)).await;
+        let pending = client.publish_text("t", "Grüße\n").send().await.unwrap();
+        let ClientFrame::Publish { message, .. } = session.next().await else {
+            panic!("expected a publish")
+        };
+        assert_eq!(message.payload, Payload::plain_text("Grüße\n"));
+        drop(pending);
+
+        let (subscription, ()) = tokio::join!(client.subscribe("t"), async {
+            let (id, _) = session.next_subscribe().await;
+            session.subscribed(id, 0).await;
+        });
+        let mut subscription = subscription.unwrap();
+        // As it came, and as Hark would pass on what is longer as text.
+        let payloads = [message.payload, Payload::plain_text("\0\u{1}")];
+        for (offset, payload) in (1..).zip(payloads) {
+            session.say(message_of(offset, payload)).await;
+        }
+        for expected in ["Grüße\n", "\0\u{1}"] {
+            let message = within("a message", subscription.next_message()).await;
+            assert_eq!(message.unwrap().text(), Some(expected));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use hark_client::{
     Client, ConnectionEvent, Cursor, ErrorCode, Event, Gap, GapReason, NextMessageError,
-    SubscribeError, SubscribeFrom, Subscription,
+    Subprotocol, SubscribeError, SubscribeFrom, Subscription,
 };
 use hark_protocol::{ClientFrame, Epoch, Payload, ServerFrame};
 
@@ -65,6 +65,40 @@ async fn the_cursor_follows_what_was_taken() {
         within("caught up", subscription.next()).await,
         Some(Ok(Event::CaughtUp(cursor(43))))
     );
+}
+
+#[tokio::test]
+async fn that_it_lags_is_told_and_moves_nothing() {
+    for subprotocol in Subprotocol::ALL {
+        let fake = Fake::start().await;
+        let (client, mut session) = fake.connect(fake.builder().subprotocol(subprotocol)).await;
+        let mut events = client.events();
+        let mut subscription = subscribe(&client, &mut session, SubscribeFrom::Now, 41).await;
+        session.message(42).await;
+        let lagging = |topic: &str, behind| ServerFrame::Lagging {
+            topic: topic.parse().unwrap(),
+            cursor: cursor(42),
+            behind,
+        };
+        // Of a topic that is not subscribed to nothing is said.
+        session.say(lagging("another", Some(1))).await;
+        session.say(lagging("t", Some(3400))).await;
+        session.say(lagging("t", None)).await;
+        session.message(43).await;
+        for expected in [Some(3400), None] {
+            let told = event(&mut events, |event| match event {
+                ConnectionEvent::Lagging {
+                    topic: of,
+                    cursor,
+                    behind,
+                } => Some((of.clone(), *cursor, *behind)),
+                _ => None,
+            });
+            assert_eq!(told.await, (topic(), cursor(42), expected));
+        }
+        assert_eq!(next_offset(&mut subscription).await, 42);
+        assert_eq!(next_offset(&mut subscription).await, 43);
+    }
 }
 
 #[tokio::test]

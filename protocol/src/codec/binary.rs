@@ -33,6 +33,7 @@ mod kind {
     pub(super) const ERROR: u8 = 0x89;
     pub(super) const GOODBYE: u8 = 0x8a;
     pub(super) const PONG: u8 = 0x8b;
+    pub(super) const LAGGING: u8 = 0x8c;
 }
 
 /// What a payload is, as a byte. Frozen.
@@ -173,6 +174,13 @@ struct PongV1 {
     id: Option<u64>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct LaggingV1<'a> {
+    topic: &'a str,
+    cursor: &'a str,
+    behind: Option<u64>,
+}
+
 /// Writes what a client says.
 pub fn encode_client(frame: &ClientFrame) -> Bytes {
     match frame {
@@ -286,6 +294,18 @@ pub fn encode_server(frame: &ServerFrame) -> Bytes {
             &CaughtUpV1 {
                 topic: topic.as_str(),
                 cursor: &cursor.to_string(),
+            },
+        ),
+        ServerFrame::Lagging {
+            topic,
+            cursor,
+            behind,
+        } => write(
+            kind::LAGGING,
+            &LaggingV1 {
+                topic: topic.as_str(),
+                cursor: &cursor.to_string(),
+                behind: *behind,
             },
         ),
         ServerFrame::Gap {
@@ -537,6 +557,18 @@ pub fn decode_server(bytes: &Bytes) -> Result<ServerFrame, FrameError> {
             Ok(ServerFrame::CaughtUp {
                 topic: checks::topic(topic)?,
                 cursor: checks::cursor(cursor)?,
+            })
+        }
+        kind::LAGGING => {
+            let LaggingV1 {
+                topic,
+                cursor,
+                behind,
+            } = read(body)?;
+            Ok(ServerFrame::Lagging {
+                topic: checks::topic(topic)?,
+                cursor: checks::cursor(cursor)?,
+                behind,
             })
         }
         kind::GAP => {

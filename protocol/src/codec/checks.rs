@@ -10,11 +10,9 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::{
     Cursor, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS,
-    MessageId, ProducerId, TopicName,
+    MessageId, Payload, ProducerId, TopicName, check_content_type,
 };
 
-/// The most bytes a content type may have.
-const MAX_CONTENT_TYPE_BYTES: usize = 255;
 /// The most bytes of a refusal's sentence: it may quote what came in, and that may be a MiB.
 const MAX_SENTENCE_BYTES: usize = 300;
 
@@ -63,8 +61,8 @@ pub(super) fn topic(name: &str) -> Result<TopicName, FrameError> {
     TopicName::parse(name).map_err(|e| refuse(ErrorCode::BadTopic, e))
 }
 
-/// A topic to publish to: names of the system are refused.
-pub(super) fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
+/// A topic to publish to, by whatever way: names of the system are refused.
+pub fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
     let topic = topic(name)?;
     match topic.is_system() {
         true => Err(refuse(
@@ -109,17 +107,18 @@ pub(super) fn headers(pairs: Option<HeaderPairs<'_>>) -> Result<Headers, FrameEr
     })
 }
 
-/// A publisher's content type: it may end up in an HTTP header, so control characters are refused.
+/// A publisher's content type.
 pub(super) fn content_type(text: Option<&str>) -> Result<Option<ByteString>, FrameError> {
-    match text {
-        Some(text) if text.len() > MAX_CONTENT_TYPE_BYTES || text.chars().any(char::is_control) => {
-            Err(bad_frame(format_args!(
-                "`content_type` has at most {MAX_CONTENT_TYPE_BYTES} bytes and no control characters, such as \
-                 `image/png`"
-            )))
-        }
-        text => Ok(text.map(ByteString::from)),
+    match text.map(check_content_type) {
+        Some(Err(error)) => Err(bad_frame(format_args!("`content_type`: {error}"))),
+        Some(Ok(())) | None => Ok(text.map(ByteString::from)),
     }
+}
+
+/// Text, and what the publisher calls it: that may not contradict.
+pub(super) fn text(text: Text<'_>, content_type: Option<&str>) -> Result<Payload, FrameError> {
+    let content_type = self::content_type(content_type)?;
+    Payload::typed_text(text.into_byte_string(), content_type).map_err(bad_frame)
 }
 
 /// Which of the ways to publish again safely a client chose, if any.
@@ -157,6 +156,14 @@ impl Text<'_> {
     /// The string, copied unless it was copied already.
     pub(super) fn into_string(self) -> String {
         self.0.into_owned()
+    }
+
+    /// The string, as one that does not hold on to the frame.
+    pub(super) fn into_byte_string(self) -> ByteString {
+        match self.0 {
+            Cow::Borrowed(text) => ByteString::from(text),
+            Cow::Owned(text) => ByteString::from(text),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use self::fields::{ClientFields, ServerFields, read_id};
 use self::out::Out;
-use super::checks::{self, HeaderPairs, Text, bad_frame, refuse};
+use super::checks::{self, Text, bad_frame, refuse};
 use crate::{
     ClientFrame, ErrorCode, FrameError, Idempotency, JsonText, Message, Payload, Record,
     ServerFrame, SubscribeFrom, TopicName,
@@ -139,6 +139,17 @@ pub fn encode_server(frame: &ServerFrame) -> ByteString {
             out.cursor(cursor);
             out.end();
         }
+        ServerFrame::Lagging {
+            topic,
+            cursor,
+            behind,
+        } => {
+            out.begin("lagging");
+            out.topic(topic);
+            out.cursor(cursor);
+            out.number("behind", *behind);
+            out.end();
+        }
         ServerFrame::Gap {
             topic,
             reason,
@@ -225,10 +236,19 @@ fn write_payload(out: &mut dyn Out, payload: &Payload) {
     match payload {
         Payload::Json(text) => out.json("data", text),
         Payload::Bytes { data, content_type } => {
-            out.bytes("data_base64", data);
+            match payload.text().filter(|text| is_short(text)) {
+                Some(text) => out.string("text", Some(text)),
+                None => out.bytes("data_base64", data),
+            }
             out.string("content_type", content_type.as_deref());
         }
     }
+}
+
+/// Whether text takes no more room with its escapes than as base64 (a control character may have six bytes): so the bound on what a
+/// message grows by holds for text too.
+fn is_short(text: &str) -> bool {
+    out::escaped_len(text) <= out::base64_len(text.as_bytes())
 }
 
 fn write_from(out: &mut dyn Out, from: &SubscribeFrom) {
@@ -316,11 +336,11 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
     }
 }
 
-fn published(f: ClientFields<'_>) -> Result<Publish, FrameError> {
+fn published(mut f: ClientFields<'_>) -> Result<Publish, FrameError> {
     Ok(Publish {
         topic: checks::topic_to_publish(need(f.topic.as_ref(), "publish", "topic")?.as_ref())?,
         message: Message {
-            payload: published_payload(&f)?,
+            payload: published_payload(&mut f)?,
             headers: checks::headers(f.headers)?,
         },
         idempotency: checks::idempotency(
@@ -331,18 +351,20 @@ fn published(f: ClientFields<'_>) -> Result<Publish, FrameError> {
     })
 }
 
-fn published_payload(f: &ClientFields<'_>) -> Result<Payload, FrameError> {
-    match (f.data, &f.data_base64, &f.content_type) {
-        (Some(json), None, None) => Ok(Payload::Json(JsonText::from_raw(json))),
-        (None, Some(text), content_type) => Ok(Payload::Bytes {
-            data: read_base64(text)?,
-            content_type: checks::content_type(content_type.as_ref().map(AsRef::as_ref))?,
-        }),
-        (Some(_), None, Some(_)) => Err(bad_frame(
-            "`content_type` goes with `data_base64`; what is in `data` is JSON",
+fn published_payload(f: &mut ClientFields<'_>) -> Result<Payload, FrameError> {
+    let content_type = f.content_type.as_ref().map(AsRef::as_ref);
+    match (f.data, &f.data_base64, f.text.take()) {
+        (Some(_), None, None) if content_type.is_some() => Err(bad_frame(
+            "`content_type` goes with `data_base64` or `text`; what is in `data` is JSON",
         )),
-        (None, None, _) | (Some(_), Some(_), _) => Err(bad_frame(
-            "a publish has either `data` (any JSON value) or `data_base64` (bytes as base64)",
+        (Some(json), None, None) => Ok(Payload::Json(JsonText::from_raw(json))),
+        (None, Some(base64), None) => Ok(Payload::Bytes {
+            data: read_base64(base64)?,
+            content_type: checks::content_type(content_type)?,
+        }),
+        (None, None, Some(text)) => checks::text(text, content_type),
+        _ => Err(bad_frame(
+            "a publish has exactly one of `data` (any JSON value), `text` and `data_base64` (bytes as base64)",
         )),
     }
 }
@@ -389,12 +411,20 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
                 offset: number(f.offset, "offset")?,
                 prev: f.prev,
                 time_ms: number(f.time, "time")?,
-                message: received_message(f.data, &f.data_base64, &f.content_type, f.headers)?,
+                message: Message {
+                    payload: received_payload(f.data, &f.data_base64, f.text, &f.content_type)?,
+                    headers: checks::headers(f.headers)?,
+                },
             },
         }),
         "caught_up" => Ok(ServerFrame::CaughtUp {
             topic: topic()?,
             cursor: cursor()?,
+        }),
+        "lagging" => Ok(ServerFrame::Lagging {
+            topic: topic()?,
+            cursor: cursor()?,
+            behind: f.behind,
         }),
         "gap" => Ok(ServerFrame::Gap {
             topic: topic()?,
@@ -431,24 +461,34 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
     }
 }
 
-fn received_message(
+/// A client trusts its server to call only text `text`.
+fn received_payload(
     data: Option<&RawValue>,
     data_base64: &Option<Text<'_>>,
+    text: Option<Text<'_>>,
     content_type: &Option<Text<'_>>,
-    headers: Option<HeaderPairs<'_>>,
-) -> Result<Message, FrameError> {
-    let payload = match (data, data_base64) {
-        (Some(json), None) => Payload::Json(JsonText::from_raw(json)),
-        (None, Some(text)) => Payload::Bytes {
-            data: read_base64(text)?,
-            content_type: content_type.as_ref().map(|text| text.as_ref().into()),
-        },
-        _ => return Err(bad_frame("a message has either `data` or `data_base64`")),
-    };
-    Ok(Message {
-        payload,
-        headers: checks::headers(headers)?,
-    })
+) -> Result<Payload, FrameError> {
+    let content_type = content_type.as_ref().map(|text| text.as_ref().into());
+    match (data, data_base64, text) {
+        (Some(json), None, None) => Ok(Payload::Json(JsonText::from_raw(json))),
+        (None, Some(base64), None) => Ok(Payload::Bytes {
+            data: read_base64(base64)?,
+            content_type,
+        }),
+        (None, None, Some(text)) => {
+            let text = text.into_byte_string();
+            Ok(match content_type {
+                None => Payload::plain_text(text),
+                content_type => Payload::Bytes {
+                    data: text.into_bytes(),
+                    content_type,
+                },
+            })
+        }
+        _ => Err(bad_frame(
+            "a message has exactly one of `data`, `text` and `data_base64`",
+        )),
+    }
 }
 
 fn need<T>(field: Option<T>, frame: &str, name: &str) -> Result<T, FrameError> {

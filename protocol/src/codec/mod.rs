@@ -4,6 +4,8 @@ pub mod binary;
 mod checks;
 pub mod json;
 
+pub use checks::topic_to_publish;
+
 use bytes::Bytes;
 
 use crate::{ClientFrame, Encoded, FrameError, Record, ServerFrame, Subprotocol, TopicName};

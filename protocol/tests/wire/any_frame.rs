@@ -79,6 +79,11 @@ fn server() -> impl Strategy<Value = ServerFrame> {
         ),
         (topic(), record()).prop_map(|(topic, record)| ServerFrame::Message { topic, record }),
         (topic(), cursor()).prop_map(|(topic, cursor)| ServerFrame::CaughtUp { topic, cursor }),
+        (topic(), cursor(), id()).prop_map(|(topic, cursor, behind)| ServerFrame::Lagging {
+            topic,
+            cursor,
+            behind,
+        }),
         (
             topic(),
             prop::sample::select(&GapReason::ALL[..]),
@@ -194,14 +199,39 @@ fn headers() -> impl Strategy<Value = Headers> {
 
 fn payload() -> impl Strategy<Value = Payload> {
     let content_type = option::of("[ -~]{0,40}");
+    // From all that needs no escape to nothing but control characters, and some that is no UTF-8.
+    let text = prop_oneof![
+        any::<String>(),
+        "[ -~\\n\"üß日]{0,80}",
+        "[\\x00-\\x22\\\\]{0,40}"
+    ];
+    let data = prop_oneof![
+        8 => text.prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..40),
+    ];
+    let text_type = prop::sample::select(&TEXT_TYPES[..]);
     prop_oneof![
         json_text().prop_map(|text| Payload::Json(JsonText::check(text.into()).unwrap())),
         (vec(any::<u8>(), 0..600), content_type).prop_map(|(data, content_type)| Payload::Bytes {
             data: Bytes::from(data),
             content_type: content_type.map(Into::into),
         }),
+        (data, text_type).prop_map(|(data, content_type)| Payload::Bytes {
+            data: Bytes::from(data),
+            content_type: Some(content_type.into()),
+        }),
     ]
 }
+
+/// Types of which text goes as text, and some of which it does not.
+const TEXT_TYPES: [&str; 6] = [
+    "text/plain",
+    "text/plain; charset=utf-8",
+    "Text/HTML;charset=\"US-ASCII\"; level=1",
+    "text/plain; charset=iso-8859-1",
+    "text/csv; charset=utf-8; charset=utf-16",
+    "application/xml",
+];
 
 /// JSON with everything that may stand in it, line breaks between values included.
 fn json_text() -> impl Strategy<Value = String> {

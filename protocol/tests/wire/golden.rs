@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::samples::{self, Frame, Sample};
 
 /// What every `type` on the wire is called.
-pub(crate) const TYPES: [&str; 16] = [
+pub(crate) const TYPES: [&str; 17] = [
     "auth",
     "subscribe",
     "unsubscribe",
@@ -23,6 +23,7 @@ pub(crate) const TYPES: [&str; 16] = [
     "subscribed",
     "message",
     "caught_up",
+    "lagging",
     "gap",
     "unsubscribed",
     "published",
@@ -47,6 +48,7 @@ pub(crate) fn type_of(frame: &Frame) -> &'static str {
             ServerFrame::Subscribed { .. } => "subscribed",
             ServerFrame::Message { .. } => "message",
             ServerFrame::CaughtUp { .. } => "caught_up",
+            ServerFrame::Lagging { .. } => "lagging",
             ServerFrame::Gap { .. } => "gap",
             ServerFrame::Unsubscribed { .. } => "unsubscribed",
             ServerFrame::Published { .. } => "published",

@@ -133,7 +133,27 @@ fn what_a_message_may_hold() {
     let publish = |fields: &str| format!(r#"{{"type":"publish","id":7,"topic":"a",{fields}}}"#);
     for (fields, code, hint) in [
         (r#""seq":1"#, BadFrame, "`data`"),
-        (r#""data":1,"data_base64":"""#, BadFrame, "either"),
+        (r#""data":1,"data_base64":"""#, BadFrame, "exactly one"),
+        (r#""data":1,"text":"a""#, BadFrame, "exactly one"),
+        (r#""text":"a","data_base64":"""#, BadFrame, "exactly one"),
+        (r#""text":null"#, BadFrame, "exactly one"),
+        (r#""text":7"#, BadFrame, "`text`"),
+        (r#""text":"\ud800""#, BadFrame, "`text`"),
+        (
+            r#""text":"a","content_type":"image/png""#,
+            BadFrame,
+            "`data_base64`",
+        ),
+        (
+            r#""text":"a","content_type":"text/plain; charset=iso-8859-1""#,
+            BadFrame,
+            "iso-8859-1",
+        ),
+        (
+            r#""text":"a","content_type":"text/plain\n""#,
+            BadFrame,
+            "control",
+        ),
         (
             r#""data":1,"content_type":"a/b""#,
             BadFrame,
@@ -164,6 +184,17 @@ fn what_a_message_may_hold() {
     ] {
         assert_refused(&publish(fields), Some(7), code, hint);
     }
+
+    for content_type in ["text/markdown", "TEXT/plain; charset=\\\"UTF-8\\\""] {
+        let fields = format!(r#""text":"a","content_type":"{content_type}""#);
+        assert!(read(publish(&fields)).is_ok(), "{content_type}");
+    }
+    assert_eq!(
+        read(publish(r#""text":"a""#)),
+        read(publish(
+            r#""data_base64":"YQ==","content_type":"text/plain; charset=utf-8""#
+        )),
+    );
 
     let content_type = |len| {
         publish(&format!(
@@ -210,6 +241,7 @@ fn a_kept_message_does_not_hold_on_to_its_frame() {
             "{\"type\":\"publish\",\"topic\":\"a\",\"data\":{\r\n\"a\":\n1}}",
             7,
         ),
+        (r#"{"type":"publish","topic":"a","text":"hello"}"#, 5),
     ] {
         let frame = Bytes::from(text);
         let Ok(ClientFrame::Publish { message, .. }) =
@@ -218,11 +250,12 @@ fn a_kept_message_does_not_hold_on_to_its_frame() {
             panic!("{text} was refused");
         };
         assert_eq!(message.payload.len(), len, "line breaks are taken out");
-        let hark_protocol::Payload::Json(json) = message.payload else {
-            panic!("{text} is JSON")
+        let kept = match message.payload {
+            hark_protocol::Payload::Json(json) => json.as_bytes().clone(),
+            hark_protocol::Payload::Bytes { data, .. } => data,
         };
         assert!(
-            !frame.as_ptr_range().contains(&json.as_bytes().as_ptr()),
+            !frame.as_ptr_range().contains(&kept.as_ptr()),
             "the payload is a copy"
         );
     }

@@ -146,6 +146,20 @@ fn client_samples(add: &mut dyn FnMut(&'static str, &'static str, ClientFrame)) 
         ),
     );
     add(
+        "publish_text",
+        "Publish text; without content_type it is text/plain; charset=utf-8.",
+        publish(
+            Message {
+                payload: bytes(
+                    "Grüße, \"Ana\"\n".as_bytes(),
+                    Some("text/plain; charset=utf-8"),
+                ),
+                headers: Headers::default(),
+            },
+            Idempotency::None,
+        ),
+    );
+    add(
         "publish_headers",
         "Publish with headers, whose names and values are any text.",
         publish(
@@ -299,6 +313,39 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
         ),
     );
     add(
+        "message_text",
+        "A message whose content is text: bytes of a type text/… that are UTF-8.",
+        message(
+            None,
+            Message {
+                payload: bytes("Grüße, \"Ana\"\n".as_bytes(), Some("text/html")),
+                headers: Headers::default(),
+            },
+        ),
+    );
+    add(
+        "message_text_of_control_characters",
+        "Text that would be longer with its escapes than as base64 goes as base64, and is text all the same.",
+        message(
+            None,
+            Message {
+                payload: bytes(b"\x1b[1mred\x00\x01\x02", Some("text/plain")),
+                headers: Headers::default(),
+            },
+        ),
+    );
+    add(
+        "message_text_latin1",
+        "Text of another charset goes as bytes.",
+        message(
+            None,
+            Message {
+                payload: bytes(b"Gr\xfc\xdfe", Some("text/plain; charset=iso-8859-1")),
+                headers: Headers::default(),
+            },
+        ),
+    );
+    add(
         "message_prev",
         "A message of an engine whose offsets skip: the topic's record before is 1040.",
         message(
@@ -315,6 +362,24 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
         ServerFrame::CaughtUp {
             topic: topic("orders.eu"),
             cursor: cursor("k3f9a1:1050"),
+        },
+    );
+    add(
+        "lagging",
+        "The client is slow: 3400 messages are kept behind its position.",
+        ServerFrame::Lagging {
+            topic: topic("orders.eu"),
+            cursor: cursor("k3f9a1:1050"),
+            behind: Some(3400),
+        },
+    );
+    add(
+        "lagging_uncounted",
+        "The client is slow; how many messages are kept behind its position the log does not know.",
+        ServerFrame::Lagging {
+            topic: topic("orders.eu"),
+            cursor: cursor("k3f9a1:1050"),
+            behind: None,
         },
     );
     add(

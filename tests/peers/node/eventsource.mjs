@@ -10,7 +10,7 @@ const source = new EventSource(process.argv[2]);
 // Frames are one line each, so they are passed on as they are.
 const pass = (event) => process.stdout.write(event.data + "\n");
 source.onmessage = pass;
-for (const kind of ["welcome", "subscribed", "caught_up", "gap", "goodbye"]) {
+for (const kind of ["welcome", "subscribed", "caught_up", "lagging", "gap", "goodbye"]) {
   source.addEventListener(kind, pass);
 }
 source.addEventListener("error", (event) => {

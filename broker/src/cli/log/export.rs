@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::super::CliError;
 use super::super::output::{Output, Reader, say, shown};
 use super::super::topics::http_url;
-use super::{DirArgs, line};
+use super::{CopyArgs, DirArgs, line, open_to_read};
 use crate::message_log::sled::{Exported, OfflineLog};
 
 /// How long an answer may take, and how long a broker may be busy.
@@ -24,17 +24,20 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Write messages as lines of JSON, one each.
 ///
-/// A line holds topic, epoch, offset, time, the message (data, or data_base64 and content_type) with its headers, and, from
+/// A line holds topic, epoch, offset, time, the message (data, or text or data_base64 and content_type) with its headers, and, from
 /// a data directory, how it is known again (producer and seq, or message_id). What is lost is said on standard error, and
 /// as a line with a gap.
 ///
 /// From a running broker, each topic is exported up to where it was at the start; what tells a message sent again cannot
-/// be seen there, and is left out. A data directory is opened by the storage engine, which repairs a torn tail by cutting
-/// it: to export from one that may be damaged, export from a copy.
+/// be seen there, and is left out. Nothing in a data directory is changed, and it may be read-only: the storage engine writes
+/// to what it opens, so it is given a copy.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
     #[command(flatten)]
     dir: DirArgs,
+
+    #[command(flatten)]
+    copy: CopyArgs,
 
     /// The WebSocket of a running broker to export from, such as ws://127.0.0.1:4275/ws.
     #[arg(long)]
@@ -58,7 +61,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), CliError> {
     };
     match &args.url {
         Some(url) => export.all_of_broker(&Broker::at(url, args.token.as_deref())?)?,
-        None => export.all_of_directory(&OfflineLog::open(&args.dir.data_dir)?)?,
+        None => export.all_of_directory(&open_to_read(&args.dir, &args.copy)?)?,
     }
     if let Some(trouble) = export.trouble {
         return Err(trouble);

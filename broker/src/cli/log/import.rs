@@ -20,7 +20,8 @@ const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
 /// cursors of where the messages came from mean nothing here. A producer whose numbers have gone on here goes on from there. A
 /// folder that does not exist is made.
 ///
-/// A line that cannot be read ends the import; what stood before it stays imported.
+/// A line that cannot be read ends the import; what stood before it stays imported. Names of the system, and content types with
+/// control characters, are refused as in a publish.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// What to read; `-`, or nothing: standard input.

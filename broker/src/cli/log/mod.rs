@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::CliError;
-use crate::message_log::sled::OpenError;
+use super::output::say;
+use crate::message_log::sled::{Copying, OfflineLog, OpenError};
 
 /// Verify, export, import or recover a log, or begin a new epoch after a restore.
 #[derive(Debug, clap::Args)]
@@ -43,6 +44,26 @@ struct DirArgs {
         value_name = "DIR"
     )]
     data_dir: PathBuf,
+}
+
+/// Where a log is read that is only looked at.
+#[derive(Debug, clap::Args)]
+struct CopyArgs {
+    /// The folder that gets a copy of the log, of the same size, while it is read; by default, the system's for temporary files.
+    #[arg(long, value_name = "DIR")]
+    temp_dir: Option<PathBuf>,
+}
+
+/// Opens a log to look at it. The directory may be read-only.
+fn open_to_read(dir: &DirArgs, copy: &CopyArgs) -> Result<OfflineLog, OpenError> {
+    let temp_dir = copy.temp_dir.clone().unwrap_or_else(std::env::temp_dir);
+    OfflineLog::open(&dir.data_dir, &temp_dir, |Copying { bytes, to }| {
+        let mib = bytes.div_ceil(1 << 20);
+        say(&format!(
+            "the log is read from a copy, for which {mib} MiB are taken in {} until it has been read",
+            to.display()
+        ));
+    })
 }
 
 pub(super) fn run(args: LogArgs) -> Result<(), CliError> {

@@ -4,20 +4,23 @@ use serde_json::json;
 
 use super::super::CliError;
 use super::super::output::{Output, shown};
-use super::DirArgs;
-use crate::message_log::sled::{OfflineLog, OpenError, Problem, Verified};
+use super::{CopyArgs, DirArgs, open_to_read};
+use crate::message_log::sled::{OpenError, Problem, Verified};
 
 /// Check every record's checksum, every topic's numbers, and that no commit is missing.
 ///
 /// One line for each problem, and a summary. Exit code 0: the log is whole. 1: there are problems, or it cannot be opened.
 /// 2: usage, or there is no log.
 ///
-/// Hark writes nothing here, draws no epoch, and leaves what it found to be found again. But the storage engine (sled)
-/// writes to its file when it opens it: it cuts a tail that was torn. To verify a log that may be damaged, verify a copy.
+/// Nothing in the folder is changed, and it may be read-only: the storage engine (sled) writes to what it opens, so it is given
+/// a copy.
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     dir: DirArgs,
+
+    #[command(flatten)]
+    copy: CopyArgs,
 
     /// Print JSON lines also on a terminal.
     #[arg(long)]
@@ -34,7 +37,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), CliError> {
         }
     };
     let dir = &args.dir.data_dir;
-    let (verified, opened) = match OfflineLog::open(dir) {
+    let (verified, opened) = match open_to_read(&args.dir, &args.copy) {
         Ok(log) => (log.verify(|problem| tell(&mut output, problem)), true),
         Err(e @ OpenError::Damaged { .. }) => {
             let (topic, what) = (None, e.to_string());

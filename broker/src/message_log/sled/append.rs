@@ -19,6 +19,7 @@ impl Writer {
             done,
         } = append;
         let accepted = self.store.check_open().and_then(|()| self.check_room());
+        let accepted = accepted.and_then(|()| self.check_descriptors());
         if let Err(e) = accepted {
             return done(Err(e));
         }

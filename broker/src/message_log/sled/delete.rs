@@ -21,8 +21,9 @@ pub(super) type Garbage = VecDeque<TopicId>;
 
 impl Writer {
     pub(super) fn delete(&mut self, name: &TopicName, generation: u64, done: Done<OpenedTopic>) {
-        if let Err(closed) = self.store.check_open() {
-            return done(Err(closed));
+        let accepted = self.store.check_open();
+        if let Err(e) = accepted.and_then(|()| self.check_descriptors()) {
+            return done(Err(e));
         }
         let id = match self.state.topics.get(name) {
             Some(Slot::Open(topic)) if topic.generation == generation => topic.id,

@@ -11,6 +11,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -26,10 +27,14 @@ use super::replay::find_flaw;
 use super::rows::Records;
 use super::scan::is_damage;
 use super::store::plainly;
+use super::witness;
 
 const FORMAT_FILE: &str = "FORMAT";
 const NEW_FORMAT_FILE: &str = "FORMAT.new";
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
+/// Whose messages these are, only their owner decides.
+pub(super) const PRIVATE_DIRECTORY: u32 = 0o700;
+pub(super) const PRIVATE_FILE: u32 = 0o600;
 /// What a directory may hold that was not ours before: what the first steps leave behind, and an empty volume's own folder.
 const BEFORE_FORMAT: [&str; 3] = [NEW_FORMAT_FILE, LOCK_FILE, "lost+found"];
 /// How long sled's lock may outlive the log that held it: threads of its own, in the same process, let go of it.
@@ -119,17 +124,7 @@ pub(super) fn take_lock(dir: &Path) -> Result<DirectoryLock, OpenError> {
     let mut lock = options.open(&path).map_err(unusable)?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(path).unwrap_or_default();
-            let by = match holder.trim() {
-                "" => String::new(),
-                process => format!(" (process {process})"),
-            };
-            return Err(OpenError::InUse {
-                dir: dir.to_owned(),
-                by,
-            });
-        }
+        Err(TryLockError::WouldBlock) => return Err(in_use(dir)),
         Err(TryLockError::Error(e)) => return Err(unusable(e)),
     }
     let say_who = lock
@@ -137,6 +132,94 @@ pub(super) fn take_lock(dir: &Path) -> Result<DirectoryLock, OpenError> {
         .and_then(|()| writeln!(lock, "{}", std::process::id()));
     say_who.map_err(unusable)?;
     Ok(DirectoryLock(lock))
+}
+
+/// The refusal of a directory that somebody else has locked.
+pub(super) fn in_use(dir: &Path) -> OpenError {
+    let holder = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
+    let by = match holder.trim() {
+        "" => String::new(),
+        process => format!(" (process {process})"),
+    };
+    OpenError::InUse {
+        dir: dir.to_owned(),
+        by,
+    }
+}
+
+/// Makes the directory if it is not there, for nobody but its owner.
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+    let mut maker = fs::DirBuilder::new();
+    maker.recursive(true).mode(PRIVATE_DIRECTORY).create(dir)
+}
+
+/// Takes from everybody but the owner what they may do with the directory and its files: earlier versions left them readable. What is not
+/// ours to change stays as it is, and is said if others can read it.
+pub(super) fn keep_private(dir: &Path) {
+    let folders = [PathBuf::new(), PathBuf::from("blobs")];
+    let all = files(dir).map(|files| folders.into_iter().chain(files));
+    let (mut changed, mut failed) = (0, None);
+    for path in all.into_iter().flatten().map(|path| dir.join(path)) {
+        match tighten(&path) {
+            Ok(was_open) => changed += usize::from(was_open),
+            Err(error) => failed = failed.or(Some((path, error))),
+        }
+    }
+    if changed > 0 {
+        tracing::info!(dir = %dir.display(), changed, "files of the data directory could be read by others: now by their owner alone");
+    }
+    if let Some((path, error)) = failed {
+        tracing::warn!(path = %path.display(), %error, "others may be able to read what is kept here, and that could not be changed");
+    }
+}
+
+/// Says whether anything had to be changed.
+fn tighten(path: &Path) -> io::Result<bool> {
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let mode = match found.is_dir() {
+        true => PRIVATE_DIRECTORY,
+        false => PRIVATE_FILE,
+    };
+    if found.permissions().mode() & 0o777 & !mode == 0 {
+        return Ok(false);
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
+        Ok(()) => Ok(true),
+        // A volume's own folder, say, which its group may enter and nobody else.
+        Err(_) if found.permissions().mode() & 0o007 == 0 => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The files that make up a log, by their paths in `dir`.
+pub(super) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for name in [FORMAT_FILE, LOCK_FILE, witness::FILE_NAME, "db", "conf"] {
+        if fs::exists(dir.join(name))? {
+            files.push(PathBuf::from(name));
+        }
+    }
+    let snapshots = snapshots(dir)?;
+    files.extend(
+        snapshots
+            .iter()
+            .filter_map(|path| path.file_name())
+            .map(PathBuf::from),
+    );
+    match fs::read_dir(dir.join("blobs")) {
+        Ok(blobs) => {
+            for blob in blobs {
+                files.push(Path::new("blobs").join(blob?.file_name()));
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    Ok(files)
 }
 
 /// Why a directory that is ours cannot be opened.

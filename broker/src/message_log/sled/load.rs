@@ -8,7 +8,7 @@ use hark_protocol::{Idempotency, ProducerId, TopicName};
 
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
 use super::meta::{Deletions, Identity, Mark, Meta, MetaError, Numbers};
-use super::scan::{Scan, Value, span};
+use super::scan::{Scan, Value, last_key, span};
 use super::store::{Store, plainly};
 use super::stored::{Body, idempotency_of_first_part};
 use crate::message_log::{
@@ -129,7 +129,12 @@ impl Tail {
         if is_cut {
             numbers.head = found;
             numbers.checkpoint = stored.checkpoint.min(found);
-            numbers.bytes = bytes_of(store, topic, stored.first..=found)?;
+            // The value that holds `first` may begin before it.
+            let oldest = last_key(&store.records, topic, stored.first)?;
+            let base = oldest.map_or(stored.first, |key| key.base.min(stored.first));
+            let is_first_in_it = oldest.is_some() && holds(store, topic, base, stored.first)?;
+            let base = if is_first_in_it { base } else { stored.first };
+            numbers.bytes = bytes_of(store, topic, base..=found)?;
         } else {
             // What was written but not answered: its producers find it here.
             let mut beyond = Scan::new(&store.records, topic, stored.head + 1, u64::MAX)?;
@@ -185,6 +190,13 @@ fn last_whole_value(
     }
 }
 
+/// Whether the value that begins at `base` has a record at `offset`.
+fn holds(store: &Store, topic: TopicId, base: u64, offset: u64) -> sled::Result<bool> {
+    let mut values = Scan::new(&store.records, topic, base, base)?;
+    let value = values.next_value()?;
+    Ok(value.is_some_and(|value| (value.base..=value.end).contains(&offset)))
+}
+
 fn bytes_of(store: &Store, topic: TopicId, offsets: impl RangeBounds<u64>) -> sled::Result<u64> {
     let mut bytes = 0;
     for found in store.records.range(span(topic, 0, u64::MAX)) {
@@ -237,7 +249,8 @@ fn marks_after_checkpoint(
     stored: &[ProducerMark],
 ) -> Result<HashMap<ProducerId, Mark>, LogError> {
     let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
-    let (first, last) = ((numbers.checkpoint + 1).max(numbers.first), numbers.head);
+    // Also those before `first`: of records that share a value with later ones, no checkpoint is made when they go.
+    let (first, last) = (numbers.checkpoint + 1, numbers.head);
     for_each_number(store, topic, first, last, |producer, mark| {
         marks
             .entry(producer)
@@ -328,7 +341,7 @@ fn recent_keys(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Vec<K
     if numbers.head < numbers.first {
         return Ok(keys);
     }
-    let first = super::scan::last_key(&store.records, topic, oldest_offset).map_err(damaged)?;
+    let first = last_key(&store.records, topic, oldest_offset).map_err(damaged)?;
     let from = first.map_or(oldest_offset, |key| key.base);
     // Backwards, so that what is too old ends it.
     for found in store.records.range(span(topic, from, numbers.head)).rev() {

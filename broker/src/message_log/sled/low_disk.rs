@@ -72,7 +72,7 @@ impl LowDisk {
         };
         self.low = (free < min_free.saturating_add(more)).then(|| {
             format!(
-                "{} MiB are free, and {} MiB are kept free (min-free-bytes); make room on the disk that holds {}",
+                "{} MiB are free, and {} MiB are kept free (--min-free-bytes); make room on the disk that holds {}",
                 free >> 20,
                 min_free >> 20,
                 self.dir.display()

@@ -41,7 +41,12 @@ const LOSSES: u8 = b'l';
 
 /// The tree, with its forms.
 #[derive(Debug, Clone)]
-pub(super) struct Meta(sled::Tree);
+pub(super) struct Meta(
+    sled::Tree,
+    /// How many names were walked over.
+    #[cfg(test)]
+    std::sync::Arc<std::sync::atomic::AtomicUsize>,
+);
 
 /// What is known of the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -412,7 +417,16 @@ impl Numbers {
 
 impl Meta {
     pub(super) fn new(tree: sled::Tree) -> Self {
-        Self(tree)
+        Self(
+            tree,
+            #[cfg(test)]
+            std::sync::Arc::default(),
+        )
+    }
+
+    #[cfg(test)]
+    pub(super) fn walked(&self) -> usize {
+        self.1.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     pub(super) fn commits(&self) -> Result<u64, MetaError> {
@@ -459,17 +473,26 @@ impl Meta {
         self.set(&name_key(topic), identity)
     }
 
-    /// The topics after `after` in the order of their names.
+    /// The topics after `after` whose names begin with `prefix`, in the order of their names. No others are read.
     pub(super) fn identities(
         &self,
+        prefix: &str,
         after: Option<&TopicName>,
-    ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> {
+    ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> + use<> {
+        let first = [&[NAMES], prefix.as_bytes()].concat();
+        let mut end = first.clone();
+        if let Some(last) = end.last_mut() {
+            // No byte of UTF-8 is the largest there is.
+            *last += 1;
+        }
         // No name continues with a zero byte, so this is the first key after the name.
-        let from = match after {
-            Some(topic) => [name_key(topic), vec![0]].concat(),
-            None => vec![NAMES],
-        };
-        self.0.range(from..vec![NAMES + 1]).map(|found| {
+        let behind = after.map(|topic| [name_key(topic), vec![0]].concat());
+        let from = behind.unwrap_or_default().max(first).min(end.clone());
+        #[cfg(test)]
+        let walked = std::sync::Arc::clone(&self.1);
+        self.0.range(from..end).map(move |found| {
+            #[cfg(test)]
+            walked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let (key, value) = found?;
             Ok((
                 name_in(&key[1..])?,

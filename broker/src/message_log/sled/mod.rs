@@ -18,7 +18,7 @@ use std::time::Duration;
 use hark_protocol::TopicName;
 
 use super::{
-    Append, Done, Health, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, Retention,
+    Append, Done, Health, List, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, Retention,
     RetentionFor, TopicInfo,
 };
 use crate::clock::Clock;
@@ -26,9 +26,11 @@ use crate::clock::Clock;
 mod append;
 mod blobs;
 mod checkpoint;
+mod copy;
 #[cfg(test)]
 mod damage_tests;
 mod delete;
+mod descriptors;
 mod directory;
 mod faults;
 mod ids;
@@ -41,6 +43,7 @@ mod offline;
 mod open;
 mod open_topic;
 mod page;
+mod passing;
 mod queue;
 mod raw;
 mod reader;
@@ -60,6 +63,7 @@ mod verify;
 mod witness;
 mod writer;
 
+pub use copy::Copying;
 pub use faults::Faults;
 pub use import::{END_OF_TIMES_MS, ImportError, Importer, new_epoch};
 pub use offline::{Exported, OfflineLog};
@@ -180,16 +184,20 @@ impl SledLog {
         let store = Arc::new(store);
         let commands = Arc::new(Queue::new(MAX_COMMANDS, MAX_COMMAND_BYTES));
         let jobs = Arc::new(Queue::new(MAX_JOBS, usize::MAX));
-        let no_threads = |source| OpenError::NotWritable {
+        let unusable = |source| OpenError::NotWritable {
             dir: dir.clone(),
             source,
         };
-        let readers = reader::start(&store, &jobs, &commands).map_err(no_threads)?;
+        let blobs = blobs::Blobs::open(&dir).map_err(unusable)?;
+        let reserve = descriptors::Reserve::take().map_err(unusable)?;
+        let readers = reader::start(&store, &jobs, &commands).map_err(unusable)?;
         let writer = Writer {
             store,
             db: opened.db,
             data: opened.data,
-            blobs: blobs::Blobs::new(&dir),
+            blobs,
+            reserve,
+            lacks_descriptors: None,
             witness: opened.witness,
             commands: Arc::clone(&commands),
             jobs: Arc::clone(&jobs),
@@ -207,7 +215,7 @@ impl SledLog {
                 ..State::default()
             },
         };
-        let writer = writer::start(writer).map_err(no_threads)?;
+        let writer = writer::start(writer).map_err(unusable)?;
         let running = Running {
             writer,
             readers,
@@ -265,6 +273,11 @@ impl MessageLog for SledLog {
         });
     }
 
+    // Its offsets are dense.
+    fn count(&self, _: &TopicName, after: u64, up_to: u64) -> Option<u64> {
+        Some(up_to.saturating_sub(after))
+    }
+
     fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>) {
         self.order(
             Command::Delete {
@@ -287,8 +300,8 @@ impl MessageLog for SledLog {
         }
     }
 
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>) {
-        self.ask(Job::List { after, limit, done });
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>) {
+        self.ask(Job::List(order, done));
     }
 
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>) {

@@ -1,4 +1,4 @@
-//! A log that is read while no broker runs: opened as it was found, without drawing an epoch or putting anything right.
+//! A log that is read while no broker runs: a copy of it, opened as it was found, without drawing an epoch or putting anything right.
 //! Owns the way around what cannot be read; what is made of the records is in `verify` and here, for export.
 
 use std::collections::HashSet;
@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hark_protocol::{Epoch, GapReason, Idempotency, Record, TopicName};
+use tempfile::TempDir;
 
+use super::copy::{Copying, copied_blobs, copy};
 use super::directory::{DirectoryLock, quietly};
 use super::layout::TopicId;
 use super::load::load;
@@ -21,7 +23,7 @@ use crate::clock::Clock;
 /// What sled keeps in memory. Everything is read once, in order.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// A log that nobody writes to. Keeps brokers out while it is open.
+/// A log as it was when it was opened, whatever becomes of it since.
 pub struct OfflineLog {
     pub(super) store: Store,
     pub(super) commits: u64,
@@ -32,6 +34,8 @@ pub struct OfflineLog {
     /// What it would write to must outlive the trees.
     _db: sled::Db,
     _lock: DirectoryLock,
+    /// What sled may still open by its name. Goes last.
+    _blobs: Option<TempDir>,
 }
 
 impl std::fmt::Debug for OfflineLog {
@@ -64,9 +68,24 @@ pub enum Exported<'a> {
 }
 
 impl OfflineLog {
-    /// Opens the log in `dir`, which must be there.
-    pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        let found = open::open_as_found(dir, CACHE_BYTES)?;
+    /// The same, in the system's folder for such things and without a word.
+    #[cfg(test)]
+    pub(super) fn open_quietly(dir: &Path) -> Result<Self, OpenError> {
+        Self::open(dir, &std::env::temp_dir(), |_| ())
+    }
+
+    /// Opens the log in `dir`, which must be there and may be read-only, by a copy in `temp_dir` of which `tell` is told before it is made.
+    pub fn open(
+        dir: &Path,
+        temp_dir: &Path,
+        tell: impl FnOnce(Copying<'_>),
+    ) -> Result<Self, OpenError> {
+        open::check_is_there(dir)?;
+        let copy = copy(dir, temp_dir, tell)?;
+        let found = open::open_as_found(copy.path(), CACHE_BYTES);
+        let found = found.map_err(|e| e.of_original(dir))?;
+        // All else is open: it goes now, so that nothing is left behind if this process is killed.
+        let blobs = copied_blobs(&copy).then_some(copy);
         let directory = found.directory.unwrap_or_else(Directory::new);
         let garbage = || {
             let ids = found.meta.garbage().map(|found| found.map(|(id, _)| id));
@@ -91,6 +110,7 @@ impl OfflineLog {
             deleted,
             _db: found.db,
             _lock: found.lock,
+            _blobs: blobs,
         })
     }
 
@@ -104,7 +124,7 @@ impl OfflineLog {
     pub(super) fn identities(
         &self,
     ) -> impl Iterator<Item = Result<(TopicName, Identity), MetaError>> {
-        let mut found = self.store.meta.identities(None);
+        let mut found = self.store.meta.identities("", None);
         let mut unreadable = false;
         let found = std::iter::from_fn(move || {
             let next = (!unreadable).then(|| found.next()).flatten();

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::delete::{Garbage, finish_deletions};
 use super::directory::{
-    DirectoryLock, Fault, check_format, check_sleds_files, format_text, look, open_sled, quietly,
-    remove_unfinished_snapshots, sync_directory, take_lock, write_format,
+    DirectoryLock, Fault, check_format, check_sleds_files, format_text, keep_private, look,
+    make_private, open_sled, quietly, remove_unfinished_snapshots, sync_directory, take_lock,
+    write_format,
 };
 use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
 use super::rows::Records;
@@ -62,6 +63,34 @@ pub enum OpenError {
         dir: PathBuf,
         /// What does not fit.
         what: String,
+    },
+    /// It cannot be read.
+    #[error("the data directory {dir} cannot be read: {source}; run this as the user that the broker runs as", dir = dir.display())]
+    Unreadable {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It cannot be copied to where it is to be looked at.
+    #[error("the log cannot be copied to {temp_dir} to be read there: {source}; name another folder with --temp-dir",
+        temp_dir = temp_dir.display())]
+    NotCopied {
+        /// Where to.
+        temp_dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no room for a copy.
+    #[error("the log is read from a copy, for which {temp_dir} has too little room: {needed_mib} MiB are needed, and {available_mib} are there; name another folder with --temp-dir",
+        temp_dir = temp_dir.display())]
+    NoRoomForCopy {
+        /// Where to.
+        temp_dir: PathBuf,
+        /// What is needed.
+        needed_mib: u64,
+        /// What is there.
+        available_mib: u64,
     },
     /// There is no log in it, and nobody asked for a new one.
     #[error("there is no log in the directory {dir}; name the --data-dir of a broker", dir = dir.display())]
@@ -118,22 +147,32 @@ pub(super) enum GoOn {
 
 /// Opens `dir`, and creates it if need be.
 pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<OpenDirectory, OpenError> {
-    fs::create_dir_all(dir).map_err(unusable(dir))?;
-    find(dir, cache_bytes, || {
+    make_private(dir).map_err(unusable(dir))?;
+    let found = find(dir, cache_bytes, || {
         write_format(dir).map_err(unusable(dir))
-    })?
-    .settle(GoOn::AsFound)
+    })?;
+    keep_private(dir);
+    found.settle(GoOn::AsFound)
 }
 
 /// Opens `dir` as it is. There must be a log in it.
 pub(super) fn open_as_found(dir: &Path, cache_bytes: u64) -> Result<FoundDirectory, OpenError> {
-    let not_there = || OpenError::NotThere {
-        dir: dir.to_owned(),
-    };
     // Before the lock: where there is nothing, nothing is to be made.
+    check_is_there(dir)?;
+    find(dir, cache_bytes, || Err(not_there(dir)))
+}
+
+/// Refuses a directory in which there is no log. Only reads.
+pub(super) fn check_is_there(dir: &Path) -> Result<(), OpenError> {
     match fs::exists(dir).map_err(unusable(dir))? && check_format(dir)? {
-        true => find(dir, cache_bytes, || Err(not_there())),
-        false => Err(not_there()),
+        true => Ok(()),
+        false => Err(not_there(dir)),
+    }
+}
+
+fn not_there(dir: &Path) -> OpenError {
+    OpenError::NotThere {
+        dir: dir.to_owned(),
     }
 }
 

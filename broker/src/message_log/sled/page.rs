@@ -7,7 +7,7 @@ use super::meta::Identity;
 use super::scan::{Scan, Value, is_damage, last_key};
 use super::store::{Store, plainly};
 use super::stored::Body;
-use crate::message_log::{LogError, Page, PageItem, Read, TopicInfo};
+use crate::message_log::{List, LogError, Page, PageItem, Read, TopicInfo};
 
 /// Reads a page.
 pub(super) fn read_page(store: &Store, read: &Read) -> Result<Page, LogError> {
@@ -266,13 +266,10 @@ fn value_at(
 }
 
 /// Lists topics.
-pub(super) fn list(
-    store: &Store,
-    after: Option<&TopicName>,
-    limit: usize,
-) -> Result<Vec<TopicInfo>, LogError> {
-    let found = store.meta.identities(after).take(limit);
+pub(super) fn list(store: &Store, order: &List) -> Result<Vec<TopicInfo>, LogError> {
+    let found = store.meta.identities(&order.prefix, order.after.as_ref());
     found
+        .take(order.limit)
         .map(|found| {
             let (topic, identity) = found?;
             info(store, topic, identity)

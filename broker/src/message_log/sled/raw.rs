@@ -493,7 +493,7 @@ mod tests {
                     random = random
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1);
-                    (random >> 60) as u8 * (random >> 35) as u8
+                    ((random >> 60) as u8).wrapping_mul((random >> 35) as u8)
                 })
                 .collect();
             let _page = parse_leaf(&bytes);

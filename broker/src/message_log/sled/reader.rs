@@ -15,7 +15,7 @@ use super::queue::Queue;
 use super::rounds::{Survey, survey};
 use super::store::Store;
 use super::writer::Command;
-use crate::message_log::{Done, LogError, Page, Read, TopicInfo};
+use crate::message_log::{Done, List, LogError, Page, Read, TopicInfo};
 
 /// How many threads read. Two, so that one long read does not hold up all others.
 const READERS: usize = 2;
@@ -31,11 +31,7 @@ pub(super) enum Job {
         up_to: u64,
         done: Done<u64>,
     },
-    List {
-        after: Option<TopicName>,
-        limit: usize,
-        done: Done<Vec<TopicInfo>>,
-    },
+    List(List, Done<Vec<TopicInfo>>),
     Describe(TopicName, Done<TopicInfo>),
     /// For the writer, which bounds how many of these there are.
     Load {
@@ -54,7 +50,7 @@ impl Job {
         match self {
             Self::Read(_, done) => done(Err(why)),
             Self::FindTime { done, .. } => done(Err(why)),
-            Self::List { done, .. } => done(Err(why)),
+            Self::List(_, done) => done(Err(why)),
             Self::Describe(_, done) => done(Err(why)),
             Self::Load { .. } | Self::FindForgotten(_) | Self::Survey(_) => {}
         }
@@ -95,7 +91,7 @@ fn run(store: &Store, commands: &Queue<Command>, job: Job) {
         } => {
             done(guarded(|| find_time(store, &topic, since_ms, up_to)));
         }
-        Job::List { after, limit, done } => done(guarded(|| list(store, after.as_ref(), limit))),
+        Job::List(order, done) => done(guarded(|| list(store, &order))),
         Job::Describe(topic, done) => done(guarded(|| describe(store, &topic))),
         Job::Survey(order) => {
             let found = guarded(|| survey(store, &order)).map(Box::new);

@@ -41,11 +41,25 @@ impl OpenTopic {
         match self.oldest {
             Oldest::NotLookedAt => !is_empty,
             Oldest::Known(oldest) => {
-                !is_empty && bounds.may_go(&self.retention, oldest, &self.numbers)
+                !is_empty && bounds.are_exceeded(&self.retention, oldest, &self.numbers)
             }
             Oldest::Unreadable => false,
         }
     }
+
+    /// Moves `first` within the oldest value, so that no more records are kept than may be. The value itself stays until all of it may
+    /// go. Called before the numbers are written anyhow; where whole values may go, `trim_one` moves `first` on.
+    pub(super) fn keep_to_count(&mut self) {
+        if let Oldest::Known(oldest) = self.oldest {
+            let first = first_by_count(&self.retention, &self.numbers);
+            self.numbers.first = self.numbers.first.max(first.min(oldest.end));
+        }
+    }
+}
+
+/// The first record that a topic's bound by count lets it keep.
+fn first_by_count(retention: &Retention, numbers: &Numbers) -> u64 {
+    (numbers.head + 1).saturating_sub(retention.max_messages.max(1))
 }
 
 /// What holds for all topics, beside each one's own retention.
@@ -58,7 +72,7 @@ pub(super) struct Bounds {
 
 impl Bounds {
     /// Whether a value goes that is the oldest of a topic with these numbers. The value in which one of the topic's own bounds lies
-    /// stays; the newest is taken by age, or where all topics together keep too much.
+    /// stays (of its records those that the bound by count takes are shown to nobody); the newest is taken by age, or where all topics together keep too much.
     pub(super) fn may_go(self, retention: &Retention, oldest: Extent, numbers: &Numbers) -> bool {
         if self.is_too_old(retention, oldest.time_ms) {
             return true;
@@ -68,6 +82,17 @@ impl Bounds {
         let is_beyond_its_own =
             later_bytes >= retention.max_bytes || later_records >= retention.max_messages;
         later_records > 0 && is_beyond_its_own || numbers.bytes > self.level
+    }
+
+    /// Whether there is something to do: a value goes, or `first` moves within one.
+    pub(super) fn are_exceeded(
+        self,
+        retention: &Retention,
+        oldest: Extent,
+        numbers: &Numbers,
+    ) -> bool {
+        self.may_go(retention, oldest, numbers)
+            || first_by_count(retention, numbers) > numbers.first
     }
 
     pub(super) fn is_too_old(self, retention: &Retention, time_ms: u64) -> bool {
@@ -168,19 +193,26 @@ fn trim_one(
     let mut numbers = topic.numbers;
     let mut keys: Vec<[u8; KEY_BYTES]> = Vec::new();
     let mut values = Extents::new(store, id, numbers.head);
+    // The last record whose key goes.
+    let mut gone = 0;
     topic.oldest = Oldest::NotLookedAt;
     while keys.len() < max_keys {
         let Some((value, its_keys)) = values.next_extent()? else {
             // Nothing is left, though there should be: it is lost, and `first` moves over it.
             numbers.first = numbers.head + 1;
             numbers.bytes = 0;
+            gone = numbers.head;
             break;
         };
         if value.end >= numbers.first {
             if !bounds.may_go(&topic.retention, value, &numbers) {
                 topic.oldest = Oldest::Known(value);
+                // No further than this value, since it stays.
+                let first = first_by_count(&topic.retention, &numbers);
+                numbers.first = numbers.first.max(first.min(value.end));
                 break;
             }
+            gone = value.end;
             numbers.first = value.end + 1;
             numbers.bytes = numbers.bytes.saturating_sub(value.bytes);
         }
@@ -189,7 +221,7 @@ fn trim_one(
     }
     if numbers.first > topic.numbers.first {
         // A producer whose record goes must be in the checkpoint.
-        if numbers.first > topic.numbers.checkpoint + 1 {
+        if gone > topic.numbers.checkpoint {
             topic.checkpoint(&store.meta)?;
             numbers.checkpoint = topic.numbers.checkpoint;
         }

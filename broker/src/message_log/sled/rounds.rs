@@ -425,7 +425,7 @@ pub(super) fn survey(store: &Store, order: &Survey) -> Result<Surveyed, LogError
     let mut found = Surveyed::default();
     let step = if order.quick { QUICK_STEP } else { STEP };
     let mut looked = 0;
-    for entry in store.meta.identities(order.after.as_ref()).take(step) {
+    for entry in store.meta.identities("", order.after.as_ref()).take(step) {
         looked += 1;
         let (name, identity) = match entry {
             Ok(entry) => entry,
@@ -476,7 +476,7 @@ fn look_at(
     }
     let is_over = order.bounds.is_too_old(&retention, numbers.last_time_ms)
         || oldest_extent(store, identity.id(), numbers.head)?
-            .is_none_or(|oldest| order.bounds.may_go(&retention, oldest, &numbers));
+            .is_none_or(|oldest| order.bounds.are_exceeded(&retention, oldest, &numbers));
     if is_over {
         found.over_bound.push(name.clone());
     }

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 
 use hark_protocol::{Idempotency, ProducerId, TopicName};
 
-use super::directory::{DirectoryLock, check_format, runs_away, sync_directory, take_lock};
+use super::directory::{
+    DirectoryLock, check_format, keep_private, runs_away, sync_directory, take_lock,
+};
 use super::layout::{Header, Key, TopicId};
 use super::meta::{Deletions, Directory, Entry, Identity, Ids, Losses, Mark, MetaError, Numbers};
 use super::open::{self, OpenDirectory, OpenError};
@@ -136,6 +138,7 @@ impl SledLog {
 fn begin_again() -> io::Error {
     use std::os::unix::process::CommandExt;
     tracing::info!("hark begins again, to be rid of what the damage has done to this process");
+    crate::logging::finish();
     match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program)
             .args(std::env::args_os().skip(1))
@@ -278,6 +281,7 @@ fn exchange(dir: &Path, new: &Path, lock: DirectoryLock) -> io::Result<PathBuf> 
     }
     sync_directory(parent)?;
     drop(lock);
+    keep_private(&aside);
     Ok(aside)
 }
 
@@ -872,7 +876,7 @@ mod tests {
             }
             let verified = {
                 drop(bench);
-                super::super::OfflineLog::open(&dir)
+                super::super::OfflineLog::open_quietly(&dir)
                     .unwrap()
                     .verify(|problem| panic!("case {case}: {problem:?}"))
             };
@@ -916,7 +920,7 @@ mod tests {
         bench.open("t2").append(vec![long(7)]).unwrap();
         drop(bench);
         let verified = |dir: &Path| {
-            super::super::OfflineLog::open(dir)
+            super::super::OfflineLog::open_quietly(dir)
                 .unwrap()
                 .verify(|problem| panic!("{problem:?}"))
         };
@@ -1054,7 +1058,7 @@ mod tests {
             (15, 6)
         );
         drop(bench);
-        let verified = super::super::OfflineLog::open(&dir)
+        let verified = super::super::OfflineLog::open_quietly(&dir)
             .unwrap()
             .verify(|problem| panic!("{problem:?}"));
         assert_eq!((verified.records, verified.lost), (20, 1));

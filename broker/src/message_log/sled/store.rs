@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::layout::TopicId;
 use super::meta::{Directory, Meta};
@@ -12,6 +13,8 @@ use crate::message_log::{Health, LogError};
 
 /// How many warnings are kept for whoever asks how the log is doing, and logged.
 const MAX_WARNINGS: usize = 16;
+/// A commit that takes longer than this is told to whoever asks how the log is doing.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -34,7 +37,22 @@ struct State {
     closed: Option<String>,
     /// Why there is too little room on the disk, if so.
     low: Option<String>,
+    /// What the system lacks, if that keeps the log from writing.
+    lacking: Option<String>,
+    /// When the commit under way began.
+    committing: Option<Instant>,
     warnings: Vec<String>,
+}
+
+impl State {
+    /// Says so where a commit does not come to its end: nobody else would, since whoever publishes only waits.
+    fn stalled(&self) -> Option<String> {
+        let time = self.committing?.elapsed();
+        let seconds = time.as_secs();
+        (time >= STALLED_AFTER).then(|| {
+            format!("a commit has been under way for {seconds} s: the disk does not answer; if it stays so, restart the broker")
+        })
+    }
 }
 
 impl Condition {
@@ -52,6 +70,15 @@ impl Condition {
 
     pub(super) fn set_low(&self, low: Option<String>) {
         self.lock().low = low;
+    }
+
+    pub(super) fn set_lacking(&self, lacking: Option<String>) {
+        self.lock().lacking = lacking;
+    }
+
+    /// A commit begins now, or is over.
+    pub(super) fn set_committing(&self, since: Option<Instant>) {
+        self.lock().committing = since;
     }
 
     pub(super) fn warn(&self, warning: String) {
@@ -72,7 +99,10 @@ impl Condition {
     pub(super) fn health(&self) -> Health {
         let state = self.lock();
         Health {
-            refuses_writes: state.closed.clone().or_else(|| state.low.clone()),
+            refuses_writes: [&state.closed, &state.lacking, &state.low]
+                .into_iter()
+                .find_map(Clone::clone)
+                .or_else(|| state.stalled()),
             warnings: state.warnings.clone(),
         }
     }
@@ -183,5 +213,22 @@ pub(super) fn plainly(e: &sled::Error) -> String {
         sled::Error::CollectionNotFound(_)
         | sled::Error::Unsupported(_)
         | sled::Error::ReportableBug(_) => e.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_that_does_not_come_to_its_end_is_told() {
+        let condition = Condition::default();
+        let says = || condition.health().refuses_writes;
+        condition.set_committing(Some(Instant::now()));
+        assert_eq!(says(), None);
+        condition.set_committing(Instant::now().checked_sub(STALLED_AFTER));
+        assert!(says().unwrap().contains("the disk does not answer"));
+        condition.set_committing(None);
+        assert_eq!(says(), None);
     }
 }

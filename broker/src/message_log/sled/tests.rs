@@ -185,6 +185,29 @@ fn a_crash_between_two_commits_of_a_busy_log_loses_nothing_that_was_answered() {
     });
 }
 
+/// The pool has two threads: neither is lost.
+#[test]
+fn an_answer_that_panics_takes_no_reader_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    let orders = bench.open("orders");
+    orders.append(texts(0..3)).unwrap();
+
+    for _ in 0..20 {
+        let all = List {
+            prefix: String::new(),
+            after: None,
+            limit: 10,
+        };
+        bench
+            .log
+            .list(all, Box::new(|_| panic!("an answer's own fault")));
+    }
+
+    assert_eq!(bench.list().len(), 1);
+    assert_eq!(offsets(&orders.page(0, 3)), [1, 2, 3]);
+}
+
 #[test]
 fn a_directory_in_use_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -972,7 +995,7 @@ fn a_trim_that_was_interrupted_is_finished() {
     let orders = bench.open("orders");
     assert_eq!(orders.found.first, 51);
     orders.append(texts(0..10)).unwrap();
-    orders.wait_for_first(61);
+    orders.wait_for_first(66);
     drop(bench);
     with_trees(dir.path(), |records, _| {
         let first = records.all().swap_remove(0);

@@ -88,6 +88,81 @@ fn a_smaller_bound_holds_for_topics_that_nobody_opens_again() {
 
     until(|| info(&bench, "a").unwrap().first == 401);
     assert_eq!(info(&bench, "b").unwrap().first, 1);
+    drop(bench);
+
+    // Also where the bound lies among records that share a value.
+    let retention = Retention {
+        max_messages: 7,
+        ..Retention::default()
+    };
+    let bench = start(SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..busy_options(dir.path())
+    });
+    until(|| info(&bench, "a").unwrap().first == 494 && info(&bench, "b").unwrap().first == 19);
+    let kept = bytes_of(&bench, "a");
+    let a = bench.open("a");
+    assert_eq!(offsets(&a.page(0, 500)), (494..=500).collect::<Vec<_>>());
+    a.append(texts(0..7)).unwrap();
+    a.wait_for_first(501);
+    until(|| bytes_of(&bench, "a") < kept);
+}
+
+#[test]
+fn a_producer_is_known_though_its_message_has_expired_beside_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention {
+        max_messages: 3,
+        ..Retention::default()
+    };
+    let options = || SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..options(dir.path())
+    };
+    let bench = start(options());
+    let a = bench.open("a");
+    let together: Vec<NewRecord> = std::iter::once(sent_by("p", 7))
+        .chain(texts(0..20))
+        .collect();
+    a.append(together).unwrap();
+    a.wait_for_first(19);
+    let copy = crash_copy(dir.path());
+
+    let after = start(SledOptions {
+        dir: copy.path().to_owned(),
+        ..options()
+    });
+    let found = after.open("a").found;
+    assert_eq!((found.first, found.head), (19, 21));
+    let known: Vec<_> = found.producers.iter().map(|mark| mark.seq).collect();
+    assert_eq!(known, [7]);
+}
+
+#[test]
+fn a_listing_walks_over_no_names_but_those_it_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = start_in(dir.path());
+    for n in 0..300 {
+        bench
+            .open(&format!("t{n:03}.x"))
+            .append(texts(0..1))
+            .unwrap();
+    }
+    drop(bench);
+    with_trees(dir.path(), |_, meta| {
+        let walked = |prefix: &str, after: Option<&str>, limit| {
+            let after = after.map(topic);
+            let before = meta.walked();
+            let found = meta.identities(prefix, after.as_ref()).take(limit).count();
+            (found, meta.walked() - before)
+        };
+        assert_eq!(walked("", None, 1000), (300, 300));
+        assert_eq!(walked("t2", None, 2), (2, 2));
+        assert_eq!(walked("t299.", None, 2), (1, 1));
+        assert_eq!(walked("t1", Some("t198.x"), 5), (1, 1));
+        assert_eq!(walked("nothing", None, 5), (0, 0));
+        assert_eq!(walked("t0", Some("t250.x"), 5), (0, 0));
+    });
 }
 
 #[test]
@@ -486,4 +561,46 @@ fn a_disk_with_too_little_room_is_not_filled() {
     assert_eq!(bench.open("a").append(texts(0..1)).unwrap()[0].offset, 51);
     assert_eq!(bench.log.health().refuses_writes, None);
     assert!(fs::metadata(dir.path().join("db")).is_ok());
+}
+
+#[test]
+fn a_lack_passes_and_what_waited_for_it_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let bench = start(SledOptions {
+        faults: faults.clone(),
+        ..options(dir.path())
+    });
+    let (a, b) = (bench.open("a"), bench.open("b"));
+    a.append(texts(0..1)).unwrap();
+    let refuses = || bench.log.health().refuses_writes;
+    for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NOSPC] {
+        faults.lack(Some(errno.raw_os_error()));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| a.append(texts(0..1)));
+            until(|| refuses().is_some_and(|reason| reason.contains("witness")));
+
+            // Whoever else publishes is told, and may join a topic and read meanwhile.
+            let refused = b.append(texts(0..1)).unwrap_err();
+            assert!(matches!(refused, LogError::Lacking(_)), "{refused}");
+            let c = bench.open("c");
+            assert_eq!(c.append(texts(0..1)).unwrap_err(), refused);
+            assert_eq!(offsets(&a.page(0, 1)), [1]);
+            assert!(!waiting.is_finished());
+
+            faults.lack(None);
+            waiting.join().unwrap().unwrap();
+        });
+        until(|| refuses().is_none());
+        b.append(texts(0..1)).unwrap();
+    }
+    let (a, b) = (a.found, b.found);
+    drop(bench);
+
+    let bench = start_in(dir.path());
+    for (name, before, head) in [("a", a, 3), ("b", b, 2)] {
+        let found = bench.open(name).found;
+        assert_eq!((found.epoch, found.head), (before.epoch, head), "{name}");
+    }
+    assert_eq!(bench.log.health().warnings, Vec::<String>::new());
 }

@@ -354,7 +354,7 @@ mod tests {
 
     fn verify(dir: &std::path::Path) -> (Verified, Vec<String>) {
         let mut problems = Vec::new();
-        let log = OfflineLog::open(dir).unwrap();
+        let log = OfflineLog::open_quietly(dir).unwrap();
         let verified = log.verify(|problem| problems.push(problem.what));
         (verified, problems)
     }

@@ -18,11 +18,13 @@ use hark_protocol::{ProducerId, Record, TopicName};
 
 use super::blobs::Blobs;
 use super::delete::Garbage;
+use super::descriptors::{LOOK_AGAIN_EVERY, Reserve};
 use super::faults::Faults;
 use super::layout::TopicId;
 use super::load::Loaded;
 use super::low_disk::LowDisk;
 use super::meta::{Identity, Ids, Mark, MetaError, Numbers};
+use super::passing::Trouble;
 use super::queue::Queue;
 use super::reader::Job;
 use super::retention::Oldest;
@@ -31,6 +33,7 @@ use super::scan::is_damage;
 use super::store::{Store, plainly};
 use super::stored::Packer;
 use super::witness::Witness;
+use crate::logging;
 use crate::message_log::{
     Append, Appended, Done, LogError, LogNews, NewsSink, OpenedTopic, ProducerMark, Retention,
     RetentionFor,
@@ -97,6 +100,9 @@ pub(super) struct Writer {
     /// sled's `flush` does not sync: this handle does. Held for life, so that no write error between two syncs is missed.
     pub(super) data: File,
     pub(super) blobs: Blobs,
+    pub(super) reserve: Reserve,
+    /// Why sled might lack a descriptor, if so.
+    pub(super) lacks_descriptors: Option<String>,
     pub(super) witness: Witness,
     pub(super) commands: Arc<Queue<Command>>,
     pub(super) jobs: Arc<Queue<Job>>,
@@ -128,6 +134,8 @@ pub(super) struct State {
     pub(super) rounds: Rounds,
     pub(super) garbage: Garbage,
     pub(super) forgetting: VecDeque<(TopicId, ProducerMark)>,
+    /// What came while a commit waited for a lack to pass.
+    pub(super) laid_aside: Vec<Command>,
 }
 
 /// A topic that somebody opened.
@@ -200,13 +208,14 @@ pub(super) enum Answer {
 /// Starts the thread.
 pub(super) fn start(writer: Writer) -> std::io::Result<JoinHandle<()>> {
     let run = move || {
+        // Held while the end is told of, too.
+        let _ends = EndsProcess;
         if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-            // What it was about to write nobody can know, and nobody would be answered any more.
             tracing::error!(
                 "the log's writer panicked: the process ends; where it does so again, the log is damaged: let `hark log recover` \
                  salvage what can be read"
             );
-            std::process::abort();
+            logging::abort();
         }
     };
     std::thread::Builder::new()
@@ -214,20 +223,35 @@ pub(super) fn start(writer: Writer) -> std::io::Result<JoinHandle<()>> {
         .spawn(run)
 }
 
+/// Where a panic takes the writer, the process ends, whatever happens on the way: what was about to be written nobody can know, nobody
+/// would be answered any more, and nothing else would show it.
+struct EndsProcess;
+
+impl Drop for EndsProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 impl Writer {
     /// Runs until the queue has ended and is empty.
     pub(super) fn run(mut self) {
         let mut ticked = Instant::now();
         loop {
-            let patience = if self.has_work() {
-                Duration::ZERO
-            } else {
-                self.tick
+            let patience = match (self.has_work(), &self.lacks_descriptors) {
+                (true, _) => Duration::ZERO,
+                (false, Some(_)) => LOOK_AGAIN_EVERY,
+                (false, None) => self
+                    .tick
                     .min(self.state.rounds.patience())
-                    .min(self.low_disk.patience())
+                    .min(self.low_disk.patience()),
             };
             let drained = self.commands.drain(COMMIT_COMMANDS, COMMIT_BYTES, patience);
-            for command in drained.items {
+            self.lend_descriptors();
+            let laid_aside = std::mem::take(&mut self.state.laid_aside);
+            for command in laid_aside.into_iter().chain(drained.items) {
                 self.take(command);
             }
             if drained.ended {
@@ -238,19 +262,22 @@ impl Writer {
                 ticked = Instant::now();
                 self.find_old();
             }
-            self.keep_rounds();
-            self.trim();
-            self.forget();
-            self.take_garbage();
+            if self.lacks_descriptors.is_none() {
+                self.keep_rounds();
+                self.trim();
+                self.forget();
+                self.take_garbage();
+            }
             self.look_at_disk();
             self.commit();
+            self.take_descriptors();
             if drained.ended {
                 return;
             }
         }
     }
 
-    fn take(&mut self, command: Command) {
+    pub(super) fn take(&mut self, command: Command) {
         match command {
             Command::Open { topic, news, done } => self.open(topic, news, done),
             Command::Loaded {
@@ -258,7 +285,10 @@ impl Writer {
                 generation,
                 found,
             } => self.loaded(topic, generation, found),
-            Command::Append(append) => self.append(append),
+            Command::Append(append) => {
+                self.faults.strike(&append);
+                self.append(append);
+            }
             Command::Delete {
                 topic,
                 generation,
@@ -274,7 +304,8 @@ impl Writer {
         let state = &self.state;
         let is_idle =
             state.over_bound.is_empty() && state.forgetting.is_empty() && state.garbage.is_empty();
-        !is_idle && !self.store.is_closed()
+        let may_write = !self.store.is_closed() && self.lacks_descriptors.is_none();
+        !state.laid_aside.is_empty() || !is_idle && may_write
     }
 
     /// Notes that a topic's numbers change in this commit.
@@ -296,8 +327,13 @@ impl Writer {
         let touched = std::mem::take(&mut self.state.commit.touched);
         for name in touched {
             if let Some(Slot::Open(topic)) = self.state.topics.get_mut(&name) {
+                let before = topic.numbers.first;
                 let written = Self::write_numbers_of(&self.store, topic);
-                let looked_up = topic.marks_written;
+                let (looked_up, first) = (topic.marks_written, topic.numbers.first);
+                if first > before {
+                    let (sink, news) = (Arc::clone(&topic.news), LogNews::Trimmed { first });
+                    self.state.commit.answers.push(Answer::News { sink, news });
+                }
                 self.check(written);
                 self.look_up_forgotten(&name, looked_up);
                 self.look_at_retention(&name);
@@ -314,6 +350,7 @@ impl Writer {
         if topic.is_checkpoint_due() {
             topic.checkpoint(&store.meta)?;
         }
+        topic.keep_to_count();
         store.meta.set_numbers(id, &topic.numbers)
     }
 
@@ -341,7 +378,7 @@ impl Writer {
     fn commit(&mut self) {
         let commit = std::mem::take(&mut self.state.commit);
         if commit.wrote && !self.store.is_closed() {
-            match self.sync() {
+            match self.sync_patiently() {
                 Ok(()) => self.store.end_commit(),
                 Err(reason) => self.store.close(&reason),
             }
@@ -370,28 +407,30 @@ impl Writer {
         }
     }
 
-    fn sync(&mut self) -> Result<(), String> {
+    /// Makes safe what was written. May be called again where the trouble may pass: every step can be done once more.
+    pub(super) fn sync(&mut self) -> Result<(), Trouble> {
         let commits = self.commits + 1;
-        let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what} failed: {e}");
         self.store
             .meta
             .set_commits(commits)
-            .map_err(|e| failed("a write", &plainly(&e)))?;
+            .map_err(|e| Trouble::last("a write", &plainly(&e)))?;
         self.db.flush().map_err(|e| match is_damage(&e) {
             // sled moves pages that it cannot read any more.
-            true => "a write met damage; stop the broker and let `hark log recover` salvage what can be read".to_owned(),
-            false => failed("a write or a sync", &plainly(&e)),
+            true => Trouble::Last("a write met damage; stop the broker and let `hark log recover` salvage what can be read".to_owned()),
+            false => Trouble::last("a write or a sync", &plainly(&e)),
         })?;
-        self.blobs
-            .sync()
-            .map_err(|e| failed("a sync of sled's blobs", &e))?;
+        self.blobs.sync(&mut self.reserve)?;
         if self.faults.sync_fails_now() {
-            return Err(failed("a sync", &"a fault that a test ordered"));
+            return Err(Trouble::last("a sync", &"a fault that a test ordered"));
         }
-        self.data.sync_data().map_err(|e| failed("a sync", &e))?;
-        self.witness
-            .write(commits)
-            .map_err(|e| failed("writing the witness", &e))?;
+        let synced = self.data.sync_data();
+        synced.map_err(|e| Trouble::last("a sync", &e))?;
+        // Of its two places the one that is not the newest is written, so it may be written again.
+        let witnessed = match self.faults.lacks_something() {
+            Some(lack) => Err(lack),
+            None => self.witness.write(commits),
+        };
+        witnessed.map_err(|e| Trouble::of("writing the witness", &e))?;
         self.commits = commits;
         Ok(())
     }

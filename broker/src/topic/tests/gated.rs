@@ -1,6 +1,7 @@
 //! A log in memory whose answers a test can hold back.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hark_protocol::TopicName;
@@ -8,7 +9,7 @@ use hark_protocol::TopicName;
 use super::memory_log;
 use crate::clock::Clock;
 use crate::message_log::{
-    Append, Done, Health, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, TopicInfo,
+    Append, Done, Health, List, LogError, MessageLog, NewsSink, OpenedTopic, Page, Read, TopicInfo,
 };
 
 type Answer = Box<dyn FnOnce() + Send>;
@@ -61,6 +62,8 @@ pub(super) struct Gated {
     pub(super) refusal: Mutex<Option<LogError>>,
     /// How many messages, and how many bytes of them, each append had.
     pub(super) appended: Mutex<Vec<(usize, usize)>>,
+    /// How many topics were listed, in all.
+    pub(super) listed: Arc<AtomicUsize>,
 }
 
 impl Gated {
@@ -73,6 +76,7 @@ impl Gated {
             times: Arc::default(),
             refusal: Mutex::default(),
             appended: Mutex::default(),
+            listed: Arc::default(),
         })
     }
 }
@@ -105,6 +109,10 @@ impl MessageLog for Gated {
         self.inner.find_time(topic, since_ms, up_to, done);
     }
 
+    fn count(&self, topic: &TopicName, after: u64, up_to: u64) -> Option<u64> {
+        self.inner.count(topic, after, up_to)
+    }
+
     fn delete(&self, topic: TopicName, generation: u64, done: Done<OpenedTopic>) {
         let done = self.deletes.through(done);
         match self.refusal.lock().unwrap().clone() {
@@ -117,8 +125,14 @@ impl MessageLog for Gated {
         self.inner.close(topic, generation);
     }
 
-    fn list(&self, after: Option<TopicName>, limit: usize, done: Done<Vec<TopicInfo>>) {
-        self.inner.list(after, limit, done);
+    fn list(&self, order: List, done: Done<Vec<TopicInfo>>) {
+        let count = self.listed.clone();
+        let done = Box::new(move |found: Result<Vec<TopicInfo>, LogError>| {
+            let listed = found.as_ref().map_or(0, Vec::len);
+            count.fetch_add(listed, Ordering::Relaxed);
+            done(found);
+        });
+        self.inner.list(order, done);
     }
 
     fn describe(&self, topic: TopicName, done: Done<TopicInfo>) {

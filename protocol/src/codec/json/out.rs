@@ -110,17 +110,52 @@ pub(super) trait Out {
         self.raw("\"");
     }
 
-    /// A string in quotation marks, escaped where it must be (RFC 8259, section 7).
+    /// A string in quotation marks, escaped where it must be (RFC 8259, section 7), as short as can be.
     fn quoted(&mut self, value: &str) {
-        if value.bytes().any(|b| matches!(b, 0..0x20 | b'"' | b'\\')) {
-            // A string is always JSON: the `Err` cannot be.
-            self.raw(&serde_json::to_string(value).unwrap_or_default());
-        } else {
-            self.raw("\"");
-            self.raw(value);
-            self.raw("\"");
+        self.raw("\"");
+        let mut plain = 0;
+        for (at, byte) in value.bytes().enumerate() {
+            let escape = match byte {
+                0x08 => "\\b",
+                b'\t' => "\\t",
+                b'\n' => "\\n",
+                0x0c => "\\f",
+                b'\r' => "\\r",
+                b'"' => "\\\"",
+                b'\\' => "\\\\",
+                0..0x20 => "\\u00",
+                _ => continue,
+            };
+            // What is escaped is ASCII, so it borders on whole characters.
+            self.raw(&value[plain..at]);
+            self.raw(escape);
+            if escape.len() > 2 {
+                let at = 2 * usize::from(byte);
+                self.raw(&CONTROL_DIGITS[at..at + 2]);
+            }
+            plain = at + 1;
         }
+        self.raw(&value[plain..]);
+        self.raw("\"");
     }
+}
+
+/// The two hexadecimal digits of each control character.
+const CONTROL_DIGITS: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+/// How many bytes a string has between its quotation marks, as `quoted` writes it.
+pub(super) fn escaped_len(value: &str) -> usize {
+    let with_escape = |byte| match byte {
+        0x08 | b'\t' | b'\n' | 0x0c | b'\r' | b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    value.bytes().map(with_escape).sum()
+}
+
+/// How many characters bytes have in base64: four for each three bytes begun (RFC 4648, section 4).
+pub(super) fn base64_len(data: &[u8]) -> usize {
+    data.len().div_ceil(3) * 4
 }
 
 /// Only measures.
@@ -132,8 +167,7 @@ impl Out for Length {
     }
 
     fn base64(&mut self, data: &[u8]) {
-        // Four characters for each three bytes begun (RFC 4648, section 4).
-        self.0 += data.len().div_ceil(3) * 4;
+        self.0 += base64_len(data);
     }
 }
 
@@ -179,5 +213,21 @@ impl fmt::Write for Digits {
             .copy_from_slice(s.as_bytes());
         self.len = end;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_those_of_serde_json_and_their_length_is_known() {
+        let ascii: String = (0..0x80_u8).map(char::from).collect();
+        for text in ["", "plain", "ü\n日本\"\\", &ascii] {
+            let mut written = String::new();
+            written.quoted(text);
+            assert_eq!(written, serde_json::to_string(text).unwrap());
+            assert_eq!(escaped_len(text), written.len() - 2, "{text:?}");
+        }
     }
 }

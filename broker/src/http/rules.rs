@@ -1,0 +1,85 @@
+//! What holds for every request and every answer, whatever the route. Owns rules of HTTP that actix-http leaves to its users; who may come in
+//! is `guard`'s.
+
+use actix_http::{ConnectionType, RequestHead};
+use actix_web::ResponseError;
+use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{Method, StatusCode, Version, header};
+use actix_web::middleware::Next;
+use hark_protocol::ErrorCode;
+
+use super::{ApiError, guard};
+
+/// Request headers that say one thing. Of two lines the first would win for one reader, and the last for another (RFC 9110, section 5.3).
+/// actix-http refuses a second `Host`, `Content-Length` and `Transfer-Encoding` itself.
+const SAID_ONCE: [&str; 10] = [
+    "Access-Control-Request-Method",
+    "Authorization",
+    "Content-Type",
+    "Hark-Message-Id",
+    "Hark-Producer",
+    "Hark-Seq",
+    "Last-Event-ID",
+    "Origin",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+];
+
+/// The middleware around every route: refuses what no route may be asked, and makes of each answer one that its reader can take.
+pub async fn keep_rules<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, actix_web::Error> {
+    let version = request.version();
+    let asks_to_upgrade = request.head().upgrade();
+    let mut response = match check(request.head()) {
+        Err(error) => request
+            .into_response(error.error_response())
+            .map_into_right_body(),
+        Ok(()) => {
+            let response = next.call(request).await?;
+            match guard::refused_preflight(&response) {
+                Some(error) => response
+                    .into_response(error.error_response())
+                    .map_into_right_body(),
+                None => response.map_into_left_body(),
+            }
+        }
+    };
+    // actix-http would say `Connection: upgrade` where there is none, and close without a word.
+    if asks_to_upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
+    // Chunks are of HTTP/1.1 (RFC 9112, section 7.1); before it, a body of unknown length ends with the connection.
+    if version < Version::HTTP_11 && response.response().body().size() == BodySize::Stream {
+        let head = response.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
+}
+
+fn check(head: &RequestHead) -> Result<(), ApiError> {
+    let bad = |message: String| Err(ApiError::new(ErrorCode::BadFrame, message));
+    let twice = |name: &&&str| head.headers().get_all(**name).count() > 1;
+    if let Some(name) = SAID_ONCE.iter().find(twice) {
+        return bad(format!("{name} stands twice in the request; send it once"));
+    }
+    // actix-http would take all that follows for the body.
+    let mut upgrades = head.headers().get_all(header::UPGRADE);
+    if head.method != Method::GET
+        && upgrades.any(|to| {
+            to.as_bytes()
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"websocket")
+        })
+    {
+        return bad(format!(
+            "a WebSocket is asked for with GET, not with {} (RFC 6455, section 4.1); leave Upgrade out",
+            head.method
+        ));
+    }
+    guard::host(head).map(drop)
+}

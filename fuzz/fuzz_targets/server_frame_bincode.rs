@@ -1,0 +1,4 @@
+//! Runs `targets::server_frame_bincode`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hark_fuzz::targets::server_frame_bincode(bytes));
