@@ -21,27 +21,15 @@ use tempfile::TempDir;
 use crate::{DEADLINE, Http};
 
 /// How a broker is to be started. `Broker::start()` is the usual one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Setup {
-    host: Ipv4Addr,
+    host: Option<Ipv4Addr>,
     flags: Vec<String>,
     env: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     restarts: bool,
     stderr: Option<Arc<OwnedFd>>,
     descriptors: Option<u32>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            host: Ipv4Addr::LOCALHOST,
-            flags: Vec::new(),
-            env: Vec::new(),
-            data_dir: None,
-            restarts: false,
-        }
-    }
 }
 
 impl Setup {
@@ -52,8 +40,12 @@ impl Setup {
 
     /// Another address than loopback, served without authentication.
     pub fn listen(mut self, host: Ipv4Addr) -> Self {
-        self.host = host;
+        self.host = Some(host);
         self.env("HARK_INSECURE_NO_AUTH", "true")
+    }
+
+    fn host(&self) -> Ipv4Addr {
+        self.host.unwrap_or(Ipv4Addr::LOCALHOST)
     }
 
     /// Adds `--name value`.
@@ -153,7 +145,7 @@ impl Broker {
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        (self.setup.host, self.port).into()
+        (self.setup.host(), self.port).into()
     }
 
     /// The WebSocket's URL.
@@ -367,7 +359,7 @@ impl Process {
         };
         let mut child = { command }
             .arg("serve")
-            .args(["--listen", &format!("{}:{port}", setup.host)])
+            .args(["--listen", &format!("{}:{port}", setup.host())])
             .arg("--data-dir")
             .arg(data_dir)
             .args(&setup.flags)
@@ -411,7 +403,7 @@ impl Process {
                 .recv_timeout(end.saturating_duration_since(Instant::now()))
             {
                 Ok(line) => {
-                    if let Some(port) = port_in(&line, setup.host) {
+                    if let Some(port) = port_in(&line, setup.host()) {
                         process.port = port;
                         process.greeting = line;
                         return Ok(process);
