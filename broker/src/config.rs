@@ -11,9 +11,7 @@ use ipnet::IpNet;
 
 use crate::http::AllowedOrigin;
 use crate::message_log::Retention;
-use crate::settings::{
-    DEFAULT_MAX_INFLIGHT, DEFAULT_MAX_INFLIGHT_BYTES, DEFAULT_RECEIVING_TOTAL_BYTES,
-};
+use crate::settings::DEFAULT_MAX_INFLIGHT;
 
 /// The settings of `hark serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,6 +68,10 @@ pub struct Config {
     #[arg(long, env = "HARK_MEMORY_TOTAL_BYTES", default_value = "1GiB", value_parser = some_bytes, value_name = "BYTES")]
     pub memory_total_bytes: u64,
 
+    /// What Hark remembers of producers and message ids, in all topics together, has at most so many bytes of memory; beyond it those silent for the longest are forgotten, and new ones are refused (`busy`) only while all have published within the last ten minutes.
+    #[arg(long, env = "HARK_MAX_PRODUCERS_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = producers_bytes)]
+    pub max_producers_bytes: u64,
+
     /// Publishes are refused while the disk has less room than this (0: never); by default 256 MiB, or a tenth of a small volume.
     #[arg(long, env = "HARK_MIN_FREE_BYTES", value_parser = bytes, value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
@@ -120,11 +122,11 @@ pub struct Config {
     pub max_inflight: u32,
 
     /// The most bytes of unanswered publishes of a WebSocket client (but at least one message); beyond it Hark stops reading from it.
-    #[arg(long, env = "HARK_MAX_INFLIGHT_BYTES", default_value_t = DEFAULT_MAX_INFLIGHT_BYTES as u64, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "HARK_MAX_INFLIGHT_BYTES", default_value = "1MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub max_inflight_bytes: u64,
 
     /// All messages that have come in part hold at most so many bytes together; beyond it the slowest of the address that holds most are told to try again later.
-    #[arg(long, env = "HARK_RECEIVING_TOTAL_BYTES", default_value_t = DEFAULT_RECEIVING_TOTAL_BYTES as u64, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "HARK_RECEIVING_TOTAL_BYTES", default_value = "64MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub receiving_total_bytes: u64,
 
     /// An HTTP connection is kept so long for the next request; more than what a proxy in front keeps its own for.
@@ -132,7 +134,7 @@ pub struct Config {
     pub keep_alive: Duration,
 
     /// The most bytes that the kernel may hold for all clients until they acknowledge them; beyond it those are ended that have acknowledged nothing for the longest.
-    #[arg(long, env = "HARK_MAX_UNSENT_BYTES", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
+    #[arg(long, env = "HARK_MAX_UNSENT_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub max_unsent_bytes: u64,
 
     /// The most connections at a time; beyond it new ones are told to try again (503). By default, as many as the limit on open files leaves room for.
@@ -185,6 +187,16 @@ impl Config {
             ));
         }
         Ok(())
+    }
+}
+
+/// The least that is of use: some thousands of producers.
+const MIN_PRODUCERS_BYTES: u64 = 1024 * 1024;
+
+fn producers_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        few if few < MIN_PRODUCERS_BYTES => Err("give at least 1MiB".to_owned()),
+        bytes => Ok(bytes),
     }
 }
 

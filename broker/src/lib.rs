@@ -15,6 +15,7 @@ mod logging;
 pub mod message_log;
 pub mod patience;
 pub mod receiving;
+pub mod remembered;
 pub mod server;
 pub mod session;
 pub mod settings;

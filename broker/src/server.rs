@@ -27,6 +27,7 @@ use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
 use crate::patience::Judge;
 use crate::receiving::Receivings;
+use crate::remembered::Remembered;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
 use crate::shutdown::{self, HangUps, Signals};
@@ -230,12 +231,17 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         true => SledLog::open_or_recover(options)?,
         false => SledLog::open(options)?,
     };
+    let remembered = Remembered::new(
+        usize::try_from(config.max_producers_bytes).unwrap_or(usize::MAX),
+        clock.clone(),
+    );
     let memory = MemoryLog::new(
         clock.clone(),
         retention_for,
         config.max_topics,
         config.memory_total_bytes,
-    );
+    )
+    .counting_with(remembered.clone());
     let engines = Engines {
         synced: Arc::new(synced),
         memory: Arc::new(memory),
@@ -247,6 +253,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         max_idle_rooms: config.max_idle_rooms,
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
+        remembered,
         faults,
     };
     Ok(Gate {

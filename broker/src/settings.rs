@@ -10,6 +10,7 @@ use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::message_log::MessageLog;
 use crate::receiving::Receivings;
+use crate::remembered::Remembered;
 
 /// What every room is given.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct RoomSettings {
     pub tail_budget: Budget,
     /// Bytes of messages that may be staged in all rooms together. Full: publishes are answered `busy`.
     pub staged_budget: Budget,
+    /// What all rooms together remember of producers and keys. Full of such as were heard lately: new ones are answered `busy`.
+    pub remembered: Remembered,
     /// Breakage on request, for tests.
     pub faults: Faults,
 }
@@ -90,10 +93,6 @@ impl Faults {
 
 /// The most unanswered publishes of a session, unless set otherwise.
 pub const DEFAULT_MAX_INFLIGHT: usize = 1024;
-/// The most bytes of them.
-pub const DEFAULT_MAX_INFLIGHT_BYTES: usize = 1024 * 1024;
-/// What all messages that have come in part hold together, unless set otherwise.
-pub const DEFAULT_RECEIVING_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
 /// What every session is given.
 #[derive(Debug, Clone)]
@@ -134,9 +133,9 @@ impl Default for SessionSettings {
             stall_timeout: Duration::from_secs(60),
             max_message_bytes: hark_protocol::MAX_FRAME_BYTES,
             max_inflight: DEFAULT_MAX_INFLIGHT,
-            max_inflight_bytes: DEFAULT_MAX_INFLIGHT_BYTES,
+            max_inflight_bytes: 1024 * 1024,
             max_subscriptions: 1000,
-            receivings: Receivings::new(DEFAULT_RECEIVING_TOTAL_BYTES),
+            receivings: Receivings::new(64 * 1024 * 1024),
         }
     }
 }

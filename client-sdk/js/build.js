@@ -12,7 +12,7 @@ const here = (/** @type {string} */ path) => fileURLToPath(new URL(path, import.
 export const INNER_NAMES =
   `asked begin caughtUp changes connected disconnected drained fence findRefused finish frameBytes hear
   heard hole inFlight isEmpty isFull isHalfEmpty keyed lose loss nextSeq opened parked patienceMs placed queryOf renew
-  retryAfterMs sendings setbacks settle unanswered unusable wanted wire`.split(/\s+/);
+  retryAfterMs sendings setbacks settle several together unanswered unusable wanted wire`.split(/\s+/);
 
 export const build = () => {
   const { outputFiles } = buildSync({

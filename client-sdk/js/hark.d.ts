@@ -74,6 +74,15 @@ export interface Hark {
    * Rejected with a {@link PublishError}.
    */
   publish(topic: string, data: unknown, options?: PublishOptions): Promise<Receipt>;
+  /**
+   * Publishes one message to several topics, none of them twice: the content goes to Hark once, and each topic keeps it by itself, as if
+   * it had been published there alone. Fulfilled when all have answered, with a result for each, in the order of the topics; where
+   * one failed, it failed there alone.
+   *
+   * Rejected with a {@link PublishError} only for what is wrong with the message itself. (By HTTP, and to a Hark before 0.2.0, it
+   * goes to each topic for itself.)
+   */
+  publishAll(topics: Iterable<string>, data: unknown, options?: PublishOptions): Promise<TopicResult[]>;
   /** Subscribes to a topic; one subscription to a topic at a time. Throws where there is one already, or the client is closed. */
   subscribe(topic: string, options?: SubscribeOptions): Subscription;
   /** Listens. The function it returns ends that. */
@@ -99,11 +108,14 @@ export interface PublishOptions {
 }
 
 export interface Receipt {
-  /** The message's place. */
+  /** The message's place. For a duplicate whose place Hark does not know any more it ends in `:0`, which is no message's. */
   cursor: string;
   /** It had been kept before. */
   duplicate: boolean;
 }
+
+/** What became of a message in one of its topics: the receipt, or why it has none. */
+export type TopicResult = ({ topic: string } & Receipt) | { topic: string; error: PublishError };
 
 /** Where a subscription starts. `since`: a time, or how long ago (`"5m"`, `"1h 30m"`, `"7d"`). */
 export type From = "now" | "earliest" | { after: string } | { last: number } | { since: string | Date };

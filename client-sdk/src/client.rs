@@ -51,6 +51,8 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) enum Command {
     Publish(Outgoing),
+    /// One message to several topics.
+    PublishAll(Vec<Outgoing>),
     Subscribe(inbox::Subscribe),
     Unsubscribe {
         topic: TopicName,
@@ -72,6 +74,11 @@ impl Command {
         match self {
             Self::Publish(outgoing) => {
                 outgoing.reply.send(Err(error.clone().into())).ok();
+            }
+            Self::PublishAll(all) => {
+                for outgoing in all {
+                    outgoing.reply.send(Err(error.clone().into())).ok();
+                }
             }
             Self::Subscribe(subscribe) => {
                 subscribe.reply.send(Err(error.clone().into())).ok();

@@ -357,10 +357,17 @@ impl Connection {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Publish(_) | Command::Subscribe(_) if self.closing.is_some() => {
+            Command::Publish(_) | Command::PublishAll(_) | Command::Subscribe(_)
+                if self.closing.is_some() =>
+            {
                 command.refuse(&ClientError::Closed);
             }
             Command::Publish(outgoing) => self.outbox.publish(outgoing),
+            Command::PublishAll(all) => {
+                for outgoing in all {
+                    self.outbox.publish(outgoing);
+                }
+            }
             Command::Subscribe(subscribe) => self.inbox.subscribe(subscribe, &mut self.to_say),
             Command::Unsubscribe {
                 topic,
@@ -467,6 +474,10 @@ impl Connection {
                 ..
             } => {
                 self.outbox.published(id, cursor, duplicate);
+                self.settle();
+            }
+            ServerFrame::PublishedAll { id, receipts } => {
+                self.outbox.published_all(id, receipts, now);
                 self.settle();
             }
             ServerFrame::Subscribed {

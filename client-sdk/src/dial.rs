@@ -248,6 +248,7 @@ async fn welcome(socket: &mut Socket, options: &Options) -> Result<Welcome, Dial
                 max_inflight,
             }) => {
                 let at_least_one = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
+                let several = hark_protocol::takes_publish_all(&version);
                 Ok(Welcome {
                     session,
                     version,
@@ -255,6 +256,7 @@ async fn welcome(socket: &mut Socket, options: &Options) -> Result<Welcome, Dial
                     limits: Limits {
                         frame_bytes: at_least_one(max_message_bytes),
                         in_flight: at_least_one(max_inflight),
+                        several,
                     },
                 })
             }

@@ -75,6 +75,9 @@ pub enum PublishError {
     /// The topic belongs to the system.
     #[error("{0} belongs to the system: publish to a topic without a leading $")]
     SystemTopic(TopicName),
+    /// A message is for the same topic twice.
+    #[error("{0} is named twice: a message is published once to each topic")]
+    TopicTwice(TopicName),
     /// The content type is over its limit.
     #[error("a content type has at most 255 bytes and no control characters, such as image/png")]
     BadContentType,

@@ -27,6 +27,11 @@
 //!     receipt.await?;
 //! }
 //!
+//! // One message to several topics: a receipt for each.
+//! for receipt in client.publish_all(["orders.us", "audit"], "closed").receipts().await? {
+//!     receipt?;
+//! }
+//!
 //! // Read everything that is kept, then what comes.
 //! let mut orders = client.subscribe("orders.eu").from(SubscribeFrom::Earliest).await?;
 //! while let Some(event) = orders.try_next().await? {
@@ -91,6 +96,7 @@ mod message;
 mod options;
 mod outbox;
 mod publish;
+mod publish_all;
 mod queue;
 mod subscription;
 #[cfg(feature = "tls")]
@@ -106,6 +112,7 @@ pub use hark_protocol::{
 pub use message::{Event, Message};
 pub use options::{ClientBuilder, FirstConnection, Producer, Reconnect, TokenError};
 pub use publish::{PendingReceipt, Publish, Receipt};
+pub use publish_all::{PendingReceipts, PublishAll};
 pub use subscription::{Subscribe, Subscription};
 
 /// The example on the project's front page compiles, or `cargo test` says so.

@@ -37,7 +37,10 @@
 //!    in front of it, which have the old one, are answered (the `fence`).
 //! 7. Any other error is about that message alone: its caller gets the error, and the rest of the lane finds its way by rule 5.
 //!    A message that nobody waits for any more keeps its place: it may be in flight, and taking it out would make a hole.
-//! 8. A message without number or key cannot be sent twice safely: whatever happens to it is told to its caller.
+//! 8. What was published to several topics has an entry in the lane of each, and all the rules above hold there. Where several of
+//!    these entries are next in their lanes at once, and are counted under one name, they travel in one frame with one id, if the
+//!    broker knows such a frame. What comes back is answered lane by lane, so that what is sent again is what failed alone.
+//! 9. A message without number or key cannot be sent twice safely: whatever happens to it is told to its caller.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -45,8 +48,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hark_protocol::{
-    ClientFrame, Cursor, Encoded, ErrorCode, Idempotency, Message, MessageId, ProducerId,
-    Subprotocol, TopicName, codec,
+    ClientFrame, Cursor, Encoded, ErrorCode, Idempotency, IdempotencyInEach, MAX_PUBLISH_TOPICS,
+    Message, MessageId, ProducerId, PublishAll, Subprotocol, TopicName, TopicOutcome, TopicReceipt,
+    codec,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -70,7 +74,24 @@ pub(crate) struct Outgoing {
     pub(crate) message_id: Option<MessageId>,
     pub(crate) reply: oneshot::Sender<Result<Receipt, PublishError>>,
     /// The places in the window that it takes until it is answered.
-    pub(crate) permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    pub(crate) permits: Permits,
+    /// What it was published together with (rule 8).
+    pub(crate) together: Option<Arc<Together>>,
+}
+
+/// Places in the window of unanswered messages.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    /// Its own, unless the message is for more topics than there are places.
+    pub(crate) _message: Option<OwnedSemaphorePermit>,
+    /// Of its content, which all topics of the message share.
+    pub(crate) _bytes: Arc<OwnedSemaphorePermit>,
+}
+
+/// A message for several topics.
+#[derive(Debug)]
+pub(crate) struct Together {
+    pub(crate) topics: Vec<TopicName>,
 }
 
 /// What the broker's `welcome` allows.
@@ -78,23 +99,101 @@ pub(crate) struct Outgoing {
 pub(crate) struct Limits {
     pub(crate) frame_bytes: usize,
     pub(crate) in_flight: usize,
+    /// Whether one frame may be for several topics.
+    pub(crate) several: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
     /// What new lanes count under.
     producer: Option<ProducerId>,
+    /// The newest name that lanes were counted anew under (rule 5): good for each lane that has not had it, so that lanes that were
+    /// forgotten together go on together.
+    fresh: Option<ProducerId>,
     /// The name that the application chose, to tell when it was used before.
     named: Option<ProducerId>,
     lanes: HashMap<TopicName, Lane>,
-    /// The living sendings by id.
-    in_flight: HashMap<u64, TopicName>,
+    in_flight: InFlight,
     /// Lanes with something to send, in turn.
     ready: VecDeque<TopicName>,
     /// Lanes that wait after a setback.
     waiting: BinaryHeap<Reverse<(Instant, TopicName)>>,
     unanswered: usize,
     reporter: Arc<Reporter>,
+}
+
+/// Why a message was refused.
+struct Refused {
+    code: ErrorCode,
+    message: String,
+    expected_seq: Option<u64>,
+    retry_after: Option<Duration>,
+}
+
+/// The waits that were drawn for the lanes of one frame, by setbacks: equal ones, so that they go together again.
+#[derive(Default)]
+struct Waits(HashMap<u32, Duration>);
+
+impl Waits {
+    fn draw(&mut self, setbacks: u32) -> Duration {
+        let draw = || backoff::draw(setbacks, FIRST_WAIT, LONGEST_WAIT);
+        *self.0.entry(setbacks).or_insert_with(draw)
+    }
+}
+
+/// The living sendings.
+#[derive(Debug, Default)]
+struct InFlight {
+    by_id: HashMap<u64, Sending>,
+    /// How many messages they are: one for each topic.
+    messages: usize,
+}
+
+#[derive(Debug)]
+enum Sending {
+    One(TopicName),
+    /// Several, of which so many are alive. Which ones, the lanes know: an entry that is sent again has another id.
+    Several(Vec<TopicName>, usize),
+}
+
+impl InFlight {
+    fn insert(&mut self, id: u64, sending: Sending) {
+        self.messages += sending.messages();
+        self.by_id.insert(id, sending);
+    }
+
+    /// Its id is spent.
+    fn take(&mut self, id: u64) -> Option<Sending> {
+        let sending = self.by_id.remove(&id)?;
+        self.messages -= sending.messages();
+        Some(sending)
+    }
+
+    /// One of its messages is to be sent again.
+    fn forget(&mut self, id: u64) {
+        match self.by_id.get_mut(&id) {
+            Some(Sending::Several(_, alive)) if *alive > 1 => {
+                *alive -= 1;
+                self.messages -= 1;
+            }
+            _ => {
+                self.take(id);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Sending {
+    fn messages(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Several(_, alive) => *alive,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -131,7 +230,8 @@ struct Entry {
     /// How often it was written.
     sendings: u32,
     reply: oneshot::Sender<Result<Receipt, PublishError>>,
-    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    together: Option<Arc<Together>>,
+    _permits: Permits,
 }
 
 impl Entry {
@@ -184,9 +284,10 @@ impl Outbox {
         };
         Self {
             producer,
+            fresh: None,
             named,
             lanes: HashMap::new(),
-            in_flight: HashMap::new(),
+            in_flight: InFlight::default(),
             ready: VecDeque::new(),
             waiting: BinaryHeap::new(),
             unanswered: 0,
@@ -206,6 +307,7 @@ impl Outbox {
             message_id,
             reply,
             permits,
+            together,
         } = outgoing;
         if !self.lanes.contains_key(&topic) {
             self.forget_idle_lanes();
@@ -227,6 +329,7 @@ impl Outbox {
             id: 0,
             sendings: 0,
             reply,
+            together,
             _permits: permits,
         });
         self.unanswered += 1;
@@ -238,6 +341,7 @@ impl Outbox {
             self.lanes.retain(|_, lane| !lane.entries.is_empty());
             // A topic that was forgotten must not be counted from 1 again under the same name.
             self.producer = self.producer.as_ref().map(|_| random_producer());
+            self.fresh = None;
         }
     }
 
@@ -248,7 +352,7 @@ impl Outbox {
         limits: Limits,
         subprotocol: Subprotocol,
     ) -> Option<Encoded> {
-        while self.in_flight.len() < limits.in_flight {
+        while self.in_flight.messages < limits.in_flight {
             let topic = self.ready.pop_front()?;
             let Some(lane) = self.lanes.get_mut(&topic) else {
                 continue;
@@ -261,6 +365,13 @@ impl Outbox {
             if !lane.may_send() {
                 continue;
             }
+            let alone = !limits.several || lane.entries[lane.sent].together.is_none();
+            if !alone && let Some(encoded) = self.write_together(&topic, ids, limits, subprotocol) {
+                return Some(encoded);
+            }
+            let Some(lane) = self.lanes.get_mut(&topic) else {
+                continue;
+            };
             let encoded = lane.write_next(*ids + 1, limits, subprotocol);
             match encoded {
                 Ok(encoded) => {
@@ -268,7 +379,7 @@ impl Outbox {
                     if lane.entries[lane.sent - 1].sendings > 1 {
                         self.reporter.count(|c| &c.publishes_resent);
                     }
-                    self.in_flight.insert(*ids, topic.clone());
+                    self.in_flight.insert(*ids, Sending::One(topic.clone()));
                     lane.get_ready(&topic, &mut self.ready);
                     return Some(encoded);
                 }
@@ -281,11 +392,145 @@ impl Outbox {
         None
     }
 
-    pub(crate) fn published(&mut self, id: u64, cursor: Cursor, duplicate: bool) {
-        let Some((topic, at)) = self.locate(id) else {
-            return;
+    /// Rule 8: the next entry of a lane in one frame with those it was published with, if there are any that may be sent just now
+    /// and fit.
+    fn write_together(
+        &mut self,
+        topic: &TopicName,
+        ids: &mut u64,
+        limits: Limits,
+        subprotocol: Subprotocol,
+    ) -> Option<Encoded> {
+        let mut topics = self.next_together(topic)?;
+        let encoded = loop {
+            if topics.len() < 2 {
+                return None;
+            }
+            let publish = self.publish_all(&topics)?;
+            // It is not to be written for each half only to find that its content alone is too large.
+            if publish.message().payload.len() > limits.frame_bytes {
+                return None;
+            }
+            let id = Some(*ids + 1);
+            let frame = ClientFrame::PublishAll { id, publish };
+            let encoded = codec::encode_client(&frame, subprotocol);
+            if encoded.len() <= limits.frame_bytes {
+                break encoded;
+            }
+            topics.truncate(topics.len() / 2);
         };
-        let Some(lane) = self.lanes.get_mut(&topic) else {
+        *ids += 1;
+        for topic in &topics {
+            let Some(lane) = self.lanes.get_mut(topic) else {
+                continue;
+            };
+            let (idempotency, numbered_now) = lane.next_idempotency();
+            *lane.entries[lane.sent].idempotency() = idempotency;
+            lane.is_written(*ids, numbered_now);
+            if lane.entries[lane.sent - 1].sendings > 1 {
+                self.reporter.count(|c| &c.publishes_resent);
+            }
+            lane.get_ready(topic, &mut self.ready);
+        }
+        let messages = topics.len();
+        self.in_flight
+            .insert(*ids, Sending::Several(topics, messages));
+        Some(encoded)
+    }
+
+    /// The topics whose lanes have the same message next as the lane of `topic`, that one first.
+    fn next_together(&self, topic: &TopicName) -> Option<Vec<TopicName>> {
+        let lane = self.lanes.get(topic)?;
+        let together = lane.entries[lane.sent].together.as_ref()?;
+        let is_next = |other: &&TopicName| {
+            *other != topic
+                && self.lanes.get(*other).is_some_and(|other| {
+                    other.may_send()
+                        && other.entries[other.sent]
+                            .together
+                            .as_ref()
+                            .is_some_and(|its| Arc::ptr_eq(its, together))
+                        && other.next_producer() == lane.next_producer()
+                })
+        };
+        let others = together.topics.iter().filter(is_next);
+        let topics = std::iter::once(topic).chain(others);
+        Some(topics.take(MAX_PUBLISH_TOPICS).cloned().collect())
+    }
+
+    /// The next message of several lanes, which is the same in each.
+    fn publish_all(&self, topics: &[TopicName]) -> Option<PublishAll> {
+        let mut seqs = Vec::with_capacity(topics.len());
+        let mut all = None;
+        for topic in topics {
+            let lane = self.lanes.get(topic)?;
+            let (idempotency, _) = lane.next_idempotency();
+            let counted = match idempotency {
+                Idempotency::None => IdempotencyInEach::None,
+                Idempotency::Key(key) => IdempotencyInEach::Key(key),
+                Idempotency::Sequence { producer, seq } => {
+                    seqs.push(seq);
+                    IdempotencyInEach::Sequences {
+                        producer,
+                        seqs: Vec::new(),
+                    }
+                }
+            };
+            all.get_or_insert_with(|| (&lane.entries[lane.sent], counted));
+        }
+        let (entry, mut idempotency) = all?;
+        if let IdempotencyInEach::Sequences { seqs: all, .. } = &mut idempotency {
+            *all = seqs;
+        }
+        let ClientFrame::Publish { message, .. } = &entry.frame else {
+            return None;
+        };
+        let topics = topics.iter().cloned().map(Into::into).collect();
+        PublishAll::new(topics, message.clone(), idempotency).ok()
+    }
+
+    pub(crate) fn published(&mut self, id: u64, cursor: Cursor, duplicate: bool) {
+        if let Some((topic, at)) = self.locate(id) {
+            self.kept(&topic, at, cursor, duplicate);
+        }
+    }
+
+    /// The receipts of a message for several topics.
+    pub(crate) fn published_all(&mut self, id: u64, receipts: Vec<TopicReceipt>, now: Instant) {
+        if self.in_flight.take(id).is_none() {
+            self.reporter.count(|c| &c.stale_answers);
+            return;
+        }
+        let mut waits = Waits::default();
+        for TopicReceipt { topic, outcome } in receipts {
+            let Ok(topic) = topic.topic() else { continue };
+            // It may have been sent again since, under another id.
+            let position = self.lanes.get(topic).and_then(|lane| lane.position_of(id));
+            let Some(at) = position else {
+                self.reporter.count(|c| &c.stale_answers);
+                continue;
+            };
+            match outcome {
+                TopicOutcome::Kept { cursor, duplicate } => self.kept(topic, at, cursor, duplicate),
+                TopicOutcome::Refused {
+                    code,
+                    message,
+                    expected_seq,
+                } => {
+                    let refused = Refused {
+                        code,
+                        message,
+                        expected_seq,
+                        retry_after: None,
+                    };
+                    self.refused_at(topic, at, refused, &mut waits, now);
+                }
+            }
+        }
+    }
+
+    fn kept(&mut self, topic: &TopicName, at: usize, cursor: Cursor, duplicate: bool) {
+        let Some(lane) = self.lanes.get_mut(topic) else {
             return;
         };
         lane.setbacks = 0;
@@ -303,7 +548,7 @@ impl Outbox {
             Some(name) => Err(PublishError::ProducerInUse(name)),
             None => Ok(Receipt { cursor, duplicate }),
         };
-        self.finish(&topic, at, result);
+        self.finish(topic, at, result);
     }
 
     pub(crate) fn refused(
@@ -315,10 +560,45 @@ impl Outbox {
         retry_after: Option<Duration>,
         now: Instant,
     ) {
-        let Some((topic, at)) = self.locate(id) else {
-            return;
+        let topics = match self.in_flight.take(id) {
+            Some(Sending::One(topic)) => vec![topic],
+            // The frame as a whole.
+            Some(Sending::Several(topics, _)) => topics,
+            None => {
+                self.reporter.count(|c| &c.stale_answers);
+                return;
+            }
         };
-        let Some(lane) = self.lanes.get_mut(&topic) else {
+        let mut waits = Waits::default();
+        for topic in topics {
+            let position = self.lanes.get(&topic).and_then(|lane| lane.position_of(id));
+            if let Some(at) = position {
+                let refused = Refused {
+                    code,
+                    message: message.clone(),
+                    expected_seq,
+                    retry_after,
+                };
+                self.refused_at(&topic, at, refused, &mut waits, now);
+            }
+        }
+    }
+
+    fn refused_at(
+        &mut self,
+        topic: &TopicName,
+        at: usize,
+        refused: Refused,
+        waits: &mut Waits,
+        now: Instant,
+    ) {
+        let Refused {
+            code,
+            message,
+            expected_seq,
+            retry_after,
+        } = refused;
+        let Some(lane) = self.lanes.get_mut(topic) else {
             return;
         };
         let entry = &lane.entries[at];
@@ -327,24 +607,27 @@ impl Outbox {
                 let producer = producer.clone();
                 let first = lane.first_missing(at, &producer, expected);
                 if lane.entries[first].number() != Some((&producer, expected)) {
-                    lane.count_anew(first);
+                    if self.fresh.is_none() || self.fresh == lane.producer {
+                        self.fresh = Some(random_producer());
+                    }
+                    lane.count_anew(first, self.fresh.clone());
                 }
-                self.go_back(&topic, first);
-                let wait = match self.lanes.get(&topic).map(|lane| lane.setbacks) {
+                self.go_back(topic, first);
+                let wait = match self.lanes.get(topic).map(|lane| lane.setbacks) {
                     Some(0) | None => Duration::ZERO,
-                    Some(setbacks) => backoff::draw(setbacks, FIRST_WAIT, LONGEST_WAIT),
+                    Some(setbacks) => waits.draw(setbacks),
                 };
-                self.wait(&topic, wait, code, now);
+                self.wait(topic, wait, code, now);
             }
             _ if code.try_again() && entry.repeatable() => {
-                let wait = backoff::draw(lane.setbacks, FIRST_WAIT, LONGEST_WAIT);
-                self.go_back(&topic, at);
-                self.wait(&topic, wait.max(retry_after.unwrap_or_default()), code, now);
+                let wait = waits.draw(lane.setbacks);
+                self.go_back(topic, at);
+                self.wait(topic, wait.max(retry_after.unwrap_or_default()), code, now);
             }
             _ => {
                 let maybe_kept = entry.sendings > 1;
                 self.finish(
-                    &topic,
+                    topic,
                     at,
                     Err(PublishError::Refused {
                         code,
@@ -366,7 +649,7 @@ impl Outbox {
             lane.sent = 0;
             lane.setbacks = 0;
             lane.state = LaneState::Resting;
-            // Rule 8. From the back, so that what is left keeps its place.
+            // Rule 9. From the back, so that what is left keeps its place.
             for at in (0..in_flight).rev() {
                 if !lane.entries[at].repeatable() {
                     self.unanswered -= 1;
@@ -416,7 +699,7 @@ impl Outbox {
 
     /// Which entry a living id belongs to. The id is spent.
     fn locate(&mut self, id: u64) -> Option<(TopicName, usize)> {
-        let Some(topic) = self.in_flight.remove(&id) else {
+        let Some(Sending::One(topic)) = self.in_flight.take(id) else {
             self.reporter.count(|c| &c.stale_answers);
             return None;
         };
@@ -441,7 +724,7 @@ impl Outbox {
             return;
         };
         for entry in lane.entries.range(first.min(lane.sent)..lane.sent) {
-            self.in_flight.remove(&entry.id);
+            self.in_flight.forget(entry.id);
         }
         lane.sent = lane.sent.min(first);
     }
@@ -527,8 +810,8 @@ impl Lane {
             bytes,
             limit: limits.frame_bytes,
         };
+        let (next_idempotency, numbered_now) = self.next_idempotency();
         let entry = &mut self.entries[self.sent];
-        let mut numbered_now = false;
         if let ClientFrame::Publish {
             id: frame_id,
             message,
@@ -540,23 +823,50 @@ impl Lane {
                 return Err(too_large(message.payload.len()));
             }
             *frame_id = Some(id);
-            if let (Idempotency::None, Some(producer)) = (&idempotency, &self.producer) {
-                *idempotency = Idempotency::Sequence {
-                    producer: producer.clone(),
-                    seq: self.next_seq,
-                };
-                numbered_now = true;
-            }
+            *idempotency = next_idempotency;
         }
         let encoded = codec::encode_client(&entry.frame, subprotocol);
         if encoded.len() > limits.frame_bytes {
             return Err(too_large(encoded.len()));
         }
+        self.is_written(id, numbered_now);
+        Ok(encoded)
+    }
+
+    /// How the next entry to be sent is known again, and whether its number is a new one.
+    fn next_idempotency(&self) -> (Idempotency, bool) {
+        let known = match &self.entries[self.sent].frame {
+            ClientFrame::Publish { idempotency, .. } => idempotency,
+            _ => &Idempotency::None,
+        };
+        match (known, &self.producer) {
+            (Idempotency::None, Some(producer)) => {
+                let (producer, seq) = (producer.clone(), self.next_seq);
+                (Idempotency::Sequence { producer, seq }, true)
+            }
+            (known, _) => (known.clone(), false),
+        }
+    }
+
+    /// The name that the next entry to be sent is, or will be, counted under.
+    fn next_producer(&self) -> Option<&ProducerId> {
+        match &self.entries[self.sent].frame {
+            ClientFrame::Publish { idempotency, .. } => match idempotency {
+                Idempotency::Sequence { producer, .. } => Some(producer),
+                Idempotency::None => self.producer.as_ref(),
+                Idempotency::Key(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The first entry that was not sent has been written.
+    fn is_written(&mut self, id: u64, numbered_now: bool) {
         self.next_seq += u64::from(numbered_now);
+        let entry = &mut self.entries[self.sent];
         entry.id = id;
         entry.sendings = entry.sendings.saturating_add(1);
         self.sent += 1;
-        Ok(encoded)
     }
 
     /// The first entry that the broker has not kept, when it refuses `refused` and expects `expected` of that producer.
@@ -573,8 +883,8 @@ impl Lane {
     }
 
     /// Rule 5: a fresh producer for everything from `first` on, and rule 6: behind a fence.
-    fn count_anew(&mut self, first: usize) {
-        self.producer = Some(random_producer());
+    fn count_anew(&mut self, first: usize, fresh: Option<ProducerId>) {
+        self.producer = fresh;
         self.next_seq = 1;
         self.fence = first;
         for entry in self.entries.range_mut(first..) {

@@ -16,13 +16,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Sleep;
 
 use crate::client::{Command, Shared};
-use crate::outbox::Outgoing;
+use crate::outbox::{Outgoing, Permits};
 use crate::{Client, PublishError};
 
 /// The message is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
-    /// Its place in the topic. For a duplicate: at the message, or at a later one of this client.
+    /// Its place in the topic. For a duplicate whose place the broker does not know any more the offset is 0, which is no message's.
     pub cursor: Cursor,
     /// The message had been kept by an earlier sending, before a connection broke. It is kept once.
     pub duplicate: bool,
@@ -42,15 +42,7 @@ pub struct Publish<'a> {
 impl Client {
     /// A message whose content is `data` as JSON.
     pub fn publish<'a>(&'a self, topic: &'a str, data: &(impl Serialize + ?Sized)) -> Publish<'a> {
-        let payload = serde_json::to_vec(data)
-            .map_err(|e| PublishError::BadPayload(e.to_string()))
-            // What serde_json has written is JSON; only a `RawValue` in it may hold line breaks.
-            .and_then(|json| {
-                JsonText::from_checked(json.into())
-                    .map_err(|e| PublishError::BadPayload(e.to_string()))
-            })
-            .map(Payload::Json);
-        Publish::new(self, topic, payload)
+        Publish::new(self, topic, json_of(data))
     }
 
     /// A message whose content is this text: `text/plain; charset=utf-8`. Text of another type, such as `text/markdown`, is published
@@ -66,11 +58,7 @@ impl Client {
         data: impl Into<Bytes>,
         content_type: Option<&str>,
     ) -> Publish<'a> {
-        let payload = Payload::Bytes {
-            data: data.into(),
-            content_type: content_type.map(ByteString::from),
-        };
-        Publish::new(self, topic, Ok(payload))
+        Publish::new(self, topic, Ok(bytes_of(data.into(), content_type)))
     }
 
     /// A message whose content is JSON text already, checked with [`JsonText::check`].
@@ -82,6 +70,49 @@ impl Client {
     pub fn publish_payload<'a>(&'a self, topic: &'a str, payload: Payload) -> Publish<'a> {
         Publish::new(self, topic, Ok(payload))
     }
+}
+
+/// Any value as JSON.
+pub(crate) fn json_of(data: &(impl Serialize + ?Sized)) -> Result<Payload, PublishError> {
+    serde_json::to_vec(data)
+        .map_err(|e| PublishError::BadPayload(e.to_string()))
+        // What serde_json has written is JSON; only a `RawValue` in it may hold line breaks.
+        .and_then(|json| {
+            JsonText::from_checked(json.into()).map_err(|e| PublishError::BadPayload(e.to_string()))
+        })
+        .map(Payload::Json)
+}
+
+pub(crate) fn bytes_of(data: Bytes, content_type: Option<&str>) -> Payload {
+    Payload::Bytes {
+        data,
+        content_type: content_type.map(ByteString::from),
+    }
+}
+
+/// The topic of that name, if it can be published to.
+pub(crate) fn check_topic(name: &str) -> Result<TopicName, PublishError> {
+    let topic = TopicName::parse(name)?;
+    match topic.is_system() {
+        true => Err(PublishError::SystemTopic(topic)),
+        false => Ok(topic),
+    }
+}
+
+pub(crate) fn check_message(
+    payload: Payload,
+    headers: Vec<(ByteString, ByteString)>,
+) -> Result<Message, PublishError> {
+    if let Payload::Bytes {
+        content_type: Some(content_type),
+        ..
+    } = &payload
+        && check_content_type(content_type).is_err()
+    {
+        return Err(PublishError::BadContentType);
+    }
+    let headers = Headers::new(headers)?;
+    Ok(Message { payload, headers })
 }
 
 impl<'a> Publish<'a> {
@@ -114,31 +145,23 @@ impl<'a> Publish<'a> {
     ///
     /// Awaiting this does not mean that the message is kept: the [`PendingReceipt`] tells.
     pub async fn send(self) -> Result<PendingReceipt, PublishError> {
-        let topic = TopicName::parse(self.topic)?;
-        if topic.is_system() {
-            return Err(PublishError::SystemTopic(topic));
-        }
-        let payload = self.payload?;
-        if let Payload::Bytes {
-            content_type: Some(content_type),
-            ..
-        } = &payload
-            && check_content_type(content_type).is_err()
-        {
-            return Err(PublishError::BadContentType);
-        }
-        let headers = Headers::new(self.headers)?;
+        let topic = check_topic(self.topic)?;
+        let message = check_message(self.payload?, self.headers)?;
         let message_id = self.message_id.map(MessageId::parse).transpose()?;
         let shared = &self.client.shared;
-        let permits = shared.place_in_window(payload.len()).await?;
+        let (place, bytes) = shared.place_in_window(1, message.payload.len()).await?;
         let (reply, answer) = oneshot::channel();
-        let message = Message { payload, headers };
+        let permits = Permits {
+            _message: Some(place),
+            _bytes: Arc::new(bytes),
+        };
         let outgoing = Outgoing {
             topic,
             message,
             message_id,
             reply,
             permits,
+            together: None,
         };
         match self.client.commands.send(Command::Publish(outgoing)) {
             Ok(()) => Ok(PendingReceipt::new(answer, shared)),
@@ -201,15 +224,18 @@ impl std::fmt::Debug for PendingReceipt {
 #[derive(Debug)]
 pub(crate) struct Window {
     messages: Arc<Semaphore>,
+    most_messages: u32,
     bytes: Arc<Semaphore>,
     most_bytes: u32,
 }
 
 impl Window {
     pub(crate) fn new(messages: usize, bytes: usize) -> Self {
+        let most_messages = u32::try_from(messages).unwrap_or(u32::MAX);
         let most_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self {
             messages: Arc::new(Semaphore::new(messages.min(Semaphore::MAX_PERMITS))),
+            most_messages,
             bytes: Arc::new(Semaphore::new(most_bytes as usize)),
             most_bytes,
         }
@@ -223,21 +249,29 @@ impl Window {
 }
 
 impl Shared {
-    async fn place_in_window(
+    /// Places for so many messages of the same content.
+    pub(crate) async fn place_in_window(
         &self,
+        messages: usize,
         bytes: usize,
     ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), PublishError> {
         let Window {
-            messages,
+            messages: window_messages,
+            most_messages,
             bytes: window_bytes,
             most_bytes,
         } = &self.window;
-        // A message larger than the window takes all of it, so that it goes alone.
+        // What is larger than the window takes all of it, so that it goes alone.
+        let messages = u32::try_from(messages)
+            .unwrap_or(u32::MAX)
+            .min(*most_messages);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(*most_bytes);
         let place = async {
-            let message = Arc::clone(messages).acquire_owned().await?;
+            let messages = Arc::clone(window_messages)
+                .acquire_many_owned(messages)
+                .await?;
             Ok((
-                message,
+                messages,
                 Arc::clone(window_bytes).acquire_many_owned(bytes).await?,
             ))
         };

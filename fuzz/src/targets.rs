@@ -13,6 +13,7 @@ use bytes::Bytes;
 use hark_broker::edge::{chunked_body, read_head};
 use hark_broker::session::fuzzing::Came;
 use hark_broker::{http, session};
+use hark_protocol::codec::json::AnyPublish;
 use hark_protocol::{
     ClientFrame, Cursor, CursorSet, Encoded, Epoch, FrameError, JsonText, MAX_LIST_MESSAGES,
     Payload, ServerFrame, Subprotocol, SubscribeFrom, TopicName, TopicPattern, codec,
@@ -465,11 +466,14 @@ pub fn http_messages(bytes: &[u8]) {
     let (line, id) = http::fuzzing::line(body.clone());
     match &line {
         Ok(publish) => {
-            let frame = ClientFrame::Publish {
-                id,
-                topic: publish.topic.clone(),
-                message: publish.message.clone(),
-                idempotency: publish.idempotency.clone(),
+            let frame = match publish.clone() {
+                AnyPublish::One(publish) => ClientFrame::Publish {
+                    id,
+                    topic: publish.topic,
+                    message: publish.message,
+                    idempotency: publish.idempotency,
+                },
+                AnyPublish::All(publish) => ClientFrame::PublishAll { id, publish },
             };
             check_frame(
                 &frame,

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{Cursor, ErrorCode, Idempotency, Message, Record, SubscribeFrom, TopicName};
+use crate::{
+    Cursor, ErrorCode, Idempotency, Message, PublishAll, Record, SubscribeFrom, TopicName,
+    TopicReceipt,
+};
 
 /// What a client says. `id` is the client's own and is echoed in the answer.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +44,13 @@ pub enum ClientFrame {
         /// How it is known again if it is sent twice.
         idempotency: Idempotency,
     },
+    /// Keep this message in each of several topics, and pass it on there.
+    PublishAll {
+        /// Echoed in `published_all` or `error`. Without it the client wants no receipts.
+        id: Option<u64>,
+        /// What, where to, and how it is known again.
+        publish: PublishAll,
+    },
     /// Are you there?
     Ping {
         /// Echoed in `pong`.
@@ -56,6 +66,7 @@ impl ClientFrame {
             | Self::Subscribe { id, .. }
             | Self::Unsubscribe { id, .. }
             | Self::Publish { id, .. }
+            | Self::PublishAll { id, .. }
             | Self::Ping { id } => *id,
         }
     }
@@ -90,6 +101,11 @@ impl fmt::Debug for ClientFrame {
                 .field("topic", topic)
                 .field("message", message)
                 .field("idempotency", idempotency)
+                .finish(),
+            Self::PublishAll { id, publish } => f
+                .debug_struct("PublishAll")
+                .field("id", id)
+                .field("publish", publish)
                 .finish(),
             Self::Ping { id } => f.debug_struct("Ping").field("id", id).finish(),
         }
@@ -183,10 +199,17 @@ pub enum ServerFrame {
         id: u64,
         /// Where to.
         topic: TopicName,
-        /// The record's place. For a duplicate: at the record, or at a later one of the same producer.
+        /// The record's place. For a duplicate that of the first, or offset 0, which is no record's, where it is not known any more.
         cursor: Cursor,
         /// Whether it had been kept before.
         duplicate: bool,
+    },
+    /// The receipts of a publish to several topics: it is kept in each, or was refused there.
+    PublishedAll {
+        /// The `id` of the `publish`.
+        id: u64,
+        /// One for each topic, in the order of the `publish`.
+        receipts: Vec<TopicReceipt>,
     },
     /// A command was refused. The session goes on.
     Error {

@@ -11,6 +11,7 @@ mod cursor_set;
 mod error;
 mod frame;
 mod message;
+mod publish_all;
 mod subprotocol;
 mod subscribe_from;
 mod topic_name;
@@ -24,6 +25,10 @@ pub use message::{
     ContentTypeError, Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message,
     MessageId, Payload, ProducerId, Record, TextTypeError, check_content_type,
 };
+pub use publish_all::{
+    Destination, DestinationError, IdempotencyInEach, PublishAll, PublishAllError, TopicOutcome,
+    TopicReceipt, takes_publish_all,
+};
 pub use subprotocol::{Encoded, Subprotocol};
 pub use subscribe_from::{SubscribeFrom, SubscribeFromError};
 pub use topic_name::{TopicName, TopicNameError, TopicPattern};
@@ -32,6 +37,8 @@ pub use topic_name::{TopicName, TopicNameError, TopicPattern};
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
 /// The most messages a list of them may have, by HTTP. As lines there may be any number.
 pub const MAX_LIST_MESSAGES: usize = 1024;
+/// The most topics that one publish may name.
+pub const MAX_PUBLISH_TOPICS: usize = 1024;
 /// The most header pairs a message may have.
 pub const MAX_HEADER_PAIRS: usize = 32;
 /// The most bytes all names and values of a message's headers may have together.

@@ -1,6 +1,8 @@
 //! Messages and records, and the checked parts they are made of. Owns what a payload, a header and a producer may be;
 //! leaves how they are written to `codec` and how they are kept to the broker.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
@@ -234,9 +236,9 @@ fn on_one_line(text: ByteString) -> ByteString {
     ByteString::try_from(kept.freeze()).unwrap_or_default()
 }
 
-/// Names and values beside a message's content, in the publisher's order: at most 32 pairs and 4 KiB in all.
+/// Names and values beside a message's content, in the publisher's order: at most 32 pairs and 4 KiB in all. Clones share them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Headers(Vec<(ByteString, ByteString)>);
+pub struct Headers(Option<Arc<[(ByteString, ByteString)]>>);
 
 /// Why headers were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -270,7 +272,8 @@ impl Headers {
                 return Err(HeadersError::BadName(name.to_string()));
             }
         }
-        Ok(Self(pairs))
+        // Without any nothing is shared, so that nobody counts who shares it.
+        Ok(Self((!pairs.is_empty()).then(|| pairs.into())))
     }
 
     /// The value of that name.
@@ -282,17 +285,18 @@ impl Headers {
 
     /// Names and values, in the publisher's order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
+        let pairs = self.0.as_deref().unwrap_or_default();
+        pairs.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 }
 
 /// How a message that is sent again is known to be the same.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Idempotency {
     /// It is not: sent twice, kept twice.
     #[default]

@@ -15,13 +15,25 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent.parent
 
 
+def fields_of(text):
+    return [tuple(field.split(": ")) for field in text.split(", ")]
+
+
 def fields_of_types():
     """The table of "The bincode form" in the README: byte -> (type, [(field, its type)])."""
     rows = re.findall(r"^\| `([0-9a-f]{2})` \| `(\w+)` \| `(.+)` \|$", (HERE / "README.md").read_text("utf-8"), re.M)
     return {
-        int(byte, 16): (kind, [tuple(field.split(": ")) for field in fields.split(", ")])
+        int(byte, 16): (kind, fields_of(fields))
         for byte, kind, fields in rows
     }
+
+
+def fields_of_receipt():
+    row = re.search(r"^\| `receipt` \| `(.+)` \|$", (HERE / "README.md").read_text("utf-8"), re.M)
+    return fields_of(row[1])
+
+
+RECEIPT = fields_of_receipt()
 
 
 class Reader:
@@ -40,6 +52,11 @@ class Reader:
     def read(self, kind):
         if kind.startswith("opt "):
             return self.read(kind[4:]) if self.flag() else None
+        if kind.startswith("list "):
+            return [self.read(kind[5:]) for _ in range(self.number())]
+        if kind == "receipt":
+            fields = [(name, self.read(type_)) for name, type_ in RECEIPT]
+            return {name: value for name, value in fields if value is not None}
         return {
             "u8": lambda: self.take(1)[0],
             "bool": self.flag,

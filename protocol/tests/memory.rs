@@ -83,7 +83,7 @@ fn a_huge_length_at_any_place_of_any_frame_allocates_nothing() {
 
 #[test]
 fn a_huge_length_in_a_full_frame_stays_within_the_limit() {
-    for kind in (0x01..=0x05_u8).chain(0x81..=0x8d) {
+    for kind in (0x01..=0x06_u8).chain(0x81..=0x8d) {
         for length in huge_lengths() {
             for skipped in 0..12 {
                 let mut frame = [&[kind][..], &b"\x01".repeat(skipped), &length].concat();
@@ -165,6 +165,50 @@ fn a_full_frame_of_json_stays_within_the_limit() {
         (
             "open arrays in data",
             fill(r#"{"type":"publish","topic":"a","data":"#, "[", ""),
+        ),
+        (
+            "topics without end",
+            fill(
+                r#"{"type":"publish","data":1,"topics":["a""#,
+                r#","b""#,
+                "]}",
+            ),
+        ),
+        (
+            "one endless topic of several",
+            fill(r#"{"type":"publish","data":1,"topics":[""#, "\\n", r#""]}"#),
+        ),
+        (
+            "a string for topics",
+            fill(
+                r#"{"type":"publish","data":1,"topics":""#,
+                "\u{7f}",
+                r#""}"#,
+            ),
+        ),
+        (
+            "numbers without end",
+            fill(
+                r#"{"type":"publish","data":1,"topics":["a"],"producer":"p","seqs":[1"#,
+                ",1",
+                "]}",
+            ),
+        ),
+        (
+            "a string for one of the numbers",
+            fill(
+                r#"{"type":"publish","data":1,"topics":["a"],"producer":"p","seqs":[""#,
+                "\\u0001",
+                r#""]}"#,
+            ),
+        ),
+        (
+            "receipts without end",
+            fill(
+                r#"{"type":"published_all","id":1,"receipts":[{}"#,
+                ",{}",
+                "]}",
+            ),
         ),
         ("open arrays", fill("", "[", "")),
         ("open objects", fill("", r#"{"id":"#, "")),

@@ -4,7 +4,8 @@
 //! With `HARK_BENCH_NATS` naming a nats-server, its WebSocket carries the same fan-out in the same run (from memory: it keeps nothing).
 //! The load speaks raw WebSocket frames, so that on one core it can outrun the broker it measures.
 //!
-//! `hark-bench growth` (many topics), `fairness` (a quiet topic beside floods) and `soak` (retention) are tables of their own.
+//! `hark-bench growth` (many topics), `fairness` (a quiet topic beside floods) and `soak` (retention) are tables of their own; so is
+//! `many`, what a message to a thousand topics costs, which is part of the first run too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a program for people; what goes wrong may end it
 
@@ -12,6 +13,7 @@ mod fairness;
 mod growth;
 mod load;
 mod machine;
+mod many;
 mod publisher;
 mod soak;
 mod wire;
@@ -43,8 +45,9 @@ fn main() {
         None => costs(&runtime, dir, repeats),
         Some("growth") => local.block_on(&runtime, growth::run(dir)),
         Some("fairness") => local.block_on(&runtime, fairness::run(dir, repeats)),
+        Some("many") => local.block_on(&runtime, many::run(dir, ONE_CORE, 100)),
         Some("soak") => local.block_on(&runtime, soak::run(dir)),
-        Some(other) => panic!("{other:?} is not growth, fairness or soak"),
+        Some(other) => panic!("{other:?} is not growth, fairness, many or soak"),
     }
 }
 
@@ -86,6 +89,8 @@ fn costs(runtime: &tokio::runtime::Runtime, dir: &Path, repeats: u32) {
                 };
                 load.run(&server, RUN).await;
             }
+
+            many::run(dir, ONE_CORE, 100).await;
 
             // Alone, it is the time that counts, not the CPU: the broker may use both cores, as it would.
             let server = Server::start(dir, BOTH_CORES);

@@ -51,6 +51,45 @@ async fn pub_publishes_what_it_is_given() {
 }
 
 #[tokio::test]
+async fn pub_publishes_to_several_topics_and_tells_of_each() {
+    let broker = Broker::start();
+
+    let one = Cli::run(&broker, &["pub", "a,b,c", "1", "-H", "k=v", "--json"]);
+    done(&one);
+    let told: Vec<serde_json::Value> = one
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let topics: Vec<_> = told.iter().map(|receipt| &receipt["topic"]).collect();
+    assert_eq!(topics, ["a", "b", "c"]);
+    assert!(told.iter().all(|receipt| receipt["type"] == "published"));
+
+    let mut lines = Cli::hark(&broker, &["pub", "a,b", "-", "--json"]);
+    lines.write(b"2\n3\n");
+    lines.end_input();
+    let exit = lines.wait();
+    done(&exit);
+    assert!(exit.stdout.contains(r#""kept":4"#), "{exit:#?}");
+    for (topic, expected) in [("a", 3), ("b", 3), ("c", 1)] {
+        let kept = data_of(&broker, topic).await;
+        let data: Vec<_> = kept.iter().map(|message| message["data"].clone()).collect();
+        assert_eq!(data, (1..=expected).map(|n| json!(n)).collect::<Vec<_>>());
+        assert_eq!(kept[0]["headers"]["k"], "v");
+    }
+
+    // Each fails by itself.
+    let some = Cli::run(&broker, &["pub", "a,$sys", "4"]);
+    assert_eq!(some.code, Some(1), "{some:#?}");
+    assert!(some.stdout.contains(r#""topic":"a""#), "{some:#?}");
+    assert!(some.stderr.contains("$sys"), "{some:#?}");
+    assert_eq!(data_of(&broker, "a").await.len(), 4);
+    let twice = Cli::run(&broker, &["pub", "a,b,a", "5"]);
+    assert_eq!(twice.code, Some(1), "{twice:#?}");
+    assert!(twice.stderr.contains("twice"), "{twice:#?}");
+}
+
+#[tokio::test]
 async fn pub_reads_lines_from_stdin() {
     let broker = Broker::start();
     let mut publisher = Cli::hark(&broker, &["pub", "a", "-"]);

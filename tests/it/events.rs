@@ -531,3 +531,32 @@ fn a_topic_that_is_deleted_while_streams_begin_harms_none() {
     });
     assert!(!broker.log().contains("panicked"), "{}", broker.log());
 }
+
+/// Whoever goes while it joins leaves nothing behind: not its seat, nor the queue that hangs on it.
+#[test]
+fn who_goes_while_it_joins_leaves_nothing_behind() {
+    const CROWD: u64 = 8000;
+    /// A seat with a stream's queue has nearly four KiB, and would be kept for a minute.
+    const MOST_BYTES_EACH: u64 = 1024;
+    let broker = Broker::start();
+    let come_and_go = |count: u64| {
+        for n in 0..count {
+            let mut tcp = TcpStream::connect(broker.addr()).unwrap();
+            let request = format!("GET {EVENTS} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            tcp.write_all(request.as_bytes()).unwrap();
+            if n % 2 == 0 {
+                // By now it is served, but maybe has not joined.
+                assert!(tcp.read(&mut [0; 64]).unwrap() > 0);
+            }
+        }
+    };
+    come_and_go(500);
+    let before = broker.rss_bytes();
+    come_and_go(CROWD);
+    let left = || broker.rss_bytes().saturating_sub(before) / CROWD;
+    println!("{CROWD} streams that came and went: {} bytes each", left());
+    // What is on its way out takes a moment more.
+    wait_until("nothing of them is left", || {
+        (left() < MOST_BYTES_EACH).then_some(())
+    });
+}

@@ -15,7 +15,7 @@ const SYNC: Duration = Duration::from_millis(5);
 const MOST_COMMITS: u64 = 3;
 
 /// How many commits were answered (`<data>/witness`: two slots of 16 bytes, each of which begins with the number).
-fn commits(broker: &Broker) -> u64 {
+pub(crate) fn commits(broker: &Broker) -> u64 {
     let witness = std::fs::read(broker.data_dir().join("witness")).unwrap();
     let slots = witness.chunks(16).filter_map(|slot| slot.first_chunk());
     slots

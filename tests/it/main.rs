@@ -44,6 +44,7 @@ mod patience;
 mod power;
 mod process;
 mod producers;
+mod publish_all;
 mod publish_many;
 mod races;
 mod receiving;

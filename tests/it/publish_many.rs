@@ -168,6 +168,81 @@ fn bodies_that_are_no_messages_are_refused() {
 }
 
 #[test]
+fn a_message_for_several_topics_is_answered_by_one_line() {
+    let broker = Broker::start();
+    let http = broker.http();
+    let lines = [
+        r#"{"id":1,"topics":["a","b..","c"],"data":1,"producer":"p","seqs":[1,1,2]}"#,
+        r#"{"topic":"a","data":2,"producer":"p","seq":2}"#,
+        r#"{"id":3,"topics":["a","a"],"data":1}"#,
+        r#"{"topics":["c","a"],"data_base64":"AAE=","message_id":"k"}"#,
+    ];
+    let answers = http.post(MANY, &NDJSON, lines.join("\n")).ok().json_lines();
+    assert_eq!(answers.len(), 4);
+    let receipts = &answers[0]["receipts"];
+    assert_eq!(
+        (&answers[0]["id"], answers[0].get("topic")),
+        (&json!(1), None)
+    );
+    let text = answers[0].to_string();
+    assert!(
+        receipts[0]["cursor"].as_str().unwrap().ends_with(":1"),
+        "{text}"
+    );
+    assert_eq!(
+        receipts[0],
+        json!({"topic": "a", "cursor": receipts[0]["cursor"], "duplicate": false})
+    );
+    assert_eq!(
+        (&receipts[1]["topic"], &receipts[1]["code"]),
+        (&json!("b.."), &json!("bad_topic"))
+    );
+    assert_eq!(
+        (&receipts[2]["code"], &receipts[2]["expected_seq"]),
+        (&json!("out_of_sequence"), &json!(1))
+    );
+    assert!(
+        answers[1]["cursor"].as_str().unwrap().ends_with(":2"),
+        "{}",
+        answers[1]
+    );
+    assert_eq!(
+        (&answers[2]["id"], &answers[2]["code"]),
+        (&json!(3), &json!("bad_frame"))
+    );
+    assert_eq!(answers[3].as_object().unwrap().len(), 1, "no id, no id");
+    assert_eq!(answers[3]["receipts"][1]["topic"], "a");
+    assert_eq!(data(&broker, "a").len(), 3);
+
+    // In a list each topic counts.
+    let topics: Vec<String> = (0..1024).map(|n| format!("t{n}")).collect();
+    let all = json!({"topics": topics, "data": "x"});
+    let answers = http.post(MANY, &JSON, json!([all]).to_string()).ok().json();
+    assert_eq!(answers[0]["receipts"].as_array().map(Vec::len), Some(1024));
+    let more = json!([all, {"topic": "a", "data": 1}]);
+    http.post(MANY, &JSON, more.to_string())
+        .expect_error(413, "too_large");
+    // As lines, as many as one likes.
+    let lines = format!("{all}\n").repeat(5);
+    let answers = http.post(MANY, &NDJSON, lines).ok().json_lines();
+    assert_eq!(answers.len(), 5);
+    let offsets = answers
+        .iter()
+        .map(|answer| answer["receipts"][1023]["cursor"].as_str().unwrap());
+    let offsets: Vec<&str> = offsets
+        .map(|cursor| cursor.split_once(':').unwrap().1)
+        .collect();
+    assert_eq!(offsets, ["2", "3", "4", "5", "6"]);
+
+    // One topic is one topic: elsewhere it is in the path.
+    let page = http
+        .post("/v1/topics/a/messages", &[], all.to_string())
+        .ok()
+        .json();
+    assert!(page["cursor"].as_str().unwrap().ends_with(":4"), "{page}");
+}
+
+#[test]
 fn what_is_meant_for_one_message_is_not_passed_over() {
     let broker = Broker::start();
     let http = broker.http();

@@ -69,8 +69,10 @@ async fn the_sdk_sees_nothing_of_a_broker_killed_again_and_again() {
         let mut last = 0;
         for receipt in receipts {
             let receipt = receipt.await.unwrap();
-            assert!(receipt.duplicate || receipt.cursor.offset > last);
-            last = receipt.cursor.offset;
+            let offset = receipt.cursor.offset;
+            // Of a duplicate the place may not be known after a restart; what is said is true.
+            assert!(offset > last || receipt.duplicate && offset == 0);
+            last = last.max(offset);
         }
         client.stats()
     });

@@ -7,7 +7,7 @@
 //! 2. **Once.** A message that can be known again (or was sent once) has one place.
 //! 3. **Order.** A publisher's messages lie in the order in which it sent them.
 //! 4. **Kept.** What was answered or shown is there after any restart: the head never falls behind it, and what lies there is it.
-//! 5. **A duplicate was sent before**, and the message it stands for is there.
+//! 5. **A duplicate was sent before**, and the message it stands for is there: at the place that is named, or where none is, anywhere.
 //! 6. **Expired** is only what retention may take. Where a subscription was told so at its beginning, it never comes back; in the midst of
 //!    reading it is told of what is just being taken, and a kill may undo that.
 //! 7. **Lost** is nothing, and no epoch changes, unless the files were damaged; then up to one place, the same for everybody (or all of it, where
@@ -217,8 +217,8 @@ struct Message {
     sendings: u32,
     /// Answered as kept, at its place.
     kept: bool,
-    /// Answered as a duplicate: it lies here, or before.
-    duplicate_at: Option<Place>,
+    /// Answered as a duplicate whose place is not known: it lies somewhere in this epoch.
+    duplicate_in: Option<String>,
     /// Refused once, and sent again behind later ones: its order says nothing.
     out_of_order: bool,
     /// Its producer was forgotten meanwhile: it may be there twice.
@@ -346,10 +346,12 @@ impl Judge {
             if message.sendings < 2 {
                 violated!("{id} was sent once, and answered as a duplicate at {place}");
             }
-            if message.duplicate_at.is_none() {
-                message.duplicate_at = Some(place.clone());
-            }
-            if kind == Kind::Keyed && !message.forgotten {
+            if place.offset == 0 {
+                if kind == Kind::Keyed && !message.forgotten {
+                    violated!("{id} has a key that is known, and its place is not");
+                }
+                message.duplicate_in = Some(place.epoch.clone());
+            } else if !message.forgotten {
                 self.put(topic, place, id, false)?;
             }
             return self.epoch(topic, &place.epoch);
@@ -671,13 +673,16 @@ impl Judge {
         Ok(())
     }
 
-    /// Rule 5: what was answered as a duplicate is there.
+    /// Rule 5: what was answered as a duplicate of no named place is there. What has a place was put there.
     fn judge_duplicates(&self, topic: usize, log: &Log) -> Judged {
         let places: HashMap<Id, u64> = log
             .messages
             .iter()
             .map(|(offset, entry)| (entry.id, *offset))
             .collect();
+        let head = log.messages.keys().next_back().copied().unwrap_or(0);
+        let lost = log.lost.iter().map(|lost| lost.to).max().unwrap_or(0);
+        let end = head.max(log.expired).max(lost);
         let publishers = self.publishers.iter().enumerate();
         for (publisher, sender) in publishers.filter(|(_, sender)| sender.topic == topic) {
             // Where the one before lies, as far as is known: a duplicate that nobody saw must be behind it.
@@ -686,31 +691,15 @@ impl Judge {
                 let id = Id { publisher, n };
                 let at = places.get(&id).copied();
                 behind = at.unwrap_or(behind);
-                let Some(answered) = message.duplicate_at.as_ref().filter(|_| !message.forgotten)
+                let Some(epoch) = message.duplicate_in.as_ref().filter(|_| !message.forgotten)
                 else {
                     continue;
                 };
-                let Some(up_to) = log.where_is(answered) else {
-                    continue; // The answer's own place is lost, and named.
-                };
-                match at {
-                    Some(at) if at > up_to => {
-                        violated!(
-                            "{id} was answered as a duplicate at {answered} of topic {topic}, and lies behind it, at {at}"
-                        )
-                    }
-                    Some(_) => {}
-                    None if log.may_hide(behind, up_to) => {}
-                    None => violated!(
-                        "{id} was answered as a duplicate at {answered} of topic {topic}, and is not there"
-                    ),
-                }
-                let other = log.messages.get(&up_to).map(|entry| entry.id);
-                if let Some(other) =
-                    other.filter(|other| other.publisher != publisher || other.n < n)
-                {
+                // In the tail that an epoch has lost, and that is named, it may have been.
+                let is_whole = log.epochs.get(epoch) == Some(&u64::MAX);
+                if at.is_none() && is_whole && !log.may_hide(behind, end) {
                     violated!(
-                        "{id} was answered as a duplicate at {answered} of topic {topic}, where {other} lies"
+                        "{id} was answered as a duplicate in epoch {epoch} of topic {topic}, and is not there"
                     );
                 }
             }
@@ -739,11 +728,6 @@ impl Log {
     fn may_hide(&self, behind: u64, up_to: u64) -> bool {
         (behind + 1..=up_to)
             .any(|offset| self.is_named(offset) && !self.messages.contains_key(&offset))
-    }
-
-    fn where_is(&self, place: &Place) -> Option<u64> {
-        let kept_up_to = *self.epochs.get(&place.epoch)?;
-        (place.offset <= kept_up_to).then_some(place.offset)
     }
 }
 

@@ -591,23 +591,47 @@ fn a_duplicate_that_was_not_sent_before_is_noticed() {
 
 #[test]
 fn a_duplicate_of_what_is_not_there_is_noticed() {
-    // Answered as a duplicate at the place of the message before: it never was kept.
-    let mut judge = sent(Kind::Numbered, 2);
-    judge.receipt(id(1), &place("e:1"), false).unwrap();
-    judge.sending(id(2));
-    judge.receipt(id(2), &place("e:1"), true).unwrap();
+    // Answered as a duplicate whose place is not known: it never was kept.
+    let told = || {
+        let mut judge = sent(Kind::Numbered, 2);
+        judge.receipt(id(1), &place("e:1"), false).unwrap();
+        judge.sending(id(2));
+        judge.receipt(id(2), &place("e:0"), true).unwrap();
+        judge
+    };
+    let mut judge = told();
     read_all(&mut judge, "e", 1).unwrap();
     noticed(judge.look_over(TOPIC, true), "and is not there");
+    let mut judge = told();
+    read_all(&mut judge, "e", 2).unwrap();
+    judge.look_over(TOPIC, true).unwrap();
 }
 
 #[test]
-fn a_duplicate_that_lies_behind_its_answer_is_noticed() {
+fn a_duplicate_at_another_place_than_its_own_is_noticed() {
     let mut judge = sent(Kind::Numbered, 2);
     judge.receipt(id(1), &place("e:1"), false).unwrap();
     judge.sending(id(2));
-    judge.receipt(id(2), &place("e:1"), true).unwrap();
-    read_all(&mut judge, "e", 2).unwrap();
-    noticed(judge.look_over(TOPIC, true), "lies behind it");
+    // Where another lies.
+    let told = judge.receipt(id(2), &place("e:1"), true);
+    noticed(told, "one place, two messages");
+    // Where it does not lie itself.
+    judge.receipt(id(2), &place("e:3"), true).unwrap();
+    let mut reader = subscribe(&mut judge, &From::Earliest, "e:0", 3, false).unwrap();
+    reader.take(&mut judge, &message(1, 1)).unwrap();
+    let shown = reader.take(&mut judge, &message(2, 2));
+    noticed(shown, "twice in one epoch");
+}
+
+#[test]
+fn a_key_whose_place_is_not_known_is_noticed() {
+    let mut judge = sent(Kind::Keyed, 1);
+    judge.receipt(id(1), &place("e:1"), false).unwrap();
+    judge.sending(id(1));
+    noticed(
+        judge.receipt(id(1), &place("e:0"), true),
+        "its place is not",
+    );
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! `hark pub`: publishes one message, or the lines of standard input.
+//! `hark pub`: publishes one message, or the lines of standard input, to one topic or to several.
 
 use std::io::{self, IsTerminal};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hark_client::{Client, Payload, PendingReceipt, Publish, PublishError, Receipt, TopicName};
+use hark_client::{
+    Client, Payload, PendingReceipt, PendingReceipts, PublishError, Receipt, TopicName,
+};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 use tokio::sync::mpsc;
 
@@ -28,8 +31,15 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// is sent again, and kept once.
 #[derive(Debug, clap::Args)]
 pub(super) struct PublishArgs {
-    /// Where to publish, such as orders.eu.
-    topic: TopicName,
+    /// Where to publish, such as orders.eu; or to several topics at once: orders.eu,audit.
+    #[arg(
+        required = true,
+        value_name = "TOPIC[,TOPIC…]",
+        value_delimiter = ',',
+        num_args = 1,
+        action = clap::ArgAction::Set
+    )]
+    topics: Vec<TopicName>,
 
     /// The message. `-`, or nothing: every line of standard input is a message; empty lines are skipped.
     #[arg(allow_hyphen_values = true)]
@@ -78,42 +88,101 @@ pub(super) async fn run(args: PublishArgs) -> Result<(), CliError> {
 }
 
 async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<(), CliError> {
-    let message = args.message(client, Bytes::copy_from_slice(data.as_bytes()));
-    let receipt = message
-        .receipt()
-        .await
-        .map_err(|e| CliError::failed(e.to_string()))?;
+    let failed = |error: PublishError| CliError::failed(error.to_string());
+    let data = Bytes::copy_from_slice(data.as_bytes());
+    let results = args.send(client, data).await.map_err(failed)?.await;
     let mut output = Output::new(args.json);
-    let line = match output.json {
-        true => format!(
-            r#"{{"type":"published","topic":"{}","cursor":"{}","duplicate":{}}}"#,
-            args.topic, receipt.cursor, receipt.duplicate
-        ),
-        false => format!("kept at {}", receipt.cursor),
-    };
-    // A reader that has gone does not unpublish it.
-    output.line(line.as_bytes())?;
+    let mut last_error = None;
+    let mut failures = 0;
+    for (topic, result) in args.topics.iter().zip(results) {
+        let receipt = match result {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                failures += 1;
+                if args.topics.len() > 1 {
+                    say(&format!("{topic}: {error}"));
+                }
+                last_error = Some(error);
+                continue;
+            }
+        };
+        let line = match output.json {
+            true => format!(
+                r#"{{"type":"published","topic":"{topic}","cursor":"{}","duplicate":{}}}"#,
+                receipt.cursor, receipt.duplicate
+            ),
+            false => {
+                let place = match receipt.cursor.offset {
+                    0 => "kept before; where is not known any more".to_owned(),
+                    _ => format!("kept at {}", receipt.cursor),
+                };
+                match args.topics.len() {
+                    1 => place,
+                    _ => format!("{topic}: {place}"),
+                }
+            }
+        };
+        // A reader that has gone does not unpublish it.
+        output.line(line.as_bytes())?;
+    }
     output.flush()?;
     client.close(CLOSE_PATIENCE).await.ok();
-    Ok(())
+    match (last_error, args.topics.len()) {
+        (None, _) => Ok(()),
+        (Some(error), 1) => Err(failed(error)),
+        (Some(_), topics) => Err(CliError::failed(format!(
+            "{failures} of {topics} topics failed"
+        ))),
+    }
 }
 
 impl PublishArgs {
-    fn message<'a>(&'a self, client: &'a Client, data: Bytes) -> Publish<'a> {
-        let topic = self.topic.as_str();
-        let message = match &self.content_type {
-            Some(content_type) => client.publish_bytes(topic, data, Some(content_type)),
-            None => client.publish_payload(topic, Payload::undeclared(data)),
+    /// Hands a message over to all topics.
+    async fn send(&self, client: &Client, data: Bytes) -> Result<Pending, PublishError> {
+        let payload = match &self.content_type {
+            Some(content_type) => Payload::Bytes {
+                data,
+                content_type: Some(content_type.as_str().into()),
+            },
+            None => Payload::undeclared(data),
         };
-        let header = |message: Publish<'a>, (name, value): &(String, String)| {
-            message.header(&**name, &**value)
-        };
-        self.headers.iter().fold(message, header)
+        let headers = self.headers.iter().cloned();
+        if let [topic] = &self.topics[..] {
+            let message = client.publish_payload(topic.as_str(), payload);
+            let message = headers.fold(message, |message, (name, value)| {
+                message.header(name, value)
+            });
+            return message.send().await.map(Pending::One);
+        }
+        let topics = self.topics.iter().map(TopicName::as_str);
+        let message = client.publish_all_payload(topics, payload);
+        let message = headers.fold(message, |message, (name, value)| {
+            message.header(name, value)
+        });
+        message.send().await.map(Pending::All)
+    }
+}
+
+/// What is not known yet: the receipt of each topic, in their order.
+enum Pending {
+    One(PendingReceipt),
+    All(PendingReceipts),
+}
+
+impl IntoFuture for Pending {
+    type Output = Vec<Result<Receipt, PublishError>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        match self {
+            Self::One(receipt) => Box::pin(async { vec![receipt.await] }),
+            Self::All(receipts) => Box::pin(receipts),
+        }
     }
 }
 
 /// A line that was handed over, or could not be.
-type Handed = (u64, Result<PendingReceipt, PublishError>);
+type Handed = (u64, Result<Pending, PublishError>);
 
 async fn publish_lines(client: &Client, args: &PublishArgs) -> Result<(), CliError> {
     // As many receipts as may be awaited; full, the reader waits, as it would for the window.
@@ -130,7 +199,7 @@ async fn publish_lines(client: &Client, args: &PublishArgs) -> Result<(), CliErr
         drop(handed); // nothing follows
         read.map_err(|error| CliError::failed(format!("cannot read standard input: {error}")))
     };
-    let (read, tally) = tokio::join!(reading, collect(receipts));
+    let (read, tally) = tokio::join!(reading, collect(receipts, &args.topics));
     client.close(CLOSE_PATIENCE).await.ok();
     read?;
     tally.summarize(args.json)?;
@@ -161,11 +230,7 @@ async fn read_lines(
                 bytes,
                 limit: MAX_LINE_BYTES,
             }),
-            false => {
-                args.message(client, Bytes::copy_from_slice(&line))
-                    .send()
-                    .await
-            }
+            false => args.send(client, Bytes::copy_from_slice(&line)).await,
         };
         let ended = matches!(sent, Err(PublishError::Ended(_)));
         if handed.send((number, sent)).await.is_err() || ended {
@@ -238,7 +303,7 @@ struct Tally {
 }
 
 /// Awaits the receipts, in the order of the lines.
-async fn collect(mut receipts: mpsc::Receiver<Handed>) -> Tally {
+async fn collect(mut receipts: mpsc::Receiver<Handed>, topics: &[TopicName]) -> Tally {
     let mut tally = Tally {
         started: Instant::now(),
         kept: 0,
@@ -255,7 +320,7 @@ async fn collect(mut receipts: mpsc::Receiver<Handed>) -> Tally {
             Some((
                 line,
                 match sent {
-                    Ok(pending) => pending.await,
+                    Ok(pending) => Ok(pending.await),
                     Err(error) => Err(error),
                 },
             ))
@@ -270,8 +335,18 @@ async fn collect(mut receipts: mpsc::Receiver<Handed>) -> Tally {
         };
         match done {
             None => break,
-            Some((_, Ok(receipt))) => tally.count(receipt),
-            Some((line, Err(error))) => tally.fail(line, error),
+            Some((line, Err(error))) => tally.fail(&format!("line {line}"), error),
+            Some((line, Ok(results))) => {
+                for (topic, result) in topics.iter().zip(results) {
+                    match result {
+                        Ok(receipt) => tally.count(receipt),
+                        Err(error) if topics.len() == 1 => {
+                            tally.fail(&format!("line {line}"), error);
+                        }
+                        Err(error) => tally.fail(&format!("line {line}, {topic}"), error),
+                    }
+                }
+            }
         }
     }
     if tally.shows_progress {
@@ -284,18 +359,20 @@ impl Tally {
     fn count(&mut self, receipt: Receipt) {
         self.kept += 1;
         self.duplicates += u64::from(receipt.duplicate);
-        self.last = Some(receipt);
+        if receipt.cursor.offset > 0 {
+            self.last = Some(receipt);
+        }
     }
 
-    fn fail(&mut self, line: u64, error: PublishError) {
+    fn fail(&mut self, line: &str, error: PublishError) {
         self.failed += 1;
         match error {
             PublishError::Ended(error) if self.ended.is_none() => {
-                say(&format!("line {line} and those after it: {error}"));
+                say(&format!("{line} and those after it: {error}"));
                 self.ended = Some(error);
             }
             PublishError::Ended(_) => {}
-            error if self.failed <= FAILURES_TOLD => say(&format!("line {line}: {error}")),
+            error if self.failed <= FAILURES_TOLD => say(&format!("{line}: {error}")),
             _ if self.failed == FAILURES_TOLD + 1 => say("further failures are only counted"),
             _ => {}
         }

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::event_writer::EventWriter;
 use crate::session::{Goodbye, Leave};
 use crate::topic::{
-    Asked, Credit, Delivery, PageFrame, Pulls, Refused, Registry, RoomNews, Seating, Subscriber,
-    Subscription,
+    Asked, Credit, Delivery, PageFrame, Pulls, Refused, Registry, RoomNews, Seat, Seating,
+    Subscriber, Subscription,
 };
 
 /// So much is written before the socket has its turn.
@@ -330,7 +330,9 @@ impl Follower {
 
     fn news(&mut self, news: RoomNews, out: &mut EventWriter) {
         match news {
-            RoomNews::Subscribed { key, seating } => self.subscribed(key, seating, out),
+            RoomNews::Subscribed { key, seat, seating } => {
+                self.subscribed(key, seat, seating, out);
+            }
             RoomNews::NotSubscribed { key, code, message } => match self.at(key) {
                 Some(at) if self.begun => self.room_gone(at, out),
                 Some(_) => self.fail(code, message, out),
@@ -372,7 +374,6 @@ impl Follower {
                 };
                 if !self.begun {
                     // The client has heard nothing yet: it begins with what is there now.
-                    self.topics[at].subscription.leave();
                     self.topics[at].seating = None;
                     self.join(at);
                     return;
@@ -399,10 +400,10 @@ impl Follower {
         }
     }
 
-    fn subscribed(&mut self, key: u32, seating: Seating, out: &mut EventWriter) {
+    fn subscribed(&mut self, key: u32, seat: Seat, seating: Seating, out: &mut EventWriter) {
         let Some(at) = self.at(key) else { return };
         let one = &mut self.topics[at];
-        one.subscription.seated(&seating);
+        one.subscription.seated(seat, &seating);
         if self.begun {
             self.seated(at, seating, out);
             return;
@@ -492,15 +493,6 @@ impl Follower {
     fn page_answered(&mut self, key: u32) -> Option<usize> {
         self.pulls.answered(key);
         self.at(key)
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        for one in &self.topics {
-            // Where it cannot be told, the room finds out by itself that nobody is there.
-            one.subscription.leave();
-        }
     }
 }
 

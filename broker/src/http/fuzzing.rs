@@ -9,7 +9,7 @@ use actix_web::test::TestRequest;
 use actix_web::{FromRequest, dev, web};
 use bytes::Bytes;
 use futures_util::stream;
-use hark_protocol::codec::json::Publish;
+use hark_protocol::codec::json::AnyPublish;
 use hark_protocol::{Headers, Idempotency, Subprotocol, SubscribeFrom, TopicName};
 
 use super::body::{Body, Lines};
@@ -42,7 +42,7 @@ pub async fn lines(pieces: Vec<Bytes>) -> Vec<Result<Bytes, ApiError>> {
 }
 
 /// A line of `POST /v1/messages`: what to publish, and the client's own number.
-pub fn line(line: Bytes) -> (Result<Publish, ApiError>, Option<u64>) {
+pub fn line(line: Bytes) -> (Result<AnyPublish, ApiError>, Option<u64>) {
     let Line { publish, id, .. } = publish_many::read_line(line);
     (publish, id)
 }
@@ -52,7 +52,7 @@ pub fn line(line: Bytes) -> (Result<Publish, ApiError>, Option<u64>) {
     clippy::type_complexity,
     reason = "what is refused within what may be refused"
 )]
-pub fn list(body: &Bytes) -> Result<Vec<(Result<Publish, ApiError>, Option<u64>)>, ApiError> {
+pub fn list(body: &Bytes) -> Result<Vec<(Result<AnyPublish, ApiError>, Option<u64>)>, ApiError> {
     let lines = publish_many::read_list(body)?;
     let parts = |Line { publish, id, .. }: Line| (publish, id);
     Ok(lines.into_iter().map(parts).collect())

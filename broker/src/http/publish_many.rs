@@ -96,12 +96,19 @@ pub(super) fn read_list(body: &Bytes) -> Result<Vec<Line>, ApiError> {
         Some(b'[') => serde_json::from_slice(body).map_err(bad)?,
         _ => vec![serde_json::from_slice(body).map_err(bad)?],
     };
-    if list.len() > MAX_LIST_MESSAGES {
-        let message = format!(
-            "a list has at most {MAX_LIST_MESSAGES} messages; send more as lines (application/x-ndjson)"
-        );
-        return Err(ApiError::new(ErrorCode::TooLarge, message));
+    let mut lines = Vec::new();
+    let mut count = 0;
+    for message in &list {
+        let line = read(Bytes::copy_from_slice(message.get().as_bytes()));
+        count += line.count();
+        if count.max(list.len()) > MAX_LIST_MESSAGES {
+            let message = format!(
+                "a list has at most {MAX_LIST_MESSAGES} messages, where one for several topics counts once for each; send more as \
+                 lines (application/x-ndjson)"
+            );
+            return Err(ApiError::new(ErrorCode::TooLarge, message));
+        }
+        lines.push(line);
     }
-    let line = |message: &RawValue| read(Bytes::copy_from_slice(message.get().as_bytes()));
-    Ok(list.into_iter().map(line).collect())
+    Ok(lines)
 }

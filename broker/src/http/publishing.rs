@@ -1,7 +1,7 @@
 //! Publishing for HTTP requests: to the rooms, as every publish goes, and back as JSON. One message, or lines that are answered one
 //! by one, whatever their topics.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,14 +9,15 @@ use actix_web::HttpResponse;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::{join_all, ready};
 use futures_util::stream::{self, StreamExt};
-use hark_protocol::codec::json::Publish as Asked;
-use hark_protocol::{ErrorCode, Idempotency, Message, TopicName};
+use hark_protocol::codec::json::{AnyPublish, Publish as Asked};
+use hark_protocol::{ErrorCode, Idempotency, MAX_PUBLISH_TOPICS, Message, PublishAll, TopicName};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::ApiError;
 use super::body::{Body, Lines};
+use crate::budget::Taken;
 use crate::topic::{Outcome, Publish, PublishItem, Publisher, Receipt, Registry};
 
 /// Answers to lines that are held back until the body has ended; behind them so much of it is read ahead as a message may have, and a body
@@ -38,10 +39,12 @@ const HOLD_OF_ANNOUNCED: Hold = Hold {
     pause: Duration::from_secs(1),
     longest: Duration::from_secs(10),
 };
+/// Beside the content, what a message costs in memory for each of several topics, roughly.
+const TOPIC_OVERHEAD_BYTES: usize = 256;
 
 /// One of several messages, and how its answer is to be told from the others'.
 pub(super) struct Line {
-    pub(super) publish: Result<Asked, ApiError>,
+    pub(super) publish: Result<AnyPublish, ApiError>,
     /// The client's own, told back.
     pub(super) id: Option<u64>,
     /// Whether the answer names the topic.
@@ -51,9 +54,17 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn of_one_topic(publish: Result<Asked, ApiError>) -> Self {
         Self {
-            publish,
+            publish: publish.map(AnyPublish::One),
             id: None,
             names_topic: false,
+        }
+    }
+
+    /// How many messages it is where they are counted: one for each topic.
+    pub(super) fn count(&self) -> usize {
+        match &self.publish {
+            Ok(AnyPublish::All(publish)) => publish.topics().len(),
+            Ok(AnyPublish::One(_)) | Err(_) => 1,
         }
     }
 
@@ -70,51 +81,99 @@ pub(super) async fn publish_one(
     message: Message,
     idempotency: Idempotency,
 ) -> Result<Value, ApiError> {
-    let outcomes = publish(registry, &topic, vec![(message, idempotency)]).await;
+    let taken = take(registry, message.size_bytes());
+    let outcomes = publish(registry, &topic, vec![(message, idempotency, taken)]).await;
     outcomes
         .into_iter()
         .next()
         .unwrap_or_else(|| Err(no_answer()))
 }
 
+/// What a message holds of the bytes that may be staged, if that can be had.
+fn take(registry: &Registry, bytes: usize) -> Option<Arc<Taken>> {
+    let taken = registry.settings().staged_budget.try_take(bytes);
+    taken.map(Arc::new)
+}
+
+/// A message on its way to one topic.
+type Outgoing = (Message, Idempotency, Option<Arc<Taken>>);
+
+/// Whose answer it is: which line's, and which of its topics'.
+type Place = (usize, Option<usize>);
+
 /// Publishes messages of any topics, each topic's together and in their order, and gives an answer for each.
 pub(super) async fn publish_all(registry: &Arc<Registry>, lines: Vec<Line>) -> Vec<Value> {
     let mut answers = vec![Value::Null; lines.len()];
-    let mut by_topic: HashMap<TopicName, Vec<(usize, Message, Idempotency)>> = HashMap::new();
+    let mut by_topic: HashMap<TopicName, Vec<(Place, Outgoing)>> = HashMap::new();
     for (at, line) in lines.into_iter().enumerate() {
         let topic = match &line.publish {
-            Ok(asked) if line.names_topic => Some(asked.topic.as_str()),
+            Ok(AnyPublish::One(asked)) if line.names_topic => Some(asked.topic.as_str()),
             _ => None,
         };
         let named = json!({ "id": line.id, "topic": topic });
         answers[at] = named;
         match line.publish {
-            Ok(Asked {
+            Ok(AnyPublish::One(Asked {
                 topic,
                 message,
                 idempotency,
-            }) => by_topic
-                .entry(topic)
-                .or_default()
-                .push((at, message, idempotency)),
+            })) => {
+                let taken = take(registry, message.size_bytes());
+                let outgoing = (message, idempotency, taken);
+                let topic = by_topic.entry(topic).or_default();
+                topic.push(((at, None), outgoing));
+            }
+            Ok(AnyPublish::All(publish)) => {
+                let receipts = publish_to_each(registry, at, &publish, &mut by_topic);
+                say(&mut answers[at], json!({ "receipts": receipts }));
+            }
             Err(error) => say(&mut answers[at], error.body()),
         }
     }
     let topics = by_topic.into_iter().map(|(topic, items)| async move {
-        let (places, messages): (Vec<usize>, Vec<_>) = items
-            .into_iter()
-            .map(|(at, message, idempotency)| (at, (message, idempotency)))
-            .unzip();
+        let (places, messages): (Vec<Place>, Vec<Outgoing>) = items.into_iter().unzip();
         let outcomes = publish(registry, &topic, messages).await;
         places.into_iter().zip(outcomes).collect::<Vec<_>>()
     });
-    for (at, outcome) in join_all(topics).await.into_iter().flatten() {
-        say(
-            &mut answers[at],
-            outcome.unwrap_or_else(|error| error.body()),
-        );
+    for ((at, topic), outcome) in join_all(topics).await.into_iter().flatten() {
+        let answer = match topic {
+            None => &mut answers[at],
+            Some(topic) => &mut answers[at]["receipts"][topic],
+        };
+        say(answer, outcome.unwrap_or_else(|error| error.body()));
     }
     answers
+}
+
+/// Hands a message to each of its topics. Gives the answers, so far as they are known: of a topic that is none, all of it.
+fn publish_to_each(
+    registry: &Registry,
+    at: usize,
+    publish: &PublishAll,
+    by_topic: &mut HashMap<TopicName, Vec<(Place, Outgoing)>>,
+) -> Vec<Value> {
+    let message = publish.message();
+    // The content once: it is shared.
+    let bytes = message.size_bytes() + publish.topics().len() * TOPIC_OVERHEAD_BYTES;
+    let taken = take(registry, bytes);
+    let topics = publish.topics().iter().enumerate();
+    let hand_over = topics.map(|(index, destination)| {
+        let mut receipt = json!({ "topic": destination.as_str() });
+        match destination.topic() {
+            Ok(topic) => {
+                let idempotency = publish.idempotency_at(index);
+                let outgoing = (message.clone(), idempotency, taken.clone());
+                let topic = by_topic.entry(topic.clone()).or_default();
+                topic.push(((at, Some(index)), outgoing));
+            }
+            Err(error) => {
+                let error = ApiError::new(ErrorCode::BadTopic, error.to_string());
+                say(&mut receipt, error.body());
+            }
+        }
+        receipt
+    });
+    hand_over.collect()
 }
 
 /// Adds to an answer that so far says which message it is to.
@@ -130,14 +189,13 @@ fn say(answer: &mut Value, what: Value) {
 async fn publish(
     registry: &Arc<Registry>,
     topic: &TopicName,
-    messages: Vec<(Message, Idempotency)>,
+    messages: Vec<Outgoing>,
 ) -> Vec<Result<Value, ApiError>> {
     let count = messages.len();
     let all = |error: ApiError| vec![Err(error); count];
     let mut items = Vec::with_capacity(count);
-    let budget = &registry.settings().staged_budget;
-    for (tag, (message, idempotency)) in messages.into_iter().enumerate() {
-        let Some(taken) = budget.try_take(message.size_bytes()) else {
+    for (tag, (message, idempotency, taken)) in messages.into_iter().enumerate() {
+        let Some(taken) = taken else {
             return all(ApiError::new(
                 ErrorCode::Busy,
                 "too much is waiting to be kept; send it again in a moment",
@@ -265,10 +323,26 @@ impl<R: FnMut(Bytes) -> Line> Answering<R> {
 
 /// Publishes lines, and gives the lines of their answers.
 async fn answer(registry: &Arc<Registry>, lines: Vec<Line>) -> Bytes {
+    let mut lines = VecDeque::from(lines);
     let mut answers = BytesMut::new();
-    for answer in publish_all(registry, lines).await {
-        answers.put_slice(answer.to_string().as_bytes());
-        answers.put_u8(b'\n');
+    while !lines.is_empty() {
+        for answer in publish_all(registry, take_turn(&mut lines)).await {
+            answers.put_slice(answer.to_string().as_bytes());
+            answers.put_u8(b'\n');
+        }
     }
     answers.freeze()
+}
+
+/// The next lines, until they are for so many topics as one may be for; at least one: a line of topics takes a turn of its own.
+fn take_turn(lines: &mut VecDeque<Line>) -> Vec<Line> {
+    let mut turn = Vec::new();
+    let mut count = 0;
+    while count < MAX_PUBLISH_TOPICS
+        && let Some(line) = lines.pop_front()
+    {
+        count += line.count();
+        turn.push(line);
+    }
+    turn
 }

@@ -11,9 +11,7 @@ use tokio::time::Instant;
 use super::page::Page;
 use super::{ApiError, Gate, stopping};
 use crate::session::{Goodbye, Leave, Present};
-use crate::topic::{
-    Delivery, Refused, RoomHandle, RoomNews, Seat, Subscribe, Subscriber, Unsubscribe,
-};
+use crate::topic::{Delivery, Refused, RoomHandle, RoomNews, Seat, Subscribe, Subscriber};
 
 /// A wait for the first message of some topics.
 pub(super) struct Waiting {
@@ -27,8 +25,8 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct Bell {
     rung: Notify,
-    /// The seats it has been given, by the number of the topic.
-    seats: Mutex<Vec<(u32, Seat)>>,
+    /// The seats it has been given.
+    seats: Mutex<Vec<Seat>>,
     gone: AtomicBool,
     /// Hark is about to end.
     told_to_go: AtomicBool,
@@ -67,18 +65,15 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A seat that it is given after this is taken by the room, which finds nobody there.
+        // Within the lock: a seat that it is given after this is given up at once.
+        let mut seats = self.bell.seats();
         self.bell.gone.store(true, Ordering::Release);
-        for (key, seat) in self.bell.seats().drain(..) {
-            if let Some(room) = self.rooms.get(key as usize) {
-                room.order(Unsubscribe { seat });
-            }
-        }
+        seats.clear();
     }
 }
 
 impl Bell {
-    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<(u32, Seat)>> {
+    fn seats(&self) -> std::sync::MutexGuard<'_, Vec<Seat>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,8 +85,13 @@ impl Subscriber for Bell {
     }
 
     fn tell(&self, news: RoomNews) {
-        if let RoomNews::Subscribed { key, seating } = news {
-            self.seats().push((key, seating.seat));
+        if let RoomNews::Subscribed { seat, seating, .. } = news {
+            let mut seats = self.seats();
+            if !self.is_connected() {
+                return;
+            }
+            seats.push(seat);
+            drop(seats);
             if seating.live && seating.gap.is_none() {
                 return;
             }

@@ -799,6 +799,7 @@ fn promise_9_producers_and_keys_are_found_again(make: Make) {
         let OpenedTopic {
             mut producers,
             keys,
+            mut lately,
             ..
         } = bench.open("orders").found;
         producers.sort_by(|a, b| a.producer.cmp(&b.producer));
@@ -818,6 +819,9 @@ fn promise_9_producers_and_keys_are_found_again(make: Make) {
             time_ms: NOON + 1000,
         };
         assert_eq!(keys, [key("k1", 5), key("k2", 7)]);
+        let places = lately.take(&producers[0].producer, 3, 4);
+        let each = [1, 2, 3].map(|seq| places.find(seq));
+        assert_eq!(each, [Some(1), Some(3), Some(4)]);
     }
     bench.clock.set(NOON + 1000 + KEY_MEMORY_MS + 1);
     assert_eq!(bench.open("orders").found.keys, []);
@@ -1027,7 +1031,9 @@ fn promise_12_deleted_means_gone(make: Make) {
         head,
         producers,
         keys,
+        lately,
     } = &new.found;
+    assert_eq!(*lately, Lately::default());
     assert_eq!((*first, *head), (1, 0));
     assert_eq!(*deleted, [old.found.epoch]);
     assert_eq!(

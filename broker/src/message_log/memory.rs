@@ -10,17 +10,20 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use hark_protocol::{Epoch, GapReason, Idempotency, Message, Record, TopicName};
+use hark_protocol::{Epoch, GapReason, Idempotency, Message, ProducerId, Record, TopicName};
 
 use super::{
-    Append, Appended, Done, Health, KEY_MEMORY_MS, KeyMark, List, LogError, LogNews, MAX_PRODUCERS,
-    MAX_RECENT_KEYS, MessageLog, NewsSink, OpenedTopic, PRODUCER_MEMORY_MS, Page, PageItem,
-    ProducerMark, Read, Retention, RetentionFor, TopicInfo, draw_epoch,
+    Append, Appended, Done, Health, KEY_MEMORY_MS, KeyMark, Lately, List, LogError, LogNews,
+    MAX_PRODUCERS, MAX_RECENT_KEYS, MessageLog, NewsSink, OpenedTopic, PRODUCER_MEMORY_MS, Page,
+    PageItem, ProducerMark, Read, Retention, RetentionFor, TopicInfo, draw_epoch, give_back,
 };
 use crate::clock::Clock;
+use crate::remembered::{Remembered, Share, YOUNG_MS};
 
 /// What a record costs beside its content, for the bound in bytes: its place in the ring and the message's own fields.
 const RECORD_OVERHEAD_BYTES: u64 = 128;
+/// What a producer costs beside its name.
+const PRODUCER_BYTES: usize = 160;
 /// How many other topics each append looks at, so that what is old goes from topics nobody uses too.
 const SWEEP_TOPICS: usize = 2;
 /// How much below the bound all topics together are brought, as a fraction: so that not every append brings them over it again.
@@ -40,6 +43,8 @@ pub struct MemoryLog {
     retention: RetentionFor,
     max_topics: usize,
     max_total_bytes: u64,
+    /// Producers, which outlive their messages, are counted with those that rooms remember.
+    remembered: Remembered,
     /// What all topics keep together.
     total_bytes: AtomicU64,
     /// Held by whoever makes room.
@@ -71,7 +76,9 @@ struct Topic {
     last_time_ms: u64,
     bytes: u64,
     ring: VecDeque<Kept>,
-    producers: HashMap<hark_protocol::ProducerId, Mark>,
+    producers: HashMap<ProducerId, Mark>,
+    /// What of the bytes of all topics the producers have; there from the first one on.
+    share: Option<Share>,
 }
 
 struct Kept {
@@ -106,6 +113,7 @@ impl MemoryLog {
     ) -> Self {
         Self {
             epoch: Mutex::new(draw_epoch()),
+            remembered: Remembered::new(usize::MAX, clock.clone()),
             clock,
             retention,
             max_topics,
@@ -121,8 +129,23 @@ impl MemoryLog {
         }
     }
 
+    /// Counts the producers it remembers among these.
+    pub fn counting_with(self, remembered: Remembered) -> Self {
+        Self { remembered, ..self }
+    }
+
     fn epoch(&self) -> Epoch {
         *lock(&self.epoch)
+    }
+
+    /// A topic's share of what all remember. Told to, it forgets who has been silent the longest, and nobody who is young.
+    fn enter(&self, topic: &Arc<Mutex<Topic>>) -> Share {
+        let (topic, clock) = (Arc::downgrade(topic), self.clock.clone());
+        self.remembered.enter(move |forget| {
+            if let Some(topic) = topic.upgrade() {
+                lock(&topic).forget_producers(forget.level_bytes, clock.settled_ms());
+            }
+        })
     }
 
     fn find(&self, topic: &TopicName) -> Option<Arc<Mutex<Topic>>> {
@@ -166,10 +189,13 @@ impl MemoryLog {
         records: Vec<super::NewRecord>,
     ) -> Result<Appended, LogError> {
         self.is_ended().or_else(|ended| ended)?;
-        let topic = self.find(name).ok_or(LogError::StaleGeneration)?;
-        let mut topic = lock(&topic);
+        let found = self.find(name).ok_or(LogError::StaleGeneration)?;
+        let mut topic = lock(&found);
         if topic.generation != generation {
             return Err(LogError::StaleGeneration);
+        }
+        if topic.share.is_none() {
+            topic.share = Some(self.enter(&found));
         }
         if !topic.created {
             self.count_one_more_topic()?;
@@ -369,6 +395,7 @@ impl MessageLog for MemoryLog {
             done,
         } = append;
         done(self.append_now(&topic, generation, records));
+        self.remembered.keep_within_limit();
         self.keep_together_within_bound();
         self.sweep();
     }
@@ -442,10 +469,12 @@ impl Topic {
             bytes: 0,
             ring: VecDeque::new(),
             producers: HashMap::new(),
+            share: None,
         }))
     }
 
     fn opened(&self, settled_ms: u64) -> OpenedTopic {
+        let (keys, lately) = self.recent(settled_ms);
         OpenedTopic {
             generation: self.generation,
             epoch: self.epoch,
@@ -454,7 +483,8 @@ impl Topic {
             first: self.first,
             head: self.head,
             producers: self.newest_producers(settled_ms),
-            keys: self.recent_keys(settled_ms),
+            keys,
+            lately,
         }
     }
 
@@ -478,6 +508,7 @@ impl Topic {
         (self.first, self.head, self.bytes) = (1, 0, 0);
         self.ring = VecDeque::new();
         self.producers = HashMap::new();
+        self.share = None;
     }
 
     fn keep(
@@ -493,14 +524,15 @@ impl Topic {
             self.head += 1;
             let offset = self.head;
             if let Idempotency::Sequence { producer, seq } = &new.idempotency {
-                self.producers.insert(
-                    producer.clone(),
-                    Mark {
-                        seq: *seq,
-                        offset,
-                        time_ms,
-                    },
-                );
+                let mark = Mark {
+                    seq: *seq,
+                    offset,
+                    time_ms,
+                };
+                let before = self.producers.insert(producer.clone(), mark);
+                if let (None, Some(share)) = (before, &self.share) {
+                    share.add(producer_bytes(producer));
+                }
             }
             kept.push(Record {
                 offset,
@@ -529,8 +561,40 @@ impl Topic {
                 )
             };
             self.producers = newest.into_iter().map(mark).collect();
+            self.count_producers();
         }
         kept
+    }
+
+    /// Comes down to so many bytes of producers, or as far as may be.
+    fn forget_producers(&mut self, level_bytes: usize, settled_ms: u64) {
+        let held_bytes = self.share.as_ref().map_or(0, Share::bytes);
+        let mut too_many = held_bytes.saturating_sub(level_bytes);
+        let mut silent: Vec<(u64, ProducerId)> = self
+            .producers
+            .iter()
+            .filter(|(_, mark)| mark.time_ms.saturating_add(YOUNG_MS) <= settled_ms)
+            .map(|(producer, mark)| (mark.time_ms, producer.clone()))
+            .collect();
+        silent.sort_unstable();
+        for (_, producer) in silent {
+            if too_many == 0 {
+                break;
+            }
+            self.producers.remove(&producer);
+            too_many = too_many.saturating_sub(producer_bytes(&producer));
+        }
+        give_back(&mut self.producers);
+        self.count_producers();
+    }
+
+    /// Counts the producers' bytes again, where much has changed at once.
+    fn count_producers(&self) {
+        if let Some(share) = &self.share {
+            let bytes = self.producers.keys().map(producer_bytes).sum();
+            share.add(bytes);
+            share.give_back(share.bytes() - bytes);
+        }
     }
 
     /// Takes from the front what the retention does not keep, and what is beyond `level` bytes. Says how many bytes.
@@ -618,28 +682,32 @@ impl Topic {
         marks
     }
 
-    fn recent_keys(&self, settled_ms: u64) -> Vec<KeyMark> {
+    /// The keys and the producers' numbers among the newest records.
+    fn recent(&self, settled_ms: u64) -> (Vec<KeyMark>, Lately) {
         let oldest = settled_ms.saturating_sub(KEY_MEMORY_MS);
-        let newest = self
-            .ring
-            .iter()
-            .rev()
-            .take(MAX_RECENT_KEYS)
-            .zip((0..=self.head).rev());
-        let mut keys: Vec<KeyMark> = newest
-            .take_while(|(kept, _)| kept.time_ms >= oldest)
-            .filter_map(|(kept, offset)| match &kept.new.idempotency {
-                Idempotency::Key(key) => Some(KeyMark {
+        let newest = self.ring.iter().rev().take(MAX_RECENT_KEYS);
+        let count = newest.take_while(|kept| kept.time_ms >= oldest).count();
+        let (mut keys, mut lately) = (Vec::new(), Lately::default());
+        let recent = self.ring.iter().skip(self.ring.len() - count);
+        for (kept, offset) in recent.zip(self.head + 1 - count as u64..) {
+            match &kept.new.idempotency {
+                Idempotency::Key(key) => keys.push(KeyMark {
                     key: key.clone(),
                     offset,
                     time_ms: kept.time_ms,
                 }),
-                Idempotency::None | Idempotency::Sequence { .. } => None,
-            })
-            .collect();
-        keys.reverse();
-        keys
+                Idempotency::Sequence { producer, seq } => {
+                    lately.push(producer.clone(), *seq, offset);
+                }
+                Idempotency::None => {}
+            }
+        }
+        (keys, lately)
     }
+}
+
+fn producer_bytes(producer: &ProducerId) -> usize {
+    producer.as_str().len() + PRODUCER_BYTES
 }
 
 fn cost(message: &Message) -> u64 {

@@ -15,7 +15,7 @@
 //! 7. **Head and first outlive the records.** A topic that retention emptied still has its head.
 //! 8. **Time never goes back** within a topic, whatever the clock does.
 //! 9. **Producers are found again.** `open` answers the newest number of every producer of the last day (at most
-//!    [`MAX_PRODUCERS`] of them, the newest), and the message keys among the newest records.
+//!    [`MAX_PRODUCERS`] of them, the newest), and the message keys and the places of numbers among the newest records.
 //! 10. **Retention trims from the front**: by age, bytes or count (which is exact), whichever comes first; the newest record of a topic
 //!     is taken by age, or where all topics together keep too much; what was trimmed is told through [`LogNews::Trimmed`].
 //! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
@@ -34,7 +34,10 @@ use hark_protocol::{
 #[cfg(test)]
 mod contract;
 pub mod memory;
+mod places;
 pub mod sled;
+
+pub use places::{Lately, Places};
 
 /// How many producers a topic remembers at most; the ones that have been silent longest are forgotten first.
 pub const MAX_PRODUCERS: usize = 10_000;
@@ -110,6 +113,8 @@ pub struct OpenedTopic {
     pub producers: Vec<ProducerMark>,
     /// The keys among the newest records (the last [`KEY_MEMORY_MS`], at most [`MAX_RECENT_KEYS`] records).
     pub keys: Vec<KeyMark>,
+    /// Where producers' newest messages are, as these records tell, or more.
+    pub lately: Lately,
 }
 
 /// An earlier sequence of a topic that lost its tail.

@@ -591,7 +591,7 @@ mod tests {
     #[actix_web::test]
     async fn what_comes_behind_a_close_frame_or_a_violation_does_not_count() {
         let last = [text(b"1"), frame(0x88, b""), text(b"2")].concat();
-        let mut given = Given::new(&[last.clone()], true);
+        let mut given = Given::new(std::slice::from_ref(&last), true);
         let expected = [Some(Ok(message(b"1"))), Some(Ok(Incoming::Close)), None];
         assert_eq!(given.a_turn().await, expected);
         let given = Given::new(&[last], true);

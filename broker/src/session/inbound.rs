@@ -44,6 +44,7 @@ impl Session {
                 message,
                 idempotency,
             } => self.publish(id, topic, message, idempotency, ctx),
+            ClientFrame::PublishAll { id, publish } => self.publish_all(id, publish, ctx),
             ClientFrame::Subscribe { id, topic, from } => self.subscribe(id, topic, from, ctx),
             ClientFrame::Unsubscribe { id, topic } => self.unsubscribe(id, &topic, ctx),
             ClientFrame::Ping { id } => self.send(ctx, &ServerFrame::Pong { id }),

@@ -235,8 +235,8 @@ impl Handler<RoomNews> for Session {
 
 impl Handler<Receipts> for Session {
     type Result = ();
-    fn handle(&mut self, receipts: Receipts, ctx: &mut SessionContext) {
-        self.take_receipts(receipts, ctx);
+    fn handle(&mut self, _: Receipts, ctx: &mut SessionContext) {
+        self.take_receipts(ctx);
         self.close_if_answered(ctx);
     }
 }

@@ -2,7 +2,7 @@
 //! bytes that the socket has not been given yet.
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -165,6 +165,9 @@ pub(super) struct Port {
     deliveries: Recipient<Delivery>,
     news: Recipient<RoomNews>,
     receipts: Recipient<Receipts>,
+    /// What became of envelopes, until the session has its turn: however many rooms answer meanwhile, it is woken once. Bounded by
+    /// `max_inflight`.
+    answered: Mutex<Vec<Vec<Receipt>>>,
     credit: Arc<Credit>,
 }
 
@@ -174,8 +177,19 @@ impl Port {
             deliveries: session.clone().recipient(),
             news: session.clone().recipient(),
             receipts: session.recipient(),
+            answered: Mutex::default(),
             credit,
         }
+    }
+
+    /// The receipts of each envelope that was answered since.
+    pub(super) fn take_answered(&self) -> Vec<Vec<Receipt>> {
+        std::mem::take(&mut *self.answered())
+    }
+
+    fn answered(&self) -> MutexGuard<'_, Vec<Vec<Receipt>>> {
+        // A list is whole after each step.
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -202,9 +216,15 @@ impl Subscriber for Port {
 }
 
 impl Publisher for Port {
-    #[allow(clippy::disallowed_methods)] // bounded by max_inflight
+    #[allow(clippy::disallowed_methods)] // bounded: one that the session has not seen
     fn take_receipts(&self, receipts: Vec<Receipt>) {
-        self.receipts.do_send(Receipts(receipts));
+        let mut answered = self.answered();
+        answered.push(receipts);
+        let is_first = answered.len() == 1;
+        drop(answered);
+        if is_first {
+            self.receipts.do_send(Receipts);
+        }
     }
 }
 

@@ -4,13 +4,17 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use hark_protocol::{ErrorCode, Idempotency, Message as Published, ServerFrame, TopicName};
+use hark_protocol::{
+    Destination, ErrorCode, Idempotency, Message as Published, PublishAll, ServerFrame, TopicName,
+    TopicReceipt,
+};
 use slab::Slab;
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
+use crate::budget::Taken;
 use crate::idle::{Idle, Since};
-use crate::topic::{Outcome, Publish, PublishItem, Receipt, Registry, RoomHandle};
+use crate::topic::{Outcome, Publish, PublishItem, Receipt, Refusal, Registry, RoomHandle};
 
 /// Envelopes a session may have on their way to one room: one that is being committed, and the next. What comes meanwhile is
 /// collected, and goes together.
@@ -20,7 +24,7 @@ const ENVELOPES_A_ROOM: usize = 2;
 const MAX_UNUSED_ROOMS: usize = 64;
 /// Room for so many unanswered publishes is kept while there are none.
 const WINDOW_WORTH_KEEPING: usize = 64;
-/// Beside its content and headers, what an unanswered publish costs in memory, roughly.
+/// Beside its content and headers, what an unanswered publish costs in memory, roughly, for each of its topics.
 const PUBLISH_OVERHEAD_BYTES: usize = 256;
 
 /// What is unanswered.
@@ -31,7 +35,10 @@ pub(super) struct Publishing {
     unused: Idle<TopicName>,
     /// Topics with messages collected that no flush has looked at since.
     ready: Vec<TopicName>,
+    /// One for each topic of a message.
     in_flight: Slab<InFlight>,
+    /// The publishes to several topics.
+    to_several: Slab<ToSeveral>,
     in_flight_bytes: usize,
     flush_noted: bool,
 }
@@ -50,16 +57,38 @@ struct ToRoom {
 
 #[derive(Debug)]
 struct InFlight {
-    /// The client's; without one it wants no receipt.
-    id: Option<u64>,
     topic: TopicName,
+    asked: Asked,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+enum Asked {
+    /// A publish to one topic.
+    One {
+        /// The client's; without one it wants no receipt.
+        id: Option<u64>,
+        bytes: usize,
+    },
+    /// One of the topics of a publish to several: which publish, and its place there.
+    OneOf { several: usize, at: usize },
+}
+
+/// A publish to several topics: answered when all of them are.
+#[derive(Debug)]
+struct ToSeveral {
+    id: Option<u64>,
+    topics: Vec<Destination>,
+    outcomes: Vec<Option<Outcome>>,
+    unanswered: usize,
+    /// Its content is held once, until the last topic has it.
     bytes: usize,
 }
 
-/// What became of an envelope of publishes.
+/// Note: envelopes of publishes were answered; the port has the receipts.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Receipts(pub(super) Vec<Receipt>);
+pub(super) struct Receipts;
 
 /// Note to itself: send what was collected.
 #[derive(Debug, Message)]
@@ -105,6 +134,17 @@ impl Publishing {
         to_room
     }
 
+    /// One of the topics of a publish is answered. Gives the publish if it was the last.
+    fn topic_answered(&mut self, several: usize, at: usize, outcome: Outcome) -> Option<ToSeveral> {
+        let to_several = self.to_several.get_mut(several)?;
+        to_several.outcomes[at] = Some(outcome);
+        to_several.unanswered -= 1;
+        match to_several.unanswered {
+            0 => self.to_several.try_remove(several),
+            _ => None,
+        }
+    }
+
     /// Everything sent to a room is answered: it is held a while longer, as one of a few.
     fn is_unused(&mut self, topic: &TopicName) {
         if let Some(to_room) = self.rooms.get_mut(topic) {
@@ -126,24 +166,103 @@ impl Session {
         ctx: &mut SessionContext,
     ) {
         let bytes = message.size_bytes() + PUBLISH_OVERHEAD_BYTES;
-        let Some(taken) = self.registry.settings().staged_budget.try_take(bytes) else {
-            if id.is_some() {
-                self.send_error(
-                    ctx,
-                    id,
-                    ErrorCode::Busy,
-                    "too much is waiting to be kept; send it again in a moment",
-                );
-            }
+        let Some(taken) = self.stage(id, bytes, ctx) else {
             return;
         };
-        let tag = self.publishing.in_flight.insert(InFlight {
+        let asked = Asked::One { id, bytes };
+        self.collect(topic, asked, message, idempotency, taken);
+        self.pace_inbound();
+        self.note_flush(ctx);
+    }
+
+    /// Publishes one message to several topics. Each takes it as if it had been published there alone; what is shared is the way in,
+    /// the content, and the answer.
+    pub(super) fn publish_all(
+        &mut self,
+        id: Option<u64>,
+        publish: PublishAll,
+        ctx: &mut SessionContext,
+    ) {
+        let message = publish.message();
+        let count = publish.topics().len();
+        let bytes = message.size_bytes() + count * PUBLISH_OVERHEAD_BYTES;
+        let Some(taken) = self.stage(id, bytes, ctx) else {
+            return;
+        };
+        let several = self.publishing.to_several.vacant_key();
+        let mut outcomes = vec![None; count];
+        let mut unanswered = 0;
+        for (at, destination) in publish.topics().iter().enumerate() {
+            match destination.topic() {
+                Ok(topic) => {
+                    let asked = Asked::OneOf { several, at };
+                    let idempotency = publish.idempotency_at(at);
+                    let taken = taken.clone();
+                    self.collect(topic.clone(), asked, message.clone(), idempotency, taken);
+                    unanswered += 1;
+                }
+                Err(error) => {
+                    let refusal = Refusal::new(ErrorCode::BadTopic, error.to_string());
+                    outcomes[at] = Some(Outcome::Refused(refusal));
+                }
+            }
+        }
+        let to_several = ToSeveral {
             id,
-            topic: topic.clone(),
+            topics: publish.into_topics(),
+            outcomes,
+            unanswered,
             bytes,
+        };
+        if unanswered == 0 {
+            self.publishing.in_flight_bytes -= bytes;
+            self.answer_all(to_several, ctx);
+            return;
+        }
+        self.publishing.to_several.insert(to_several);
+        self.pace_inbound();
+        self.note_flush(ctx);
+    }
+
+    /// Takes what a publish holds until it is answered. Where that is too much, it is refused.
+    fn stage(
+        &mut self,
+        id: Option<u64>,
+        bytes: usize,
+        ctx: &mut SessionContext,
+    ) -> Option<Arc<Taken>> {
+        let taken = self.registry.settings().staged_budget.try_take(bytes);
+        match &taken {
+            Some(_) => self.publishing.in_flight_bytes += bytes,
+            None if id.is_some() => self.send_error(
+                ctx,
+                id,
+                ErrorCode::Busy,
+                "too much is waiting to be kept; send it again in a moment",
+            ),
+            None => {}
+        }
+        taken.map(Arc::new)
+    }
+
+    fn collect(
+        &mut self,
+        topic: TopicName,
+        asked: Asked,
+        message: Published,
+        idempotency: Idempotency,
+        taken: Arc<Taken>,
+    ) {
+        let publishing = &mut self.publishing;
+        let tag = publishing.in_flight.insert(InFlight {
+            topic: topic.clone(),
+            asked,
         });
-        self.publishing.in_flight_bytes += bytes;
-        let to_room = self.publishing.use_room(&topic, &self.registry);
+        let to_room = publishing.use_room(&topic, &self.registry);
+        if to_room.collected.is_empty() {
+            // Mostly it stays the only one, and of a message for many topics there are many such lists: no room for more at first.
+            to_room.collected.reserve_exact(1);
+        }
         to_room.collected.push(PublishItem {
             tag,
             message,
@@ -151,10 +270,8 @@ impl Session {
             taken,
         });
         if to_room.collected.len() == 1 {
-            self.publishing.ready.push(topic);
+            publishing.ready.push(topic);
         }
-        self.pace_inbound();
-        self.note_flush(ctx);
     }
 
     fn note_flush(&mut self, ctx: &mut SessionContext) {
@@ -196,16 +313,35 @@ impl Session {
         }
     }
 
-    pub(super) fn take_receipts(&mut self, Receipts(receipts): Receipts, ctx: &mut SessionContext) {
+    pub(super) fn take_receipts(&mut self, ctx: &mut SessionContext) {
+        let Some(port) = self.port.clone() else {
+            return;
+        };
+        for receipts in port.take_answered() {
+            self.take_receipts_of_envelope(receipts, ctx);
+        }
+        self.pace_inbound();
+    }
+
+    fn take_receipts_of_envelope(&mut self, receipts: Vec<Receipt>, ctx: &mut SessionContext) {
         let mut answered_topic = None;
         for Receipt { tag, outcome } in receipts {
-            let Some(InFlight { id, topic, bytes }) = self.publishing.in_flight.try_remove(tag)
-            else {
+            let Some(InFlight { topic, asked }) = self.publishing.in_flight.try_remove(tag) else {
                 continue;
             };
-            self.publishing.in_flight_bytes -= bytes;
-            if let Some(id) = id {
-                self.send(ctx, &answer(id, &topic, outcome));
+            match asked {
+                Asked::One { id, bytes } => {
+                    self.publishing.in_flight_bytes -= bytes;
+                    if let Some(id) = id {
+                        self.send(ctx, &answer(id, &topic, outcome));
+                    }
+                }
+                Asked::OneOf { several, at } => {
+                    if let Some(answered) = self.publishing.topic_answered(several, at, outcome) {
+                        self.publishing.in_flight_bytes -= answered.bytes;
+                        self.answer_all(answered, ctx);
+                    }
+                }
             }
             answered_topic = Some(topic);
         }
@@ -225,7 +361,18 @@ impl Session {
                 self.publishing.is_unused(&topic);
             }
         }
-        self.pace_inbound();
+    }
+
+    fn answer_all(&self, answered: ToSeveral, ctx: &mut SessionContext) {
+        let Some(id) = answered.id else { return };
+        let topics = answered.topics.into_iter().zip(answered.outcomes);
+        let receipts = topics
+            .filter_map(|(topic, outcome)| {
+                let outcome = outcome?.into();
+                Some(TopicReceipt { topic, outcome })
+            })
+            .collect();
+        self.send(ctx, &ServerFrame::PublishedAll { id, receipts });
     }
 
     /// Reads on only while what is unanswered is within its bounds.

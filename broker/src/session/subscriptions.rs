@@ -13,7 +13,7 @@ use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, Subscrib
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
-use crate::topic::{Asked, PageFrame, RoomNews, Seating, Subscription};
+use crate::topic::{Asked, PageFrame, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
@@ -184,15 +184,8 @@ impl Session {
         if subscribed.leaving.is_none() || !subscribed.subscription.is_seated() {
             return;
         }
-        match subscribed.subscription.leave() {
-            Asked::Room => {}
-            Asked::Later(wait) => {
-                let topic = topic.clone();
-                ctx.run_later(wait, move |session, ctx| {
-                    session.leave_if_seated(&topic, ctx)
-                });
-            }
-            Asked::Nobody => self.left(key, ctx),
+        if !subscribed.subscription.leave() {
+            self.left(key, ctx);
         }
     }
 
@@ -229,7 +222,7 @@ impl Session {
 
     pub(super) fn room_news(&mut self, news: RoomNews, ctx: &mut SessionContext) {
         match news {
-            RoomNews::Subscribed { key, seating } => self.subscribed(key, seating, ctx),
+            RoomNews::Subscribed { key, seat, seating } => self.subscribed(key, seat, seating, ctx),
             RoomNews::NotSubscribed { key, code, message } => {
                 self.not_subscribed(key, code, message, ctx)
             }
@@ -252,11 +245,11 @@ impl Session {
         }
     }
 
-    fn subscribed(&mut self, key: u32, seating: Seating, ctx: &mut SessionContext) {
+    fn subscribed(&mut self, key: u32, seat: Seat, seating: Seating, ctx: &mut SessionContext) {
         let Some(subscribed) = self.subscriptions.get_mut(key) else {
             return;
         };
-        subscribed.subscription.seated(&seating);
+        subscribed.subscription.seated(seat, &seating);
         let topic = subscribed.subscription.topic().clone();
         let id = subscribed.id;
         if !std::mem::replace(&mut subscribed.was_told, true) {
@@ -442,9 +435,6 @@ impl Session {
     }
 
     pub(super) fn leave_all_rooms(&mut self) {
-        for (_, subscribed) in self.subscriptions.by_key.drain() {
-            // Where it cannot be told, the room finds out by itself that nobody is there.
-            subscribed.subscription.leave();
-        }
+        self.subscriptions = Subscriptions::default();
     }
 }

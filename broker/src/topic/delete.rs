@@ -13,7 +13,7 @@ use actix::prelude::*;
 use hark_protocol::{Epoch, GapReason, codec};
 use tokio::sync::oneshot;
 
-use super::publish::{Outcome, Producers, Refusal};
+use super::publish::Refusal;
 use super::subscribe::Missing;
 use super::{Place, Room, RoomNews, tell_room};
 use crate::message_log::{LogError, OpenedTopic};
@@ -119,34 +119,12 @@ impl Room {
 
     /// Goes on with the sequence that came in the place of the deleted one.
     fn begin_anew(&mut self, mut opened: OpenedTopic) {
-        // While what was kept is still known: a second copy of it must not be kept in the new sequence.
-        self.answer_copies_of_kept();
         self.tail.reset(opened.head);
         self.place = Place::take(&mut opened);
         let now_ms = self.settings.clock.passed_ms();
-        let staged = self.staged.iter().filter_map(|staged| staged.new_message());
-        self.producers = Producers::found(opened.producers, opened.keys, &self.settings.clock);
-        for idempotency in staged {
-            self.producers.take_again(idempotency, now_ms);
-        }
-    }
-
-    /// Answers staged messages that came a second time and whose first copy has been kept.
-    fn answer_copies_of_kept(&mut self) {
-        let mut answers = Vec::new();
-        self.staged.retain(|staged| {
-            let kept = staged
-                .copy_of()
-                .and_then(|known| self.producers.kept_at(known));
-            if let Some(offset) = kept {
-                answers.push((staged.place(), offset));
-            }
-            kept.is_none()
-        });
-        for ((envelope, index), offset) in answers {
-            let cursor = self.place.cursor(offset);
-            let duplicate = true;
-            self.answer(envelope, index, Outcome::Kept { cursor, duplicate });
+        self.remember(opened);
+        for staged in &self.staged {
+            self.producers.take_again(staged.idempotency(), now_ms);
         }
     }
 

@@ -18,6 +18,8 @@ mod delete;
 mod fan_out;
 mod history;
 pub mod names;
+mod openings;
+mod producers;
 mod publish;
 mod registry;
 mod retire;
@@ -45,12 +47,16 @@ pub use history::{History, HistoryPage};
 pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
 pub use registry::{Registry, RoomHandle};
 pub use subscribe::{Pull, Subscribe, Unsubscribe};
-pub use subscriber::{Credit, Delivery, PageFrame, Refused, RoomNews, Seat, Seating, Subscriber};
+pub use subscriber::{
+    Credit, Delivery, PageFrame, Refused, RoomNews, Seat, SeatNumber, Seating, Subscriber,
+};
 pub use subscription::{Asked, Pulls, Subscription, join_again_after};
 pub use tail::Batch;
 
 use delete::Deletes;
-use publish::{Appending, Producers, Staged};
+use producers::Producers;
+use publish::{Appending, Copies, Staged};
+use registry::Opening;
 use subscribe::{Seated, TimeFound};
 use tail::Tail;
 use unopened::Unopened;
@@ -58,12 +64,19 @@ use unopened::Unopened;
 /// Envelopes that may wait for a room. Full: publishes are answered `busy`, subscriptions try again a little later.
 const ROOM_MAILBOX: usize = 4096;
 
+/// Where orders wait for a room.
+type Mailbox = actix::dev::channel::AddressReceiver<Room>;
+
 /// The actor that serves one topic.
 pub struct Room {
     topic: TopicName,
     /// Tells this room from an earlier one of the same topic.
     id: u64,
+    /// The one that everybody shares: by it a seat is given up.
+    address: Arc<Addr<Self>>,
     registry: Arc<Registry>,
+    /// There while it is being opened.
+    opening: Option<Opening>,
     log: Arc<dyn MessageLog>,
     settings: RoomSettings,
 
@@ -83,6 +96,7 @@ pub struct Room {
     /// each session; full is answered `busy` where the bytes are taken.
     staged: VecDeque<Staged>,
     appending: Option<Appending>,
+    copies: Copies,
     deletes: Deletes,
     envelopes: Slab<publish::Envelope>,
     flush_noted: bool,
@@ -139,18 +153,32 @@ impl Place {
 }
 
 impl Room {
-    /// Starts the room on `arbiter`. What is sent to it waits until the log has opened the topic.
+    /// A room's mailbox, and the address by which everybody sends to it.
+    fn mailbox() -> (Arc<Addr<Self>>, Mailbox) {
+        // Not `start_in_arbiter`: its mailbox has room for 16 until the thread gets round to saying otherwise.
+        let (address, mailbox) = actix::dev::channel::channel(ROOM_MAILBOX);
+        (Arc::new(Addr::new(address)), mailbox)
+    }
+
+    /// Starts the room on `arbiter`. What is sent to it waits until the log has opened the topic. `false`: the thread has ended.
     fn start_on(
         arbiter: &ArbiterHandle,
         topic: TopicName,
         id: u64,
         registry: Arc<Registry>,
-    ) -> Addr<Self> {
-        // Not `start_in_arbiter`: its mailbox has room for 16 until the thread gets round to saying otherwise.
-        let (address, mailbox) = actix::dev::channel::channel(ROOM_MAILBOX);
+        (address, mailbox): (Arc<Addr<Self>>, Mailbox),
+    ) -> bool {
         arbiter.spawn_fn(move || {
+            let told = address.clone();
+            // One at a time: no round begins before all have answered.
+            #[allow(clippy::disallowed_methods)]
+            let tell = Arc::new(move |forget| told.do_send(forget));
+            let producers = Producers::new(registry.settings().remembered.clone(), tell);
+            let opening = Some(Opening::of(&registry));
             Context::with_receiver(mailbox).run(Self {
                 id,
+                address,
+                opening,
                 log: registry.log_of(&topic),
                 settings: registry.settings().clone(),
                 tail: Tail::new(registry.settings().tail_budget.clone()),
@@ -166,9 +194,10 @@ impl Room {
                 seats: Slab::new(),
                 next_seat_generation: 0,
                 fan_out: fan_out::Progress::default(),
-                producers: Producers::default(),
+                producers,
                 staged: VecDeque::new(),
                 appending: None,
+                copies: Copies::new(),
                 deletes: Deletes::default(),
                 envelopes: Slab::new(),
                 flush_noted: false,
@@ -177,18 +206,17 @@ impl Room {
                 registry,
                 topic,
             });
-        });
-        Addr::new(address)
+        })
     }
 
     fn opened(&mut self, opened: Result<OpenedTopic, LogError>, ctx: &mut Context<Self>) {
+        self.opening = None;
         match opened {
             Ok(mut opened) => {
                 self.generation = opened.generation;
                 self.tail.reset(opened.head);
                 self.place = Place::take(&mut opened);
-                self.producers =
-                    Producers::found(opened.producers, opened.keys, &self.settings.clock);
+                self.remember(opened);
                 self.note_idle_check(ctx);
             }
             Err(error @ (LogError::Unreadable(_) | LogError::Closed(_))) => {
@@ -201,6 +229,18 @@ impl Room {
                 ctx.stop();
             }
         }
+    }
+
+    /// Begins with what the log found of producers and keys.
+    fn remember(&mut self, opened: OpenedTopic) {
+        let OpenedTopic {
+            producers,
+            keys,
+            lately,
+            ..
+        } = opened;
+        let clock = &self.settings.clock;
+        self.producers.begin(producers, keys, lately, clock);
     }
 }
 

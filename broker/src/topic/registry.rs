@@ -1,4 +1,4 @@
-//! The registry: which room serves which topic, and who holds it. Owns the beginning of rooms, the one place where a room may end
+//! The registry: which room serves which topic, and who holds it. Owns the beginning of rooms (in turns: `openings`), the one place where a room may end
 //! by itself, and how many may stay that nobody holds; knows nothing of what rooms do.
 //!
 //! ```text
@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use actix::prelude::*;
 use hark_protocol::TopicName;
 
-use super::Room;
+use super::openings::{Line, Openings};
 use super::retire::Retire;
+use super::{Mailbox, Room};
 use crate::idle::{Idle, Since};
 use crate::message_log::{MessageLog, give_back};
 use crate::settings::{Engines, RoomSettings};
@@ -42,6 +43,7 @@ struct Rooms {
     open: HashMap<TopicName, OpenRoom>,
     /// Rooms that nobody holds, but for those that have just been told to retire.
     idle: Idle<TopicName>,
+    openings: Openings,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,38 @@ struct OpenRoom {
     /// How many handles there are. While there is any, somebody may wait for an answer.
     holders: usize,
     idle_since: Option<Since>,
+    /// What it is started with, until its turn comes.
+    unstarted: Option<Unstarted>,
+}
+
+/// What a room is started with. What is sent to it meanwhile waits in its mailbox.
+struct Unstarted {
+    mailbox: Mailbox,
+    line: Line,
+}
+
+impl std::fmt::Debug for Unstarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unstarted")
+            .field("line", &self.line)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A room that is being opened. Dropped when it is, or will not be: then it is the next one's turn.
+pub(super) struct Opening(Arc<Registry>);
+
+impl Opening {
+    pub(super) fn of(registry: &Arc<Registry>) -> Self {
+        Self(registry.clone())
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.lock().openings.over();
+        self.0.start_next();
+    }
 }
 
 /// A way to a room. Whoever waits for an answer holds on to it: a room whose handle is held does not retire.
@@ -111,28 +145,52 @@ impl Registry {
             .push(arbiter);
     }
 
-    /// The room of `topic`, started if there is none. There has to be a thread for rooms by now.
+    /// The room of `topic`, for somebody who publishes or reads; started if there is none. There has to be a thread for rooms by now.
     pub fn room(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
+        self.room_for(topic, Line::First)
+    }
+
+    /// The room of `topic`, for somebody who may want a crowd of them: if it has to be opened, then behind those of [`Self::room`].
+    pub fn room_in_turn(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
+        self.room_for(topic, Line::Crowd)
+    }
+
+    fn room_for(self: &Arc<Self>, topic: &TopicName, line: Line) -> Arc<RoomHandle> {
         let mut rooms = self.lock();
-        let Rooms { open, idle } = &mut *rooms;
+        let Rooms {
+            open,
+            idle,
+            openings,
+        } = &mut *rooms;
         let (id, address) = match open.get_mut(topic) {
             Some(room) if room.address.connected() => {
                 room.holders += 1;
                 if let Some(since) = room.idle_since.take() {
                     idle.leave(since);
                 }
+                if let Some(unstarted) = &mut room.unstarted
+                    && (unstarted.line, line) == (Line::Crowd, Line::First)
+                {
+                    unstarted.line = line;
+                    openings.wait(topic.clone(), line);
+                }
                 (room.id, room.address.clone())
             }
             _ => {
                 rooms.take_out(topic);
-                let (id, address) = self.start(topic);
+                let id = self.next_room_id.fetch_add(1, Ordering::Relaxed);
+                let (address, mailbox) = Room::mailbox();
                 let room = OpenRoom {
                     id,
                     address: address.clone(),
                     holders: 1,
                     idle_since: None,
+                    unstarted: Some(Unstarted { mailbox, line }),
                 };
                 rooms.open.insert(topic.clone(), room);
+                rooms.openings.wait(topic.clone(), line);
+                drop(rooms);
+                self.start_next();
                 (id, address)
             }
         };
@@ -144,12 +202,20 @@ impl Registry {
         })
     }
 
-    fn start(self: &Arc<Self>, topic: &TopicName) -> (u64, Arc<Addr<Room>>) {
-        let id = self.next_room_id.fetch_add(1, Ordering::Relaxed);
-        let arbiters = self.arbiters.read().unwrap_or_else(PoisonError::into_inner);
-        let arbiter = &arbiters[id as usize % arbiters.len()];
-        let address = Room::start_on(arbiter, topic.clone(), id, self.clone());
-        (id, Arc::new(address))
+    /// Starts the rooms whose turn it is.
+    fn start_next(self: &Arc<Self>) {
+        loop {
+            let next = self.lock().next_to_start();
+            let Some((topic, id, address, mailbox)) = next else {
+                return;
+            };
+            let arbiters = self.arbiters.read().unwrap_or_else(PoisonError::into_inner);
+            let arbiter = &arbiters[id as usize % arbiters.len()];
+            if !Room::start_on(arbiter, topic, id, self.clone(), (address, mailbox)) {
+                // Its thread has ended, and so does Hark.
+                self.lock().openings.over();
+            }
+        }
     }
 
     /// What rooms share.
@@ -225,9 +291,19 @@ impl Registry {
 }
 
 impl Rooms {
+    fn next_to_start(&mut self) -> Option<(TopicName, u64, Arc<Addr<Room>>, Mailbox)> {
+        let Self { open, openings, .. } = self;
+        openings.next(|topic| {
+            let room = open.get_mut(topic)?;
+            let unstarted = room.unstarted.take()?;
+            let address = room.address.clone();
+            Some((topic.clone(), room.id, address, unstarted.mailbox))
+        })
+    }
+
     /// Notes that a room is idle, if nobody holds it.
     fn is_idle(&mut self, topic: &TopicName, id: u64) {
-        let Self { open, idle } = self;
+        let Self { open, idle, .. } = self;
         if let Some(room) = open.get_mut(topic)
             && room.id == id
             && room.holders == 0

@@ -22,9 +22,10 @@ impl Room {
 
     /// Whether there is anything here that would be lost.
     fn is_needed(&mut self) -> bool {
-        // One that went away while it was joining never said so.
+        // A seat that was lost on its way may not have been given up.
         self.seats
             .retain(|_, seated| seated.subscriber.is_connected());
+        self.seats.shrink_to_fit();
         let now_ms = self.settings.clock.passed_ms();
         !self.seats.is_empty()
             || !self.staged.is_empty()

@@ -13,9 +13,10 @@ use actix::prelude::*;
 use hark_protocol::{
     Cursor, Epoch, ErrorCode, GapReason, ServerFrame, Subprotocol, SubscribeFrom, TopicName, codec,
 };
+use slab::Slab;
 
 use super::tail::frame_bytes;
-use super::{PageFrame, Place, Room, RoomNews, Seat, Seating, Subscriber, tell_room};
+use super::{PageFrame, Place, Room, RoomNews, Seat, SeatNumber, Seating, Subscriber, tell_room};
 use crate::message_log::{LogError, MessageLog, Page, PageItem, Read};
 
 /// A page has at most so many bytes (but at least one message).
@@ -61,22 +62,20 @@ impl Subscribe {
     }
 }
 
-/// Order: let me leave. Answered with `Unsubscribed`.
+/// Order: let me leave. Given by a [`Seat`] that is dropped, and answered with `Unsubscribed`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Unsubscribe {
-    /// Which seat.
-    pub seat: Seat,
+    pub(super) seat: SeatNumber,
 }
 
 /// Order: the next page, I have everything up to `position`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Pull {
-    /// Which seat.
-    pub seat: Seat,
+    pub(super) seat: SeatNumber,
     /// What it has.
-    pub position: Cursor,
+    pub(super) position: Cursor,
 }
 
 /// A subscriber in its seat.
@@ -295,8 +294,9 @@ impl Room {
             subprotocol,
         } = order;
         let key = owed.key;
-        let Some(subscriber) = owed.settle() else {
-            return;
+        let subscriber = owed.settle();
+        let Some(subscriber) = subscriber.filter(|one| one.is_connected()) else {
+            return; // It went while the order waited.
         };
         self.last_used = std::time::Instant::now();
         self.next_seat_generation += 1;
@@ -315,8 +315,11 @@ impl Room {
             sent_up_to: start.position,
             live,
         });
+        let seat = Seat {
+            room: self.address.clone(),
+            number: SeatNumber { index, generation },
+        };
         let seating = Seating {
-            seat: Seat { index, generation },
             cursor: start.asked,
             position,
             head: self.place.head,
@@ -324,7 +327,7 @@ impl Room {
             gap: start.gap.map(encode_gap),
             live,
         };
-        subscriber.tell(RoomNews::Subscribed { key, seating });
+        subscriber.tell(RoomNews::Subscribed { key, seat, seating });
     }
 
     pub(super) fn unsubscribe(&mut self, Unsubscribe { seat }: Unsubscribe) {
@@ -334,9 +337,13 @@ impl Room {
                 .tell(RoomNews::Unsubscribed { key: left.key });
             self.last_used = std::time::Instant::now();
         }
+        if self.seats.is_empty() {
+            // After a crowd the empty places would be kept for ever.
+            self.seats = Slab::new();
+        }
     }
 
-    fn seated(&mut self, seat: Seat) -> Option<&mut Seated> {
+    fn seated(&mut self, seat: SeatNumber) -> Option<&mut Seated> {
         self.seats
             .get_mut(seat.index)
             .filter(|seated| seated.generation == seat.generation)
@@ -385,7 +392,7 @@ impl Room {
         self.log.read(read, Box::new(move |found| page.tell(found)));
     }
 
-    fn page_from_tail(&mut self, seat: Seat, page: PageTurn, from: u64, asked: u64) {
+    fn page_from_tail(&mut self, seat: SeatNumber, page: PageTurn, from: u64, asked: u64) {
         let mut frames = Vec::new();
         let mut reached = from;
         let mut bytes = 0;

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use actix::Message;
+use actix::{Addr, Message};
 use hark_protocol::{Cursor, Encoded, ErrorCode, Subprotocol};
 
-use super::Batch;
+use super::{Batch, Room, Unsubscribe};
 
 /// Somebody a room serves: a session, an SSE stream, a long-poll.
 ///
@@ -56,9 +56,24 @@ impl Credit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused;
 
-/// A subscriber's place in a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A subscriber's place in a room. Dropping it gives it up, wherever it is then: also on its way to one that went while it joined.
+#[derive(Debug)]
 pub struct Seat {
+    pub(super) room: Arc<Addr<Room>>,
+    pub(super) number: SeatNumber,
+}
+
+impl Drop for Seat {
+    // Once for each seat that the room has given, so that never more of these wait for it than it has seats.
+    #[allow(clippy::disallowed_methods)]
+    fn drop(&mut self) {
+        self.room.do_send(Unsubscribe { seat: self.number });
+    }
+}
+
+/// Which seat of a room, and which of those who sat there one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeatNumber {
     pub(super) index: usize,
     pub(super) generation: u64,
 }
@@ -94,8 +109,6 @@ impl Delivery {
 /// Where a subscription begins.
 #[derive(Debug)]
 pub struct Seating {
-    /// Where it sits, for what it says later.
-    pub seat: Seat,
     /// The position it asked for.
     pub cursor: Cursor,
     /// Its position now; another one than asked for if `gap` says so.
@@ -129,7 +142,9 @@ pub enum RoomNews {
     Subscribed {
         /// Which subscription.
         key: u32,
-        /// Where.
+        /// Where it sits, until it is dropped.
+        seat: Seat,
+        /// Where it begins.
         seating: Seating,
     },
     /// The subscription could not be made; there is none.

@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::prelude::*;
 use hark_protocol::{Cursor, Epoch, Subprotocol, SubscribeFrom, TopicName};
 
-use super::{Pull, Registry, Room, RoomHandle, Seat, Seating, Subscribe, Subscriber, Unsubscribe};
+use super::{Pull, Registry, RoomHandle, Seat, Seating, Subscribe, Subscriber};
 
 /// How often a subscription tries to join again when rooms die under it.
 const MAX_JOIN_ATTEMPTS: u32 = 10;
@@ -45,7 +44,7 @@ pub struct Subscription {
     failed_pages: u32,
 }
 
-/// What came of asking a room for something.
+/// What came of asking a room for a page.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
     /// The room or the reader pool will answer.
@@ -60,7 +59,7 @@ impl Subscription {
     /// A subscription that is yet to join.
     pub fn new(registry: &Arc<Registry>, topic: TopicName, from: SubscribeFrom) -> Self {
         Self {
-            room: registry.room(&topic),
+            room: registry.room_in_turn(&topic),
             topic,
             seat: None,
             from,
@@ -96,7 +95,7 @@ impl Subscription {
     ) {
         self.seat = None;
         if !self.room.is_connected() {
-            self.room = registry.room(&self.topic);
+            self.room = registry.room_in_turn(&self.topic);
         }
         // Where the order cannot be sent, its drop guard says that the room is gone.
         self.room
@@ -104,33 +103,30 @@ impl Subscription {
     }
 
     /// It has joined.
-    pub fn seated(&mut self, seating: &Seating) {
-        self.seat = Some(seating.seat);
+    pub fn seated(&mut self, seat: Seat, seating: &Seating) {
+        self.seat = Some(seat);
         self.position = seating.position;
         self.failed_joinings = 0;
     }
 
     /// Asks for the page after the position.
     pub fn pull(&self) -> Asked {
-        let position = self.position;
-        self.ask(|seat| Pull { seat, position })
-    }
-
-    /// Gives up the seat.
-    pub fn leave(&self) -> Asked {
-        self.ask(|seat| Unsubscribe { seat })
-    }
-
-    fn ask<M>(&self, order: impl FnOnce(Seat) -> M) -> Asked
-    where
-        M: Message<Result = ()> + Send + 'static,
-        Room: Handler<M>,
-    {
-        match self.seat {
-            Some(seat) if self.room.order(order(seat)) => Asked::Room,
+        let pull = |seat: &Seat| Pull {
+            seat: seat.number,
+            position: self.position,
+        };
+        match &self.seat {
+            Some(seat) if self.room.order(pull(seat)) => Asked::Room,
             Some(_) if self.room.is_connected() => Asked::Later(RETRY),
             _ => Asked::Nobody,
         }
+    }
+
+    /// Gives up the seat, as dropping the subscription does. Says whether the room will answer that nothing of it follows; if not, it
+    /// has gone.
+    pub fn leave(&mut self) -> bool {
+        drop(self.seat.take());
+        self.room.is_connected()
     }
 
     /// A page was read, up to this offset.

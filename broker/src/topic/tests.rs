@@ -1,10 +1,14 @@
 //! Rooms without sessions: what cannot be seen, or not be brought about, through a socket.
 
+mod copies;
 mod delete;
 mod gated;
 mod lagging;
 mod names;
+mod openings;
+mod remembered;
 mod retire;
+mod seats;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +23,14 @@ use hark_protocol::{
 use tokio::sync::oneshot;
 
 use super::{
-    Delivery, Outcome, Publish, PublishItem, Publisher, Receipt, Refused, Registry, RoomNews,
+    Delivery, Outcome, Publish, PublishItem, Publisher, Receipt, Refused, Registry, RoomNews, Seat,
     Subscribe, Subscriber,
 };
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::{MessageLog, Retention};
+use crate::remembered::Remembered;
 use crate::settings::{Engines, Faults, RoomSettings};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -59,18 +64,30 @@ fn registry_over(
     faults: bool,
     max_idle_rooms: usize,
 ) -> Arc<Registry> {
+    let remembered = Remembered::new(1 << 26, clock.clone());
+    registry_that_remembers(log, clock, faults, max_idle_rooms, remembered)
+}
+
+fn registry_that_remembers(
+    log: Arc<dyn MessageLog>,
+    clock: Clock,
+    faults: bool,
+    max_idle_rooms: usize,
+    remembered: Remembered,
+) -> Arc<Registry> {
     let engines = Engines {
         synced: log.clone(),
         memory: log,
         memory_topics: Arc::new([]),
     };
     let settings = RoomSettings {
-        clock,
         idle: Duration::from_secs(60),
         max_idle_rooms,
         tail_budget: Budget::new("tail", 1 << 26),
         staged_budget: Budget::new("staged", 1 << 26),
+        remembered,
         faults: Faults { enabled: faults },
+        clock,
     };
     Registry::new(vec![Arbiter::new().handle()], engines, settings)
 }
@@ -84,6 +101,7 @@ fn topic(name: &str) -> TopicName {
 struct Counting {
     delivered: AtomicU64,
     gone: AtomicU64,
+    seats: Mutex<Vec<Seat>>,
 }
 
 impl Counting {
@@ -100,8 +118,10 @@ impl Subscriber for Counting {
     }
 
     fn tell(&self, news: RoomNews) {
-        if let RoomNews::Gone { .. } = news {
-            self.gone.fetch_add(1, Ordering::Relaxed);
+        match news {
+            RoomNews::Subscribed { seat, .. } => self.seats.lock().unwrap().push(seat),
+            RoomNews::Gone { .. } => drop(self.gone.fetch_add(1, Ordering::Relaxed)),
+            _ => {}
         }
     }
 
@@ -152,7 +172,7 @@ fn send(
         tag,
         message,
         idempotency,
-        taken: registry.settings().staged_budget.try_take(1).unwrap(),
+        taken: Arc::new(registry.settings().staged_budget.try_take(1).unwrap()),
     };
     let items = messages.into_iter().enumerate().map(item).collect();
     room.order(Publish::new(Arc::new(Reply(Mutex::new(Some(send)))), items));

@@ -22,7 +22,7 @@ export class Client {
   #emitter = new Emitter();
   #lastId = 0;
   /** Until Hark has said. */
-  #limits = { frameBytes: 1 << 20, inFlight: 1024 };
+  #limits = { frameBytes: 1 << 20, inFlight: 1024, several: false };
   /** Sent first, in case there is nothing else to be answered. */
   #greeting = 0;
   #isOpen = false;
@@ -36,8 +36,9 @@ export class Client {
     this.#outbox = new Outbox(this.#options.window, () => this.#pump());
     this.#inbox = new Inbox((frame) => this.#connection.say(frame), newId);
     this.#connection = new Connection(this.#options, {
-      open: () => {
+      open: (version) => {
         this.#isOpen = true;
+        this.#limits.several = takesSeveral(version);
         this.#greeting = newId();
         this.#connection.say({ type: "ping", id: this.#greeting });
         this.#inbox.connected();
@@ -93,19 +94,63 @@ export class Client {
    */
   async publish(topic, data, options = {}) {
     topic = String(topic);
-    let body;
-    try {
+    const body = asPublishError(topic, () => {
       if (this.#ended) throw this.#ended;
       checkTopic(topic, true);
-      // Written now, so that what the application does with its object later changes nothing.
-      body = writeBody(data, options);
-      const { frameBytes } = this.#limits;
-      if (isLarger(body, frameBytes)) throw new HarkError("too_large", tooLarge(frameBytes));
-    } catch (error) {
-      const { code, message } = error instanceof HarkError ? error : new HarkError("bad_frame", String(error));
-      throw new PublishError(code, message, topic, false);
+      return this.#body(data, options);
+    });
+    return this.#outbox.publish([topic], body, options.messageId != null)[0];
+  }
+
+  /**
+   * @param {Iterable<string>} names
+   * @param {unknown} data
+   * @param {import("../hark").PublishOptions} [options]
+   * @returns {Promise<import("../hark").TopicResult[]>}
+   */
+  async publishAll(names, data, options = {}) {
+    const topics = [...names].map(String);
+    const body = asPublishError(topics.join(), () => {
+      if (this.#ended) throw this.#ended;
+      if (new Set(topics).size < topics.length) throw new HarkError("bad_frame", "a topic is named twice");
+      return this.#body(data, options);
+    });
+    /** @type {Map<string, PublishError>} */
+    const errors = new Map();
+    for (const topic of topics) {
+      try {
+        asPublishError(topic, () => checkTopic(topic, true));
+      } catch (error) {
+        errors.set(topic, /** @type {PublishError} */ (error));
+      }
     }
-    return this.#outbox.publish(topic, body, options.messageId != null);
+    const good = topics.filter((topic) => !errors.has(topic));
+    const receipts = this.#outbox.publish(good, body, options.messageId != null);
+    const results = new Map(good.map((topic, at) => [topic, receipts[at]]));
+    return Promise.all(
+      topics.map(async (topic) => {
+        try {
+          const error = errors.get(topic);
+          if (error) throw error;
+          return { topic, .../** @type {import("../hark").Receipt} */ (await results.get(topic)) };
+        } catch (error) {
+          return { topic, error: /** @type {PublishError} */ (error) };
+        }
+      }),
+    );
+  }
+
+  /**
+   * Written now, so that what the application does with its object later changes nothing.
+   *
+   * @param {unknown} data
+   * @param {import("../hark").PublishOptions} options
+   */
+  #body(data, options) {
+    const body = writeBody(data, options);
+    const { frameBytes } = this.#limits;
+    if (isLarger(body, frameBytes)) throw new HarkError("too_large", tooLarge(frameBytes));
+    return body;
   }
 
   /**
@@ -154,6 +199,9 @@ export class Client {
       case "published":
         this.#outbox.published(frame);
         return this.#connection.settle();
+      case "published_all":
+        this.#outbox.publishedAll(frame);
+        return this.#connection.settle();
       case "subscribed":
         if (this.#inbox.subscribed(frame)) this.#connection.settle();
         return;
@@ -173,11 +221,35 @@ export class Client {
         if (frame.id === this.#greeting && !this.#outbox.unanswered && this.#inbox.isEmpty) this.#connection.settle();
         return;
       case "welcome":
-        this.#limits = { frameBytes: frame.max_message_bytes, inFlight: frame.max_inflight };
+        Object.assign(this.#limits, { frameBytes: frame.max_message_bytes, inFlight: frame.max_inflight });
     }
     // What is not known comes of a newer Hark.
   }
 }
+
+/**
+ * Whether a Hark of that version takes a `publish` to several topics.
+ *
+ * @param {string} [version]
+ */
+const takesSeveral = (version = "") => {
+  const [, major, minor] = /^(\d+)\.(\d+)\./.exec(version) ?? [];
+  return Number(major) > 0 || Number(minor) >= 2;
+};
+
+/**
+ * @template T
+ * @param {string} topic
+ * @param {() => T} work
+ */
+const asPublishError = (topic, work) => {
+  try {
+    return work();
+  } catch (error) {
+    const { code, message } = error instanceof HarkError ? error : new HarkError("bad_frame", String(error));
+    throw new PublishError(code, message, topic, false);
+  }
+};
 
 /**
  * A `publish` frame's fields but for type, id, topic and number.

@@ -33,7 +33,7 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
 
 /**
  * @typedef {object} Events
- * @property {() => void} open
+ * @property {(version?: string) => void} open
  * @property {(frame: any, size: number) => void} hear
  * @property {() => void} lost
  * @property {(error?: ConnectionError) => void} end
@@ -217,7 +217,7 @@ export class Connection {
     const line = OPEN[transports[at]](
       { base, token, WebSocket, fetch, patienceMs },
       {
-        open: () => this.#adopt(line, at),
+        open: (version) => this.#adopt(line, at, version),
         hear: (frame, size) => this.#events.hear(frame, size),
         lost: (loss) => (this.#line === line ? this.#over : failed)(loss),
       },
@@ -228,15 +228,16 @@ export class Connection {
   /**
    * @param {Line} line
    * @param {number} at
+   * @param {string} [version]
    */
-  #adopt(line, at) {
+  #adopt(line, at, version) {
     // A lesser line, if this one was tried in the background.
     this.#drop(line);
     this.#line = line;
     this.#next = at;
     this.#failed[at] = false;
     this.transport = this.#options.transports[at];
-    this.#events.open();
+    this.#events.open(version);
     this.#probe.wait = this.#options.probeMs;
     this.#probeLater();
     this.#set("open");

@@ -18,7 +18,7 @@
 
 /**
  * @typedef {object} Listener
- * @property {() => void} open
+ * @property {(version?: string) => void} open with Hark's version, where a line is told
  * @property {(frame: any, size: number) => void} hear a frame and how many characters it had
  * @property {(loss: Loss) => void} lost
  */

@@ -30,6 +30,9 @@
 // 7. Any other error is about that message alone, and the rest of the lane finds its way by rule 5.
 // 8. A message with a key has no number that would keep its place. So it is sent when all before it are answered, and those
 //    behind it when it is. Hark forgets keys, so it is not sent again later than that: then it fails.
+// 9. What was published to several topics has an entry in the lane of each. Where several of these are next in their lanes at once,
+//    and are counted under one name, they travel in one frame, if Hark knows such a frame; they are answered lane by lane, so that
+//    what is sent again is what failed alone.
 
 import { draw } from "./backoff.js";
 import { isLarger } from "./bytes.js";
@@ -39,15 +42,26 @@ import { PublishError, mayPass, tooLarge } from "./errors.js";
 const IDLE_LANES = 10_000;
 // Hark stops reading beyond this.
 const IN_FLIGHT_BYTES = 1 << 20;
+// The most topics that a frame may name.
+const FRAME_TOPICS = 1024;
 // Hark knows a key again for two minutes; less what a sending may take to get there.
 const KEY_MS = 100_000;
 
 /** @typedef {import("../hark").Receipt} Receipt */
-/** @typedef {{ frameBytes: number, inFlight: number }} Limits what Hark's `welcome` allows */
+/**
+ * What Hark's `welcome` allows; `several`: a frame may name several topics.
+ *
+ * @typedef {{ frameBytes: number, inFlight: number, several: boolean }} Limits
+ */
+
+/** @typedef {{ lanes: Lane[], unanswered: number }} Together a message for several topics: its content is held once */
+/** @typedef {{ entries: Set<Entry>, bytes: number }} Sending what was sent under one id, and lives */
 
 /**
  * @typedef {object} Entry
+ * @property {Lane} lane
  * @property {string} body the frame's fields but for type, id and topic
+ * @property {Together} together what it was published with, perhaps nothing
  * @property {string} [producer]
  * @property {number} seq 0: not numbered
  * @property {boolean} keyed has a `message_id`, and no number
@@ -80,14 +94,20 @@ const randomProducer = () =>
 export class Outbox {
   /** @type {Map<string, Lane>} */
   #lanes = new Map();
-  /** @type {Map<number, [Lane, Entry]>} the living sendings */
+  /** @type {Map<number, Sending>} the living sendings */
   #inFlight = new Map();
+  /** Their entries. */
+  #inFlightCount = 0;
   #inFlightBytes = 0;
   /** @type {Set<Lane>} lanes with something to send, in turn */
   #ready = new Set();
   #producer = randomProducer();
+  /** The newest name of rule 5: good for each lane that has not had it, so that lanes that were forgotten together go on together. */
+  #fresh = "";
   #window;
   #pump;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #pumping;
   #unanswered = 0;
   #unansweredBytes = 0;
 
@@ -105,25 +125,32 @@ export class Outbox {
   }
 
   /**
-   * @param {string} topic
+   * @param {string[]} topics none of them twice
    * @param {string} body
    * @param {boolean} keyed
-   * @returns {Promise<Receipt>}
+   * @returns {Promise<Receipt>[]} of each topic
    */
-  publish(topic, body, keyed) {
-    return new Promise((resolve, reject) => {
-      const { messages, bytes } = this.#window;
-      const full = this.#unanswered >= messages || this.#unansweredBytes + body.length > bytes;
-      if (full && this.#unanswered) {
-        throw new PublishError("window_full", `${this.#unanswered} messages wait for their receipts`, topic, false);
-      }
-      this.#unanswered++;
-      this.#unansweredBytes += body.length;
-      const lane = this.#lane(topic);
-      lane.entries.push({ body, seq: 0, keyed, id: 0, sendings: 0, asked: 0, resolve, reject });
-      this.#getReady(lane);
-      this.#pump();
-    });
+  publish(topics, body, keyed) {
+    const { messages, bytes } = this.#window;
+    const full = this.#unanswered + topics.length > messages || this.#unansweredBytes + body.length > bytes;
+    if (full && this.#unanswered) {
+      throw new PublishError("window_full", `${this.#unanswered} messages wait for their receipts`, topics.join(), false);
+    }
+    /** @type {Together} */
+    const together = { lanes: [], unanswered: topics.length };
+    this.#unanswered += topics.length;
+    if (topics.length) this.#unansweredBytes += body.length;
+    const receipts = topics.map(
+      (topic) =>
+        new Promise((/** @type {(receipt: Receipt) => void} */ resolve, reject) => {
+          const lane = this.#lane(topic);
+          together.lanes.push(lane);
+          lane.entries.push({ lane, body, together, seq: 0, keyed, id: 0, sendings: 0, asked: 0, resolve, reject });
+          this.#getReady(lane);
+        }),
+    );
+    this.#pump();
+    return receipts;
   }
 
   /** @param {string} topic */
@@ -134,6 +161,7 @@ export class Outbox {
         for (const [name, { entries }] of this.#lanes) if (!entries.length) this.#lanes.delete(name);
         // A topic that was forgotten must not be counted from 1 again under the same name.
         this.#producer = randomProducer();
+        this.#fresh = "";
       }
       const producer = this.#producer;
       lane = { topic, producer, nextSeq: 1, entries: [], sent: 0, fence: 0, setbacks: 0 };
@@ -149,8 +177,8 @@ export class Outbox {
    * @param {Limits} limits
    * @returns {{ id: number, text: string } | undefined}
    */
-  next(newId, { frameBytes, inFlight }) {
-    while (this.#inFlight.size < inFlight && (!this.#inFlight.size || this.#inFlightBytes < IN_FLIGHT_BYTES)) {
+  next(newId, { frameBytes, inFlight, several }) {
+    while (this.#inFlightCount < inFlight && (!this.#inFlight.size || this.#inFlightBytes < IN_FLIGHT_BYTES)) {
       const [lane] = this.#ready;
       if (!lane) return;
       // To the end of the line, if there is more: lanes take turns.
@@ -161,44 +189,108 @@ export class Outbox {
       entry.asked ||= Date.now();
       if (entry.keyed && Date.now() - entry.asked > KEY_MS) {
         const message = "no receipt for as long as Hark knows a messageId";
-        this.#finish(lane, entry, new PublishError("lost", message, lane.topic, true));
+        this.#finish(entry, new PublishError("lost", message, lane.topic, true));
         continue;
       }
-      const isNew = !entry.seq && !entry.keyed;
-      const [producer, seq] = isNew ? [lane.producer, lane.nextSeq] : [entry.producer, entry.seq];
       const id = newId();
-      const number = entry.keyed ? "" : `,"producer":"${producer}","seq":${seq}`;
-      const text = `{"type":"publish","id":${id},"topic":${JSON.stringify(lane.topic)},${entry.body}${number}}`;
+      const name = this.#nextNumber(entry)[0];
+      let entries = [entry];
+      if (several) {
+        for (const other of entry.together.lanes) {
+          const next = other.entries[other.sent];
+          const isNext = other !== lane && next?.together === entry.together && this.#maySend(other);
+          if (isNext && this.#nextNumber(next)[0] === name && entries.length < FRAME_TOPICS) entries.push(next);
+        }
+      }
+      let text = this.#frame(id, entries);
+      while (isLarger(text, frameBytes) && entries.length > 1) {
+        // Half of them, unless it is the content that is too large.
+        entries = entries.slice(0, isLarger(entry.body, frameBytes) ? 1 : Math.ceil(entries.length / 2));
+        text = this.#frame(id, entries);
+      }
       if (isLarger(text, frameBytes)) {
-        this.#finish(lane, entry, new PublishError("too_large", tooLarge(frameBytes), lane.topic, false));
+        this.#finish(entry, new PublishError("too_large", tooLarge(frameBytes), lane.topic, false));
         continue;
       }
-      if (isNew) lane.nextSeq++;
-      entry.producer = producer;
-      entry.seq = seq;
-      entry.id = id;
-      entry.sendings++;
-      lane.sent++;
-      this.#inFlight.set(id, [lane, entry]);
+      for (const written of entries) {
+        const { lane } = written;
+        const [producer, seq] = this.#nextNumber(written);
+        if (!written.seq && seq) lane.nextSeq++;
+        Object.assign(written, { producer, seq, id, asked: written.asked || entry.asked });
+        written.sendings++;
+        lane.sent++;
+        this.#getReady(lane);
+      }
+      this.#inFlight.set(id, { entries: new Set(entries), bytes: entry.body.length });
+      this.#inFlightCount += entries.length;
       this.#inFlightBytes += entry.body.length;
-      this.#getReady(lane);
       return { id, text };
     }
   }
 
+  /**
+   * @param {Entry} entry the next of its lane
+   * @returns {[string, number]} what it is counted under, and its number; none if it has a key
+   */
+  #nextNumber({ lane, keyed, producer = "", seq }) {
+    return keyed ? ["", 0] : seq ? [producer, seq] : [lane.producer, lane.nextSeq];
+  }
+
+  /**
+   * @param {number} id
+   * @param {Entry[]} entries one, or several that are counted under one name
+   */
+  #frame(id, entries) {
+    const topics = entries.map(({ lane }) => lane.topic);
+    const numbers = entries.map((entry) => this.#nextNumber(entry));
+    const seqs = numbers.map(([, seq]) => seq);
+    const isOne = entries.length < 2;
+    const [where, which] = isOne ? ["topic", "seq"] : ["topics", "seqs"];
+    const number = seqs[0] ? `,"producer":"${numbers[0][0]}","${which}":${JSON.stringify(isOne ? seqs[0] : seqs)}` : "";
+    return `{"type":"publish","id":${id},"${where}":${JSON.stringify(isOne ? topics[0] : topics)},${entries[0].body}${number}}`;
+  }
+
   /** @param {{ id: number, cursor: string, duplicate: boolean }} frame */
   published({ id, cursor, duplicate }) {
-    const [lane, entry] = this.#spend(id);
-    if (!lane) return;
-    lane.setbacks = 0;
-    this.#finish(lane, entry, { cursor, duplicate });
+    for (const entry of this.#spend(id)) {
+      entry.lane.setbacks = 0;
+      this.#finish(entry, { cursor, duplicate });
+    }
+  }
+
+  /** @param {{ id: number, receipts: any[] }} frame */
+  publishedAll({ id, receipts }) {
+    const entries = new Map(this.#spend(id).map((entry) => [entry.lane.topic, entry]));
+    // What has to wait, waits equally long, so that it goes together again.
+    const waits = new Map();
+    for (const { topic, cursor, duplicate, ...refusal } of receipts) {
+      const entry = entries.get(topic);
+      // It may have been sent again since, under another id.
+      if (!entry) continue;
+      if (refusal.code) {
+        this.#refuse(entry, refusal, waits);
+      } else {
+        entry.lane.setbacks = 0;
+        this.#finish(entry, { cursor, duplicate });
+      }
+    }
   }
 
   /** @param {{ id: number, code: string, message: string, expected_seq?: number, retry_after_ms?: number }} frame */
-  refused({ id, code, message, expected_seq: expected, retry_after_ms: retryAfterMs = 0 }) {
-    const [lane, entry] = this.#spend(id);
-    if (!lane) return;
-    const wait = draw(lane.setbacks);
+  refused(frame) {
+    const waits = new Map();
+    for (const entry of this.#spend(frame.id)) this.#refuse(entry, frame, waits);
+  }
+
+  /**
+   * @param {Entry} entry
+   * @param {{ code: string, message: string, expected_seq?: number, retry_after_ms?: number }} refusal
+   * @param {Map<number, number>} waits that were drawn for others of the same frame, by setbacks
+   */
+  #refuse(entry, { code, message, expected_seq: expected, retry_after_ms: retryAfterMs = 0 }, waits) {
+    const { lane } = entry;
+    const wait = waits.get(lane.setbacks) ?? draw(lane.setbacks);
+    waits.set(lane.setbacks, wait);
     if (code === "out_of_sequence" && expected && expected < entry.seq) {
       const isMissing = (/** @type {Entry} */ other) => other.producer === entry.producer && other.seq >= expected;
       const first = lane.entries.findIndex(isMissing);
@@ -209,14 +301,14 @@ export class Outbox {
       this.#goBack(lane, lane.entries.indexOf(entry));
       this.#wait(lane, Math.max(wait, retryAfterMs));
     } else {
-      this.#finish(lane, entry, new PublishError(code, message, lane.topic, entry.sendings > 1));
+      this.#finish(entry, new PublishError(code, message, lane.topic, entry.sendings > 1));
     }
   }
 
   /** The connection is gone. Everything waits for the next one. */
   disconnected() {
     this.#inFlight.clear();
-    this.#inFlightBytes = 0;
+    this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
       lane.sent = 0;
       lane.setbacks = 0;
@@ -240,38 +332,42 @@ export class Outbox {
     this.#lanes.clear();
     this.#inFlight.clear();
     this.#ready.clear();
-    this.#unanswered = this.#unansweredBytes = this.#inFlightBytes = 0;
+    this.#unanswered = this.#unansweredBytes = this.#inFlightCount = this.#inFlightBytes = 0;
   }
 
   /**
-   * The entry that a living id belongs to. The id is spent.
+   * The entries that a living id belongs to. The id is spent.
    *
    * @param {number} id
-   * @returns {[Lane, Entry] | [undefined, undefined]}
    */
   #spend(id) {
-    const found = this.#inFlight.get(id);
-    if (found) this.#forget(found[1]);
-    return found ?? [undefined, undefined];
+    const entries = [...(this.#inFlight.get(id)?.entries ?? [])];
+    for (const entry of entries) this.#forget(entry);
+    return entries;
   }
 
   /** @param {Entry} entry */
-  #forget({ id, body }) {
-    if (this.#inFlight.delete(id)) this.#inFlightBytes -= body.length;
+  #forget(entry) {
+    const sending = this.#inFlight.get(entry.id);
+    if (!sending?.entries.delete(entry)) return;
+    this.#inFlightCount--;
+    if (sending.entries.size) return;
+    this.#inFlight.delete(entry.id);
+    this.#inFlightBytes -= sending.bytes;
   }
 
   /**
-   * @param {Lane} lane
    * @param {Entry} entry
    * @param {Receipt | PublishError} result
    */
-  #finish(lane, entry, result) {
+  #finish(entry, result) {
+    const { lane, together } = entry;
     const at = lane.entries.indexOf(entry);
     lane.entries.splice(at, 1);
     if (at < lane.sent) lane.sent--;
     if (at < lane.fence) lane.fence--;
     this.#unanswered--;
-    this.#unansweredBytes -= entry.body.length;
+    if (!--together.unanswered) this.#unansweredBytes -= entry.body.length;
     if (result instanceof PublishError) entry.reject(result);
     else entry.resolve(result);
     this.#getReady(lane);
@@ -295,7 +391,8 @@ export class Outbox {
    * @param {number} first
    */
   #countAnew(lane, first) {
-    lane.producer = randomProducer();
+    if (!this.#fresh || this.#fresh === lane.producer) this.#fresh = randomProducer();
+    lane.producer = this.#fresh;
     lane.nextSeq = 1;
     lane.fence = first;
     for (const entry of lane.entries.slice(first)) entry.seq = 0;
@@ -308,10 +405,15 @@ export class Outbox {
   #wait(lane, ms) {
     lane.setbacks++;
     this.#stopWaiting(lane);
+    if (!ms) return this.#getReady(lane);
     lane.timer = setTimeout(() => {
       lane.timer = undefined;
       this.#getReady(lane);
-      this.#pump();
+      // When all whose wait is over are ready.
+      this.#pumping ??= setTimeout(() => {
+        this.#pumping = undefined;
+        this.#pump();
+      }, 0);
     }, ms);
   }
 

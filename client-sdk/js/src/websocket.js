@@ -81,7 +81,7 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
         clearTimeout(deadline);
         heartbeatMs = frame.heartbeat_ms;
         pulse = startBeat(beat, Math.min(heartbeatMs / 2, CHECK_MS));
-        listener.open();
+        listener.open(frame.version);
         listener.hear(frame, 0);
       }
     };

@@ -38,6 +38,11 @@ const publishes = {
   publish_message_id: (hark, { topic, data, message_id }) => hark.publish(topic, data, { messageId: message_id }),
   publish_producer_seq: (hark, { topic, data }) => hark.publish(topic, data),
   publish_without_id: (hark, { topic, data }) => hark.publish(topic, data),
+  publish_topics: (hark, { topics, data }) => hark.publishAll(topics, data),
+  publish_topics_message_id: (hark, { topics, data, message_id }) =>
+    hark.publishAll(topics, data, { messageId: message_id }),
+  publish_topics_producer_seqs: (hark, { topics, headers }) =>
+    hark.publishAll(topics, Uint8Array.of(0, 1, 254, 255), { contentType: "image/png", headers }),
 };
 const subscribes = names("client").filter((name) => name.startsWith("subscribe_"));
 const others = ["auth", "ping", "ping_largest_id", "unsubscribe"];
@@ -51,12 +56,12 @@ for (const [name, publish] of Object.entries(publishes)) {
     const { hark, socket } = await open(t);
     const { frame, text } = golden[name];
     publish(hark, frame).catch(() => {});
-    socket.accept();
+    socket.accept({ version: golden.welcome.frame.version });
     const said = await until("a publish", () => socket.sent.find((sent) => sent.includes('"publish"')));
-    const own = ["id", "producer", "seq"];
+    const own = ["id", "producer", "seq", "seqs"];
     assert.deepEqual(without(JSON.parse(said), ...own), without(frame, ...own));
     // Not only the same fields: the same text.
-    const unnumbered = (sent) => sent.replace(/"id":\d+,/, "").replace(/,"producer":"\w+","seq":\d+/, "");
+    const unnumbered = (sent) => sent.replace(/"id":\d+,/, "").replace(/,"producer":"\w+","seqs?":[\d[\],]+/, "");
     assert.equal(unnumbered(said), unnumbered(text));
     if (!frame.message_id) assert.match(JSON.parse(said).producer, /^p[0-9a-f]{32}$/);
   });
@@ -224,6 +229,28 @@ for (const name of ["published", "published_duplicate"]) {
   });
 }
 
+test("understands published_all", async (t) => {
+  const { hark, socket } = await open(t);
+  const results = hark.publishAll(["orders.eu", "orders.us"], 1);
+  socket.accept(golden.welcome.frame);
+  const { id } = await until("a publish", () => socket.said("publish")[0]);
+  socket.say({ ...golden.published_all.frame, id });
+  assert.deepEqual(await results, golden.published_all.frame.receipts);
+});
+
+test("understands published_all_in_part: what failed, failed in that topic alone", async (t) => {
+  const { hark, socket } = await open(t);
+  const results = hark.publishAll(["orders.eu", "orders..us", "orders.us"], 1);
+  socket.accept(golden.welcome.frame);
+  const { id, topics } = await until("a publish", () => socket.said("publish")[0]);
+  assert.deepEqual(topics, ["orders.eu", "orders.us"], "what Hark cannot read is not sent");
+  socket.say({ ...golden.published_all_in_part.frame, id });
+  const [eu, none, us] = await results;
+  assert.deepEqual(eu, golden.published_all_in_part.frame.receipts[0]);
+  assert.deepEqual([none.error.code, none.error.topic], ["bad_topic", "orders..us"]);
+  assert.deepEqual([us.topic, us.error.name, us.error.code], ["orders.us", "PublishError", "out_of_sequence"]);
+});
+
 test("understands error, and that it is about that message alone", async (t) => {
   const { hark, socket } = await open(t);
   const receipt = hark.publish("orders.eu", 1);
@@ -286,6 +313,7 @@ test("every golden frame of Hark is heard here", () => {
     ...gaps,
     ...passed,
     ...["caught_up", "lagging", "lagging_uncounted", "subscribed", "subscribed_empty", "published", "published_duplicate"],
+    ...["published_all", "published_all_in_part"],
     ...["error", "error_retry_after", "error_out_of_sequence", "goodbye"],
   ];
   assert.deepEqual(all.sort(), names("hark").sort());

@@ -12,6 +12,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     frame_bytes: 4096,
     in_flight: 1024,
+    several: true,
 };
 
 /// An outbox and what it has sent.
@@ -32,6 +33,26 @@ struct Sent {
     seq: u64,
 }
 
+/// A publish to one or several topics as the broker would read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct To {
+    id: u64,
+    n: u64,
+    numbered: Vec<(TopicName, (ProducerId, u64))>,
+}
+
+impl To {
+    /// The topics with their numbers, by name.
+    fn seqs(&self) -> Vec<(&str, u64)> {
+        let seqs = self.numbered.iter();
+        let mut seqs: Vec<_> = seqs
+            .map(|(topic, (_, seq))| (topic.as_str(), *seq))
+            .collect();
+        seqs.sort_unstable();
+        seqs
+    }
+}
+
 fn given(producer: &Producer) -> Given {
     let outbox = Outbox::new(producer, Arc::new(Reporter::new()));
     Given {
@@ -43,12 +64,12 @@ fn given(producer: &Producer) -> Given {
     }
 }
 
-fn permits() -> (OwnedSemaphorePermit, OwnedSemaphorePermit) {
+fn permits() -> Permits {
     let any = Arc::new(Semaphore::new(2));
-    (
-        Arc::clone(&any).try_acquire_owned().unwrap(),
-        any.try_acquire_owned().unwrap(),
-    )
+    Permits {
+        _message: Some(Arc::clone(&any).try_acquire_owned().unwrap()),
+        _bytes: Arc::new(any.try_acquire_owned().unwrap()),
+    }
 }
 
 fn cursor(offset: u64) -> Cursor {
@@ -80,7 +101,94 @@ impl Given {
             message_id: None,
             reply,
             permits: permits(),
+            together: None,
         });
+    }
+
+    /// Publishes `n` to these topics, with a receipt from each.
+    fn publish_all(&mut self, topics: &[&str], n: u64) {
+        let topics: Vec<TopicName> = topics.iter().map(|name| name.parse().unwrap()).collect();
+        let together = Arc::new(Together {
+            topics: topics.clone(),
+        });
+        for topic in topics {
+            let (reply, receipt) = oneshot::channel();
+            self.receipts.push(receipt);
+            let json = JsonText::from_checked(n.to_string().into()).unwrap();
+            self.outbox.publish(Outgoing {
+                topic,
+                message: Message {
+                    payload: Payload::Json(json),
+                    headers: Headers::default(),
+                },
+                message_id: None,
+                reply,
+                permits: permits(),
+                together: Some(Arc::clone(&together)),
+            });
+        }
+    }
+
+    /// The next frame: its id, what it says, and the topics with their numbers.
+    fn next_to(&mut self) -> Option<To> {
+        let encoded = self
+            .outbox
+            .next_frame(&mut self.ids, self.limits, Subprotocol::Json)?;
+        assert!(encoded.len() <= self.limits.frame_bytes);
+        let number = |idempotency| match idempotency {
+            Idempotency::Sequence { producer, seq } => (producer, seq),
+            other => panic!("no number: {other:?}"),
+        };
+        let frame = codec::decode_client(encoded.as_bytes(), Subprotocol::Json).unwrap();
+        let id = frame.id().unwrap();
+        let (message, numbered) = match frame {
+            ClientFrame::Publish {
+                topic,
+                message,
+                idempotency,
+                ..
+            } => (message, vec![(topic, number(idempotency))]),
+            ClientFrame::PublishAll { publish, .. } => {
+                assert!(publish.topics().len() > 1, "one topic is no list");
+                let topics = publish.topics().iter().enumerate();
+                let numbered = topics.map(|(at, topic)| {
+                    let topic = topic.topic().unwrap().clone();
+                    (topic, number(publish.idempotency_at(at)))
+                });
+                (publish.message().clone(), numbered.collect())
+            }
+            other => panic!("no publish: {other:?}"),
+        };
+        let Payload::Json(n) = message.payload else {
+            panic!("no number")
+        };
+        let n = n.as_str().parse().unwrap();
+        Some(To { id, n, numbered })
+    }
+
+    /// Everything that may be sent now, as topics with their numbers.
+    fn all_to(&mut self) -> Vec<To> {
+        std::iter::from_fn(|| self.next_to()).collect()
+    }
+
+    /// Answers a frame: `None` for kept, or a code.
+    fn answer_all(&mut self, to: &To, refused: impl Fn(&str) -> Option<(ErrorCode, Option<u64>)>) {
+        let receipt = |(topic, _): &(TopicName, _)| TopicReceipt {
+            topic: topic.clone().into(),
+            outcome: match refused(topic.as_str()) {
+                None => TopicOutcome::Kept {
+                    cursor: cursor(1),
+                    duplicate: false,
+                },
+                Some((code, expected_seq)) => TopicOutcome::Refused {
+                    code,
+                    message: String::new(),
+                    expected_seq,
+                },
+            },
+        };
+        let receipts = to.numbered.iter().map(receipt).collect();
+        self.outbox.published_all(to.id, receipts, self.now);
     }
 
     fn next(&mut self) -> Option<Sent> {
@@ -358,7 +466,7 @@ fn rule_7_nobody_waits_but_the_message_keeps_its_place() {
 }
 
 #[test]
-fn rule_8_without_a_number_a_message_is_sent_once() {
+fn rule_9_without_a_number_a_message_is_sent_once() {
     let mut given = given(&Producer::None);
     for n in 1..=3 {
         given.publish(n);
@@ -381,6 +489,314 @@ fn rule_8_without_a_number_a_message_is_sent_once() {
         given.all().iter().map(|sent| sent.n).collect::<Vec<_>>(),
         [4]
     );
+}
+
+#[test]
+fn rule_8_what_is_next_in_several_lanes_goes_together_and_each_is_counted_for_itself() {
+    let mut given = given(&Producer::Random);
+    given.publish_all(&["a", "b", "c"], 1);
+    given.publish_all(&["b", "c", "d"], 2);
+    given.publish_all(&["a"], 3);
+    let sent = given.all_to();
+    assert_eq!(sent.len(), 3);
+    assert_eq!(sent[0].seqs(), [("a", 1), ("b", 1), ("c", 1)]);
+    assert_eq!(sent[1].seqs().len() + sent[2].seqs().len(), 4);
+    let second = sent.iter().find(|to| to.n == 2).unwrap();
+    assert_eq!(second.seqs(), [("b", 2), ("c", 2), ("d", 1)]);
+    assert_eq!(given.outbox.in_flight.messages, 7);
+    for to in &sent {
+        match to.numbered.len() {
+            1 => given.outbox.published(to.id, cursor(1), false),
+            _ => given.answer_all(to, |_| None),
+        }
+    }
+    assert_eq!((given.outbox.unanswered(), given.stale()), (0, 0));
+    assert_eq!(given.outbox.in_flight.messages, 0);
+}
+
+#[test]
+fn rule_8_to_an_older_broker_each_goes_alone() {
+    let mut given = given(&Producer::Random);
+    given.limits.several = false;
+    given.publish_all(&["a", "b"], 1);
+    let sent = given.all_to();
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0].seqs(), [("a", 1)]);
+    // Connected to a newer one, what was not answered goes together.
+    given.outbox.disconnected();
+    given.limits.several = true;
+    assert_eq!(given.all_to()[0].seqs(), [("a", 1), ("b", 1)]);
+}
+
+#[test]
+fn rule_8_what_failed_is_sent_again_alone_and_together() {
+    let mut given = given(&Producer::Random);
+    given.publish_all(&["a", "b", "c", "d"], 1);
+    let [first] = &given.all_to()[..] else {
+        panic!("one frame")
+    };
+    let first = first.clone();
+    given.answer_all(&first, |topic| match topic {
+        "a" => None,
+        "b" | "c" => Some((ErrorCode::Busy, None)),
+        _ => Some((ErrorCode::Forbidden, None)),
+    });
+    assert_eq!(given.answer(0).map(|answer| answer.is_ok()), Some(true));
+    assert_eq!(given.answer(3).map(|answer| answer.is_ok()), Some(false));
+    assert_eq!(given.all_to(), [], "it waits");
+    given.pass(FIRST_WAIT);
+    let again = given.all_to();
+    assert_eq!(again.len(), 1, "equally long");
+    assert_eq!(again[0].seqs(), [("b", 1), ("c", 1)]);
+    // What the first sending's answer would say now is old.
+    given.answer_all(&first, |_| None);
+    assert_eq!((given.answer(1), given.stale()), (None, 1));
+    given.answer_all(&again[0], |_| None);
+    assert!(given.answer(1).is_some() && given.answer(2).is_some());
+}
+
+#[test]
+fn rule_8_a_refusal_of_the_frame_is_one_of_each() {
+    let mut given = given(&Producer::Random);
+    given.publish_all(&["a", "b"], 1);
+    let sent = given.all_to();
+    given.refuse(sent[0].id, ErrorCode::Busy, None);
+    given.pass(FIRST_WAIT);
+    let again = given.all_to();
+    assert_eq!(again[0].seqs(), [("a", 1), ("b", 1)]);
+    given.refuse(again[0].id, ErrorCode::Forbidden, None);
+    for n in 0..2 {
+        assert!(matches!(
+            given.answer(n),
+            Some(Err(PublishError::Refused {
+                maybe_kept: true,
+                ..
+            }))
+        ));
+    }
+}
+
+#[test]
+fn rule_8_lanes_that_were_forgotten_go_on_together_under_one_fresh_name() {
+    let mut given = given(&Producer::Random);
+    given.publish_all(&["a", "b"], 1);
+    let first = given.all_to();
+    given.answer_all(&first[0], |_| None);
+    let mut names = vec![first[0].numbered[0].1.0.clone()];
+    for n in 2..5 {
+        given.publish_all(&["a", "b"], n);
+        let sent = given.all_to();
+        given.answer_all(&sent[0], |_| Some((ErrorCode::OutOfSequence, Some(1))));
+        // The first time at once.
+        given.pass(LONGEST_WAIT);
+        let again = given.all_to();
+        // From the second time on there is nothing to go back to: the number is expected.
+        let expected = [("a", 1), ("b", 1)];
+        assert_eq!((again.len(), again[0].seqs()), (1, expected.to_vec()));
+        names.push(again[0].numbered[1].1.0.clone());
+        given.answer_all(&again[0], |_| None);
+    }
+    let different: BTreeSet<_> = names.iter().collect();
+    assert_eq!(different.len(), names.len(), "a name is never used again");
+}
+
+#[test]
+fn rule_8_a_frame_that_would_be_too_large_is_cut() {
+    let mut given = given(&Producer::Random);
+    given.limits.frame_bytes = 300;
+    let names: Vec<String> = (0..60).map(|n| format!("topic.{n}")).collect();
+    let topics: Vec<&str> = names.iter().map(String::as_str).collect();
+    given.publish_all(&topics, 7);
+    let sent = given.all_to();
+    assert!(sent.len() > 1 && sent.len() < 20, "{} frames", sent.len());
+    let all: BTreeSet<&str> = sent
+        .iter()
+        .flat_map(|to| {
+            to.seqs()
+                .into_iter()
+                .map(|(topic, _)| topic)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(all, topics.into_iter().collect());
+}
+
+#[test]
+fn rule_8_more_topics_than_a_frame_names_take_two() {
+    let mut given = given(&Producer::Random);
+    given.limits = Limits {
+        frame_bytes: 1 << 20,
+        in_flight: 5000,
+        several: true,
+    };
+    let names: Vec<String> = (0..1500).map(|n| format!("t{n}")).collect();
+    given.publish_all(&names.iter().map(String::as_str).collect::<Vec<_>>(), 7);
+    let sizes: Vec<usize> = given.all_to().iter().map(|to| to.numbered.len()).collect();
+    assert_eq!(sizes, [1024, 476]);
+}
+
+/// The broker, as far as a game of several topics needs it: what each has kept, and how far each producer has come there.
+#[derive(Default)]
+struct Topics {
+    kept: BTreeMap<String, Vec<u64>>,
+    producers: HashMap<(String, ProducerId), u64>,
+}
+
+impl Topics {
+    fn handle(&mut self, to: &To, rng: &mut StdRng) -> Vec<TopicReceipt> {
+        let mut receipts = Vec::new();
+        for (topic, (producer, seq)) in &to.numbered {
+            let name = topic.as_str().to_owned();
+            let last = self
+                .producers
+                .entry((name.clone(), producer.clone()))
+                .or_default();
+            let refused = |code, expected_seq| TopicOutcome::Refused {
+                code,
+                message: String::new(),
+                expected_seq,
+            };
+            let outcome = if rng.random_bool(0.05) {
+                refused(ErrorCode::Busy, None)
+            } else if *seq > *last + 1 {
+                refused(ErrorCode::OutOfSequence, Some(*last + 1))
+            } else {
+                let duplicate = *seq <= *last;
+                let kept = self.kept.entry(name).or_default();
+                if !duplicate {
+                    *last = *seq;
+                    kept.push(to.n);
+                }
+                let cursor = cursor(kept.len() as u64);
+                // A room that died after it had kept it.
+                match rng.random_bool(0.03) {
+                    true => refused(ErrorCode::Busy, None),
+                    false => TopicOutcome::Kept { cursor, duplicate },
+                }
+            };
+            receipts.push(TopicReceipt {
+                topic: topic.clone().into(),
+                outcome,
+            });
+        }
+        receipts
+    }
+}
+
+/// Plays one game of messages for several topics to its end. With `forgets` a topic's producers are now and then forgotten with
+/// all that it had kept.
+fn play_several(seed: u64, forgets: bool) {
+    const MESSAGES: u64 = 40;
+    const TOPICS: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut given = given(&Producer::Random);
+    given.limits.in_flight = rng.random_range(1..40);
+    let mut topics = Topics::default();
+    let mut expected: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let (mut heard, mut said) = (VecDeque::<To>::new(), VecDeque::new());
+    let mut zombies: Vec<VecDeque<To>> = Vec::new();
+    let mut earlier: Vec<(String, Vec<u64>)> = Vec::new();
+    let (mut published, mut steps) = (0, 0);
+    while published < MESSAGES || given.outbox.unanswered() > 0 {
+        steps += 1;
+        assert!(steps < 200_000, "seed {seed} does not end");
+        match rng.random_range(0..100) {
+            0..15 if published < MESSAGES => {
+                let to: Vec<&str> = TOPICS
+                    .into_iter()
+                    .filter(|_| rng.random_bool(0.6))
+                    .collect();
+                for topic in &to {
+                    let expected = expected.entry((*topic).to_owned()).or_default();
+                    expected.push(published);
+                }
+                given.publish_all(&to, published);
+                published += 1;
+            }
+            0..45 => {
+                // A newer broker, or an older one.
+                given.limits.several = !seed.is_multiple_of(5);
+                heard.extend(given.next_to());
+            }
+            45..70 => {
+                if let Some(to) = heard.pop_front() {
+                    let receipts = topics.handle(&to, &mut rng);
+                    said.push_back((to, receipts));
+                }
+            }
+            70..92 => {
+                let Some((to, mut receipts)) = said.pop_front() else {
+                    continue;
+                };
+                if to.numbered.len() > 1 {
+                    given.outbox.published_all(to.id, receipts, given.now);
+                    continue;
+                }
+                match receipts.remove(0).outcome {
+                    TopicOutcome::Kept { cursor, duplicate } => {
+                        given.outbox.published(to.id, cursor, duplicate);
+                    }
+                    TopicOutcome::Refused {
+                        code, expected_seq, ..
+                    } => given.refuse(to.id, code, expected_seq),
+                }
+            }
+            92..93 => {
+                given.outbox.disconnected();
+                zombies.push(std::mem::take(&mut heard));
+                said.clear();
+            }
+            93..96 if !zombies.is_empty() => {
+                let zombie = rng.random_range(0..zombies.len());
+                if let Some(to) = zombies[zombie].pop_front() {
+                    topics.handle(&to, &mut rng);
+                }
+            }
+            96 if forgets && rng.random_bool(0.2) => {
+                let topic = TOPICS[rng.random_range(0..TOPICS.len())];
+                topics.producers.retain(|(name, _), _| name != topic);
+                let kept = topics.kept.remove(topic).unwrap_or_default();
+                earlier.push((topic.to_owned(), kept));
+                // Sessions end, so that nothing of before is on its way.
+                given.outbox.disconnected();
+                heard.clear();
+                said.clear();
+                zombies.clear();
+            }
+            _ => given.pass(Duration::from_millis(rng.random_range(1..400))),
+        }
+    }
+    assert_eq!(given.outbox.in_flight.messages, 0, "seed {seed}");
+    assert!(given.outbox.in_flight.by_id.is_empty(), "seed {seed}");
+    for n in 0..given.receipts.len() {
+        assert!(matches!(given.answer(n), Some(Ok(_))), "seed {seed}, {n}");
+    }
+    for (topic, expected) in expected {
+        let lives = earlier.iter().filter(|(name, _)| *name == topic);
+        let mut all: BTreeSet<u64> = BTreeSet::new();
+        for kept in lives.map(|(_, kept)| kept).chain(topics.kept.get(&topic)) {
+            assert!(
+                kept.is_sorted_by(|a, b| a < b),
+                "seed {seed}: {topic} kept twice or out of order: {kept:?}"
+            );
+            all.extend(kept);
+        }
+        assert_eq!(all, expected.into_iter().collect(), "seed {seed}: {topic}");
+    }
+}
+
+#[test]
+fn several_topics_are_kept_once_in_order_whatever_happens() {
+    for seed in 0..1_000 {
+        play_several(seed, false);
+    }
+}
+
+#[test]
+fn several_topics_are_kept_in_order_when_some_of_them_begin_again() {
+    for seed in 0..1_000 {
+        play_several(seed, true);
+    }
 }
 
 #[test]
@@ -427,6 +843,7 @@ fn forgotten_topics_go_on_under_another_name() {
             message_id: None,
             reply,
             permits: permits(),
+            together: None,
         });
         let encoded = outbox
             .next_frame(&mut ids, LIMITS, Subprotocol::Bincode)

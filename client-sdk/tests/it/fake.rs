@@ -39,6 +39,7 @@ pub(crate) struct Fake {
     listener: TcpListener,
     pub(crate) url: String,
     pub(crate) heartbeat_ms: u64,
+    pub(crate) version: &'static str,
     pub(crate) max_message_bytes: u64,
 }
 
@@ -58,6 +59,7 @@ impl Fake {
             listener,
             url,
             heartbeat_ms: 25_000,
+            version: "0.1.0",
             max_message_bytes: 1024 * 1024,
         }
     }
@@ -87,7 +89,7 @@ impl Fake {
         session
             .say(ServerFrame::Welcome {
                 session: "s1".into(),
-                version: "0.1.0".into(),
+                version: self.version.into(),
                 heartbeat_ms: self.heartbeat_ms,
                 max_message_bytes: self.max_message_bytes,
                 max_inflight: 1024,

@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{SinkExt, StreamExt};
 use hark_client::{Cursor, ErrorCode, ProducerId, Subprotocol, SubscribeFrom, TopicName};
-use hark_protocol::{ClientFrame, Encoded, Epoch, Idempotency, Record, ServerFrame, codec};
+use hark_protocol::{
+    ClientFrame, Destination, Encoded, Epoch, Idempotency, PublishAll, Record, ServerFrame,
+    TopicOutcome, TopicReceipt, codec,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
@@ -66,7 +69,7 @@ async fn serve(mini: Arc<Mini>, stream: TcpStream) {
     };
     let mut out = vec![ServerFrame::Welcome {
         session: "s1".into(),
-        version: "0".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
         heartbeat_ms: 25_000,
         max_message_bytes: 1024 * 1024,
         max_inflight: 1024,
@@ -143,6 +146,9 @@ async fn serve(mini: Arc<Mini>, stream: TcpStream) {
             } => {
                 out.push(mini.publish(id.unwrap(), topic, message, idempotency));
             }
+            ClientFrame::PublishAll { id, publish } => {
+                out.push(mini.publish_all(id.unwrap(), &publish));
+            }
             ClientFrame::Ping { id } => out.push(ServerFrame::Pong { id }),
             ClientFrame::Auth { .. } => {}
         }
@@ -217,6 +223,37 @@ impl Mini {
             cursor,
             duplicate,
         }
+    }
+
+    /// Keeps a message in each of its topics.
+    fn publish_all(&self, id: u64, publish: &PublishAll) -> ServerFrame {
+        let receipt = |(at, topic): (usize, &Destination)| {
+            let message = publish.message().clone();
+            let idempotency = publish.idempotency_at(at);
+            let name = topic.topic().unwrap().clone();
+            let outcome = match self.publish(id, name, message, idempotency) {
+                ServerFrame::Published {
+                    cursor, duplicate, ..
+                } => TopicOutcome::Kept { cursor, duplicate },
+                ServerFrame::Error {
+                    code,
+                    message,
+                    expected_seq,
+                    ..
+                } => TopicOutcome::Refused {
+                    code,
+                    message,
+                    expected_seq,
+                },
+                other => panic!("no answer to a publish: {other:?}"),
+            };
+            TopicReceipt {
+                topic: topic.clone(),
+                outcome,
+            }
+        };
+        let receipts = publish.topics().iter().enumerate().map(receipt).collect();
+        ServerFrame::PublishedAll { id, receipts }
     }
 
     /// The messages of a topic, as text.

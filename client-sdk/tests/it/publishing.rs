@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hark_client::{ConnectionEvent, ErrorCode, JsonText, Producer, PublishError, Subprotocol};
-use hark_protocol::{ClientFrame, Idempotency, Payload};
+use hark_protocol::{ClientFrame, Idempotency, Payload, ServerFrame, TopicOutcome, TopicReceipt};
 use serde_json::json;
 
 use crate::fake::{Fake, cursor, event, message_of, pends, within};
@@ -72,6 +72,119 @@ async fn text_in_both_subprotocols() {
             assert_eq!(message.unwrap().text(), Some(expected));
         }
     }
+}
+
+#[tokio::test]
+async fn one_message_to_several_topics_goes_in_one_frame_where_the_broker_knows_it() {
+    for subprotocol in Subprotocol::ALL {
+        let mut fake = Fake::start().await;
+        fake.version = "0.2.0";
+        let (client, mut session) = fake.connect(fake.builder().subprotocol(subprotocol)).await;
+        let (receipts, ()) = tokio::join!(
+            client
+                .publish_all(["a", "b..", "c"], &json!({"a": 1}))
+                .header("trace", "7")
+                .receipts(),
+            async {
+                let ClientFrame::PublishAll {
+                    id: Some(id),
+                    publish,
+                } = session.next().await
+                else {
+                    panic!("expected a publish to several topics");
+                };
+                let topics: Vec<&str> = publish.topics().iter().map(|t| t.as_str()).collect();
+                assert_eq!(topics, ["a", "c"], "what is no topic is not sent");
+                assert_eq!(publish.message().headers.get("trace"), Some("7"));
+                for at in 0..2 {
+                    let numbered = publish.idempotency_at(at);
+                    assert!(matches!(numbered, Idempotency::Sequence { seq: 1, .. }));
+                }
+                let kept = TopicOutcome::Kept {
+                    cursor: cursor(5),
+                    duplicate: false,
+                };
+                let refused = TopicOutcome::Refused {
+                    code: ErrorCode::Forbidden,
+                    message: "no".into(),
+                    expected_seq: None,
+                };
+                let receipts = publish.into_topics().into_iter().zip([kept, refused]);
+                let receipts = receipts
+                    .map(|(topic, outcome)| TopicReceipt { topic, outcome })
+                    .collect();
+                session
+                    .say(ServerFrame::PublishedAll { id, receipts })
+                    .await;
+            }
+        );
+        let receipts = receipts.unwrap();
+        assert_eq!(receipts[0].as_ref().unwrap().cursor, cursor(5));
+        assert!(matches!(receipts[1], Err(PublishError::BadTopic(_))));
+        assert!(matches!(
+            receipts[2],
+            Err(PublishError::Refused {
+                code: ErrorCode::Forbidden,
+                ..
+            })
+        ));
+        let twice = client.publish_all(["a", "a"], "x").send().await;
+        assert!(matches!(twice, Err(PublishError::TopicTwice(_))));
+        let none: [&str; 0] = [];
+        assert_eq!(client.publish_all(none, "x").receipts().await, Ok(vec![]));
+    }
+}
+
+#[tokio::test]
+async fn to_an_older_broker_one_message_to_several_topics_is_one_for_each() {
+    let fake = Fake::start().await;
+    let (client, mut session) = fake.connect(fake.builder()).await;
+    let pending = client.publish_all(["a", "b"], "x").send().await.unwrap();
+    for expected in ["a", "b"] {
+        let ClientFrame::Publish {
+            id: Some(id),
+            topic,
+            ..
+        } = session.next().await
+        else {
+            panic!("expected a publish to one topic");
+        };
+        assert_eq!(topic.as_str(), expected);
+        session.published(id, 1).await;
+    }
+    assert!(pending.await.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn receipts_that_do_not_come_in_time_fail_alone_and_each_topic_has_a_place() {
+    let mut fake = Fake::start().await;
+    fake.version = "0.2.0";
+    let builder = fake
+        .builder()
+        .window(3)
+        .request_timeout(Duration::from_millis(300));
+    let (client, mut session) = fake.connect(builder).await;
+    let pending = client.publish_all(["a", "b"], "x").send().await.unwrap();
+    assert!(matches!(
+        session.next().await,
+        ClientFrame::PublishAll { .. }
+    ));
+    let full = client.publish_all(["c", "d"], "x").send().await;
+    assert!(matches!(full, Err(PublishError::WindowFull(_))), "{full:?}");
+    let late = pending.await;
+    assert!(
+        late.iter()
+            .all(|receipt| matches!(receipt, Err(PublishError::TimedOut(_))))
+    );
+    // More topics than places: it takes all of them, when they are free. Not before the first is answered.
+    let (client, _session) = fake.connect(fake.builder().window(3)).await;
+    drop(
+        client
+            .publish_all(["a", "b", "c", "d", "e"], "x")
+            .send()
+            .await
+            .unwrap(),
+    );
 }
 
 #[tokio::test]

@@ -8,10 +8,11 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::checks::{self, HeaderMap, HeaderPairs, bad_frame, refuse};
+use super::checks::{self, HeaderMap, HeaderPairs, List, Number, bad_frame, refuse};
 use crate::{
-    ClientFrame, ErrorCode, FrameError, Idempotency, JsonText, MAX_FRAME_BYTES, Message, Payload,
-    Record, ServerFrame, SubscribeFrom, TopicName,
+    ClientFrame, Destination, ErrorCode, FrameError, Idempotency, IdempotencyInEach, JsonText,
+    MAX_FRAME_BYTES, Message, Payload, PublishAll, Record, ServerFrame, SubscribeFrom, TopicName,
+    TopicOutcome, TopicReceipt,
 };
 
 /// The first byte of each frame: a client's below 0x80, Hark's from there on. Frozen.
@@ -21,6 +22,7 @@ mod kind {
     pub(super) const UNSUBSCRIBE: u8 = 0x03;
     pub(super) const PUBLISH: u8 = 0x04;
     pub(super) const PING: u8 = 0x05;
+    pub(super) const PUBLISH_ALL: u8 = 0x06;
 
     pub(super) const WELCOME: u8 = 0x81;
     pub(super) const AUTHENTICATED: u8 = 0x82;
@@ -34,6 +36,7 @@ mod kind {
     pub(super) const GOODBYE: u8 = 0x8a;
     pub(super) const PONG: u8 = 0x8b;
     pub(super) const LAGGING: u8 = 0x8c;
+    pub(super) const PUBLISHED_ALL: u8 = 0x8d;
 }
 
 /// What a payload is, as a byte. Frozen.
@@ -79,6 +82,20 @@ struct PublishV1<'a, H> {
     headers: H,
     producer: Option<&'a str>,
     seq: Option<u64>,
+    message_id: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PublishAllV1<'a, T, H, S> {
+    id: Option<u64>,
+    topics: T,
+    payload_kind: u8,
+    #[serde(with = "serde_bytes")]
+    payload: &'a [u8],
+    content_type: Option<&'a str>,
+    headers: H,
+    producer: Option<&'a str>,
+    seqs: Option<S>,
     message_id: Option<&'a str>,
 }
 
@@ -152,6 +169,23 @@ struct PublishedV1<'a> {
     topic: &'a str,
     cursor: &'a str,
     duplicate: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PublishedAllV1<R> {
+    id: u64,
+    receipts: R,
+}
+
+/// One of several; either the first two are there, or the next two.
+#[derive(Serialize, Deserialize)]
+struct ReceiptV1<'a> {
+    topic: &'a str,
+    cursor: Option<&'a str>,
+    duplicate: Option<bool>,
+    code: Option<&'a str>,
+    message: Option<&'a str>,
+    expected_seq: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -234,8 +268,35 @@ pub fn encode_client(frame: &ClientFrame) -> Bytes {
                 },
             )
         }
+        ClientFrame::PublishAll { id, publish } => encode_publish_all(*id, publish),
         ClientFrame::Ping { id } => write(kind::PING, &PingV1 { id: *id }),
     }
+}
+
+fn encode_publish_all(id: Option<u64>, publish: &PublishAll) -> Bytes {
+    let (payload_kind, payload, content_type) = payload_parts(&publish.message().payload);
+    let (producer, seqs, message_id) = match publish.idempotency() {
+        IdempotencyInEach::None => (None, None, None),
+        IdempotencyInEach::Sequences { producer, seqs } => {
+            (Some(producer.as_str()), Some(seqs.as_slice()), None)
+        }
+        IdempotencyInEach::Key(key) => (None, None, Some(key.as_str())),
+    };
+    let topics: Vec<&str> = publish.topics().iter().map(Destination::as_str).collect();
+    write(
+        kind::PUBLISH_ALL,
+        &PublishAllV1 {
+            id,
+            topics,
+            payload_kind,
+            payload,
+            content_type,
+            headers: HeaderMap(&publish.message().headers),
+            producer,
+            seqs,
+            message_id,
+        },
+    )
 }
 
 /// Writes what Hark says.
@@ -351,6 +412,7 @@ pub fn encode_server(frame: &ServerFrame) -> Bytes {
                 },
             )
         }
+        ServerFrame::PublishedAll { id, receipts } => encode_published_all(*id, receipts),
         ServerFrame::Error {
             id,
             code,
@@ -378,6 +440,38 @@ pub fn encode_server(frame: &ServerFrame) -> Bytes {
             },
         ),
         ServerFrame::Pong { id } => write(kind::PONG, &PongV1 { id: *id }),
+    }
+}
+
+fn encode_published_all(id: u64, receipts: &[TopicReceipt]) -> Bytes {
+    let cursor = |receipt: &TopicReceipt| match &receipt.outcome {
+        TopicOutcome::Kept { cursor, .. } => Some(cursor.to_string()),
+        TopicOutcome::Refused { .. } => None,
+    };
+    let cursors: Vec<Option<String>> = receipts.iter().map(cursor).collect();
+    let receipts = receipts.iter().zip(&cursors);
+    let receipts: Vec<ReceiptV1<'_>> = receipts
+        .map(|(receipt, cursor)| receipt_parts(receipt, cursor.as_deref()))
+        .collect();
+    write(kind::PUBLISHED_ALL, &PublishedAllV1 { id, receipts })
+}
+
+fn receipt_parts<'a>(receipt: &'a TopicReceipt, cursor: Option<&'a str>) -> ReceiptV1<'a> {
+    let (duplicate, code, message, expected_seq) = match &receipt.outcome {
+        TopicOutcome::Kept { duplicate, .. } => (Some(*duplicate), None, None, None),
+        TopicOutcome::Refused {
+            code,
+            message,
+            expected_seq,
+        } => (None, Some(code.as_str()), Some(message), *expected_seq),
+    };
+    ReceiptV1 {
+        topic: receipt.topic.as_str(),
+        cursor,
+        duplicate,
+        code,
+        message: message.map(String::as_str),
+        expected_seq,
     }
 }
 
@@ -463,12 +557,25 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
                 idempotency: checks::idempotency(f.producer, f.seq, f.message_id)?,
             })
         }
+        kind::PUBLISH_ALL => {
+            let f: PublishAllV1<'_, List<&str>, HeaderPairs<'_>, List<Number>> = read(body)?;
+            let message = Message {
+                payload: published_payload(f.payload_kind, f.payload, f.content_type)?,
+                headers: checks::headers(Some(f.headers))?,
+            };
+            let seqs = f.seqs.map(checks::seqs).transpose()?;
+            let idempotency = checks::idempotency_in_each(f.producer, seqs, f.message_id)?;
+            Ok(ClientFrame::PublishAll {
+                id: f.id,
+                publish: checks::publish_all(&f.topics, message, idempotency)?,
+            })
+        }
         kind::PING => {
             let PingV1 { id } = read(body)?;
             Ok(ClientFrame::Ping { id })
         }
         unknown => Err(bad_frame(format_args!(
-            "a client's frame begins with a byte from 0x01 (auth) to 0x05 (ping); 0x{unknown:02x} is none of them"
+            "a client's frame begins with a byte from 0x01 (auth) to 0x06 (publish to several topics); 0x{unknown:02x} is none of them"
         ))),
     }
 }
@@ -610,6 +717,17 @@ pub fn decode_server(bytes: &Bytes) -> Result<ServerFrame, FrameError> {
                 duplicate,
             })
         }
+        kind::PUBLISHED_ALL => {
+            let f: PublishedAllV1<List<ReceiptV1<'_>>> = read(body)?;
+            let receipt = |f: &ReceiptV1<'_>| {
+                let (kept, refused) = ((f.cursor, f.duplicate), (f.code, f.message));
+                checks::receipt(f.topic, kept, refused, f.expected_seq)
+            };
+            Ok(ServerFrame::PublishedAll {
+                id: f.id,
+                receipts: checks::receipts(f.receipts, receipt)?,
+            })
+        }
         kind::ERROR => {
             let ErrorV1 {
                 id,
@@ -694,7 +812,7 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
 /// The `id` of what is no frame, as far as it can be read: it is the first field of whatever a client says.
 fn read_id(bytes: &[u8]) -> Option<u64> {
     match bytes.split_first() {
-        Some((&(kind::AUTH..=kind::PING), body)) => {
+        Some((&(kind::AUTH..=kind::PUBLISH_ALL), body)) => {
             let (id, _) =
                 bincode::serde::borrow_decode_from_slice::<Option<u64>, _>(body, wire_config())
                     .ok()?;

@@ -3,14 +3,18 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::marker::PhantomData;
 
 use bytestring::ByteString;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::ser::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use crate::{
-    Cursor, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency, MAX_HEADER_PAIRS,
-    MessageId, Payload, ProducerId, TopicName, check_content_type,
+    Cursor, Destination, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency,
+    IdempotencyInEach, MAX_HEADER_PAIRS, MAX_PUBLISH_TOPICS, Message, MessageId, Payload,
+    ProducerId, PublishAll, PublishAllError, TopicName, TopicOutcome, TopicReceipt,
+    check_content_type, publish_all,
 };
 
 /// The most bytes of a refusal's sentence: it may quote what came in, and that may be a MiB.
@@ -63,14 +67,26 @@ pub(super) fn topic(name: &str) -> Result<TopicName, FrameError> {
 
 /// A topic to publish to, by whatever way: names of the system are refused.
 pub fn topic_to_publish(name: &str) -> Result<TopicName, FrameError> {
-    let topic = topic(name)?;
-    match topic.is_system() {
-        true => Err(refuse(
-            ErrorCode::BadTopic,
-            format_args!("{topic} belongs to the system: publish to a topic without a leading $"),
-        )),
-        false => Ok(topic),
-    }
+    publish_all::topic_to_publish(name).map_err(|e| refuse(ErrorCode::BadTopic, e))
+}
+
+/// A publish to several topics: as many as may be, none twice, each with its number.
+pub(super) fn publish_all<N: AsRef<str>>(
+    topics: &List<N>,
+    message: Message,
+    idempotency: IdempotencyInEach,
+) -> Result<PublishAll, FrameError> {
+    let publish = match topics.count > topics.kept.len() {
+        true => Err(PublishAllError::TooManyTopics(topics.count)),
+        false => {
+            let topics = topics.kept.iter();
+            let topics = topics
+                .map(|name| Destination::parse(name.as_ref()))
+                .collect();
+            PublishAll::new(topics, message, idempotency)
+        }
+    };
+    publish.map_err(|e| refuse(e.code(), e))
 }
 
 /// A cursor as Hark gave it out.
@@ -148,6 +164,87 @@ pub(super) fn idempotency(
     }
 }
 
+/// Which of the ways to publish again safely a client chose for several topics, if any.
+pub(super) fn idempotency_in_each(
+    producer: Option<&str>,
+    seqs: Option<Vec<u64>>,
+    message_id: Option<&str>,
+) -> Result<IdempotencyInEach, FrameError> {
+    match (producer, seqs, message_id) {
+        (None, None, None) => Ok(IdempotencyInEach::None),
+        (Some(producer), Some(seqs), None) => {
+            let producer = ProducerId::parse(producer).map_err(bad_frame)?;
+            Ok(IdempotencyInEach::Sequences { producer, seqs })
+        }
+        (None, None, Some(key)) => MessageId::parse(key)
+            .map(IdempotencyInEach::Key)
+            .map_err(bad_frame),
+        (_, _, Some(_)) => Err(bad_frame(
+            "a publish has `producer` and `seqs`, or `message_id`, not both",
+        )),
+        (_, _, None) => Err(bad_frame(
+            "`producer` and `seqs` go together where a publish has `topics`; one of them is missing",
+        )),
+    }
+}
+
+/// The numbers of a list, as many as there are topics at most.
+pub(super) fn seqs(seqs: List<Number>) -> Result<Vec<u64>, FrameError> {
+    match seqs.count > seqs.kept.len() {
+        true => Err(refuse(
+            ErrorCode::TooLarge,
+            format_args!(
+                "`seqs` has at most {MAX_PUBLISH_TOPICS} numbers; these are {}",
+                seqs.count
+            ),
+        )),
+        false => Ok(seqs.kept.into_iter().map(|Number(seq)| seq).collect()),
+    }
+}
+
+/// The receipts of a list, as many as there are topics at most.
+pub(super) fn receipts<T>(
+    receipts: List<T>,
+    read: impl Fn(&T) -> Result<TopicReceipt, FrameError>,
+) -> Result<Vec<TopicReceipt>, FrameError> {
+    match receipts.count > receipts.kept.len() {
+        true => Err(bad_frame(format_args!(
+            "`receipts` has at most {MAX_PUBLISH_TOPICS}; these are {}",
+            receipts.count
+        ))),
+        false => receipts.kept.iter().map(read).collect(),
+    }
+}
+
+/// What became of a message in one of its topics.
+pub(super) fn receipt(
+    topic: &str,
+    kept: (Option<&str>, Option<bool>),
+    refused: (Option<&str>, Option<&str>),
+    expected_seq: Option<u64>,
+) -> Result<TopicReceipt, FrameError> {
+    let outcome = match (kept, refused) {
+        ((Some(at), Some(duplicate)), (None, None)) => TopicOutcome::Kept {
+            cursor: cursor(at)?,
+            duplicate,
+        },
+        ((None, None), (Some(code), Some(message))) => TopicOutcome::Refused {
+            code: ErrorCode::by_name(code),
+            message: message.to_owned(),
+            expected_seq,
+        },
+        _ => {
+            return Err(bad_frame(
+                "a receipt has either `cursor` and `duplicate` or `code` and `message`",
+            ));
+        }
+    };
+    Ok(TopicReceipt {
+        topic: Destination::parse(topic),
+        outcome,
+    })
+}
+
 /// A string that is borrowed from the frame unless it holds escapes. (serde borrows no `Option<Cow<str>>`.)
 #[derive(Debug, Clone)]
 pub(super) struct Text<'a>(Cow<'a, str>);
@@ -196,6 +293,69 @@ impl<'de> Deserialize<'de> for Text<'de> {
             }
         }
         deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// A list as it was read, not yet checked: no more items are kept than there may be topics.
+#[derive(Debug)]
+pub(super) struct List<T> {
+    pub(super) kept: Vec<T>,
+    pub(super) count: usize,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_str<E: Error>(self, _: &str) -> Result<List<T>, E> {
+                // The default would quote the string, however long it is.
+                Err(E::invalid_type(Unexpected::Other("a string"), &self))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List<T>, A::Error> {
+                let mut list = List {
+                    kept: Vec::new(),
+                    count: 0,
+                };
+                while let Some(item) = items.next_element()? {
+                    list.count += 1;
+                    if list.count <= MAX_PUBLISH_TOPICS {
+                        list.kept.push(item);
+                    }
+                }
+                Ok(list)
+            }
+        }
+        match deserializer.is_human_readable() {
+            true => deserializer.deserialize_any(ListVisitor(PhantomData)),
+            false => deserializer.deserialize_seq(ListVisitor(PhantomData)),
+        }
+    }
+}
+
+/// A whole number of a list.
+#[derive(Debug)]
+pub(super) struct Number(u64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return u64::deserialize(deserializer).map(Self);
+        }
+        // The text, so that what is no number is quoted only in part.
+        let raw = <&RawValue>::deserialize(deserializer)?.get();
+        raw.parse().map(Self).map_err(|_| {
+            let found = Clipped(raw);
+            D::Error::custom(format_args!(
+                "whole numbers from 0 to 2^64 - 1, not {found}"
+            ))
+        })
     }
 }
 

@@ -12,12 +12,12 @@ use bytestring::ByteString;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use self::fields::{ClientFields, ServerFields, read_id};
+use self::fields::{ClientFields, ReceiptFields, ServerFields, read_id, read_object};
 use self::out::Out;
-use super::checks::{self, Text, bad_frame, refuse};
+use super::checks::{self, List, Text, bad_frame, refuse};
 use crate::{
-    ClientFrame, ErrorCode, FrameError, Idempotency, JsonText, Message, Payload, Record,
-    ServerFrame, SubscribeFrom, TopicName,
+    ClientFrame, ErrorCode, FrameError, Idempotency, IdempotencyInEach, JsonText, Message, Payload,
+    PublishAll, Record, ServerFrame, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt,
 };
 
 /// RFC 4648, section 4; written with padding, read with or without.
@@ -35,6 +35,15 @@ pub struct Publish {
     pub message: Message,
     /// How it is known if it comes again.
     pub idempotency: Idempotency,
+}
+
+/// What a `publish` asks for, whether it names one topic or several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnyPublish {
+    /// `topic`.
+    One(Publish),
+    /// `topics`.
+    All(PublishAll),
 }
 
 /// Writes what a client says.
@@ -77,6 +86,23 @@ pub fn encode_client(frame: &ClientFrame) -> ByteString {
                     out.number("seq", Some(*seq));
                 }
                 Idempotency::Key(key) => out.string("message_id", Some(key.as_str())),
+            }
+            out.end();
+        }
+        ClientFrame::PublishAll { id, publish } => {
+            out.begin("publish");
+            out.number("id", *id);
+            let topics = publish.topics().iter();
+            out.list("topics", topics, |out, topic| out.quoted(topic.as_str()));
+            write_payload(out, &publish.message().payload);
+            out.headers(&publish.message().headers);
+            match publish.idempotency() {
+                IdempotencyInEach::None => {}
+                IdempotencyInEach::Sequences { producer, seqs } => {
+                    out.string("producer", Some(producer.as_str()));
+                    out.list("seqs", seqs.iter(), |out, seq| out.digits(*seq));
+                }
+                IdempotencyInEach::Key(key) => out.string("message_id", Some(key.as_str())),
             }
             out.end();
         }
@@ -184,6 +210,12 @@ pub fn encode_server(frame: &ServerFrame) -> ByteString {
             out.flag("duplicate", *duplicate);
             out.end();
         }
+        ServerFrame::PublishedAll { id, receipts } => {
+            out.begin("published_all");
+            out.number("id", Some(*id));
+            out.list("receipts", receipts.iter(), write_receipt);
+            out.end();
+        }
         ServerFrame::Error {
             id,
             code,
@@ -229,6 +261,27 @@ fn write_message(out: &mut dyn Out, topic: &TopicName, record: &Record) {
     out.number("time", Some(record.time_ms));
     out.headers(&record.message.headers);
     write_payload(out, &record.message.payload);
+    out.end();
+}
+
+fn write_receipt(out: &mut dyn Out, receipt: &TopicReceipt) {
+    out.raw(r#"{"topic":"#);
+    out.quoted(receipt.topic.as_str());
+    match &receipt.outcome {
+        TopicOutcome::Kept { cursor, duplicate } => {
+            out.cursor(cursor);
+            out.flag("duplicate", *duplicate);
+        }
+        TopicOutcome::Refused {
+            code,
+            message,
+            expected_seq,
+        } => {
+            out.string("code", Some(code.as_str()));
+            out.string("message", Some(message));
+            out.number("expected_seq", *expected_seq);
+        }
+    }
     out.end();
 }
 
@@ -282,9 +335,9 @@ pub fn decode_client(bytes: &Bytes) -> Result<ClientFrame, FrameError> {
 }
 
 /// Reads a `publish` where nothing else can stand, so that `type` may be left out. Gives its `id` too.
-pub fn decode_publish(bytes: &Bytes) -> Result<(Option<u64>, Publish), FrameError> {
+pub fn decode_publish(bytes: &Bytes) -> Result<(Option<u64>, AnyPublish), FrameError> {
     let read = || {
-        let f = ClientFields::read(bytes)?;
+        let f: ClientFields<'_> = read_object(bytes)?;
         match f.kind.as_ref().map(AsRef::as_ref) {
             None | Some("publish") => Ok((f.id, published(f)?)),
             Some(other) => Err(bad_frame(format_args!(
@@ -299,7 +352,7 @@ pub fn decode_publish(bytes: &Bytes) -> Result<(Option<u64>, Publish), FrameErro
 }
 
 fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
-    let f = ClientFields::read(bytes)?;
+    let f: ClientFields<'_> = read_object(bytes)?;
     let kind = need(f.kind.as_ref(), "a frame", "type")?.as_ref();
     match kind {
         "auth" => Ok(ClientFrame::Auth {
@@ -317,16 +370,18 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
         }),
         "publish" => {
             let id = f.id;
-            let Publish {
-                topic,
-                message,
-                idempotency,
-            } = published(f)?;
-            Ok(ClientFrame::Publish {
-                id,
-                topic,
-                message,
-                idempotency,
+            Ok(match published(f)? {
+                AnyPublish::One(Publish {
+                    topic,
+                    message,
+                    idempotency,
+                }) => ClientFrame::Publish {
+                    id,
+                    topic,
+                    message,
+                    idempotency,
+                },
+                AnyPublish::All(publish) => ClientFrame::PublishAll { id, publish },
             })
         }
         "ping" => Ok(ClientFrame::Ping { id: f.id }),
@@ -336,19 +391,50 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
     }
 }
 
-fn published(mut f: ClientFields<'_>) -> Result<Publish, FrameError> {
-    Ok(Publish {
-        topic: checks::topic_to_publish(need(f.topic.as_ref(), "publish", "topic")?.as_ref())?,
-        message: Message {
-            payload: published_payload(&mut f)?,
-            headers: checks::headers(f.headers)?,
-        },
-        idempotency: checks::idempotency(
-            f.producer.as_ref().map(AsRef::as_ref),
-            f.seq,
-            f.message_id.as_ref().map(AsRef::as_ref),
-        )?,
-    })
+fn published(mut f: ClientFields<'_>) -> Result<AnyPublish, FrameError> {
+    match (f.topic.take(), f.topics.take()) {
+        (None, Some(topics)) => published_all(&topics, f).map(AnyPublish::All),
+        (Some(_), Some(_)) => Err(bad_frame("a publish has either `topic` or `topics`")),
+        (_, None) if f.seqs.is_some() => Err(bad_frame(
+            "`seqs` goes with `topics`; a publish to one `topic` has `seq`",
+        )),
+        (topic, None) => {
+            let topic = need(topic, "publish", "topic")?;
+            Ok(AnyPublish::One(Publish {
+                topic: checks::topic_to_publish(topic.as_ref())?,
+                message: Message {
+                    payload: published_payload(&mut f)?,
+                    headers: checks::headers(f.headers)?,
+                },
+                idempotency: checks::idempotency(
+                    f.producer.as_ref().map(AsRef::as_ref),
+                    f.seq,
+                    f.message_id.as_ref().map(AsRef::as_ref),
+                )?,
+            }))
+        }
+    }
+}
+
+fn published_all(
+    topics: &List<Text<'_>>,
+    mut f: ClientFields<'_>,
+) -> Result<PublishAll, FrameError> {
+    if f.seq.is_some() {
+        return Err(bad_frame(
+            "`seq` goes with one `topic`; a publish to `topics` has `seqs`, a number for each",
+        ));
+    }
+    let message = Message {
+        payload: published_payload(&mut f)?,
+        headers: checks::headers(f.headers)?,
+    };
+    let idempotency = checks::idempotency_in_each(
+        f.producer.as_ref().map(AsRef::as_ref),
+        f.seqs.map(checks::seqs).transpose()?,
+        f.message_id.as_ref().map(AsRef::as_ref),
+    )?;
+    checks::publish_all(topics, message, idempotency)
 }
 
 fn published_payload(f: &mut ClientFields<'_>) -> Result<Payload, FrameError> {
@@ -378,7 +464,7 @@ pub fn decode_server(bytes: &Bytes) -> Result<ServerFrame, FrameError> {
 }
 
 fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
-    let f = ServerFields::read(bytes)?;
+    let f: ServerFields<'_> = read_object(bytes)?;
     let kind = need(f.kind.as_ref(), "a frame", "type")?.as_ref();
     let text = |field: Option<Text<'_>>, name| need(field, kind, name).map(Text::into_string);
     let number = |field: Option<u64>, name| need(field, kind, name);
@@ -443,6 +529,10 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
             cursor: cursor()?,
             duplicate: flag(f.duplicate, "duplicate")?,
         }),
+        "published_all" => Ok(ServerFrame::PublishedAll {
+            id: number(f.id, "id")?,
+            receipts: checks::receipts(need(f.receipts, kind, "receipts")?, read_receipt)?,
+        }),
         "error" => Ok(ServerFrame::Error {
             id: f.id,
             code: ErrorCode::by_name(need(f.code.as_ref(), kind, "code")?.as_ref()),
@@ -459,6 +549,18 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
             "this build knows no frame of type {unknown:?}"
         ))),
     }
+}
+
+fn read_receipt(f: &ReceiptFields<'_>) -> Result<TopicReceipt, FrameError> {
+    checks::receipt(
+        need(f.topic.as_ref(), "a receipt", "topic")?.as_ref(),
+        (f.cursor.as_ref().map(AsRef::as_ref), f.duplicate),
+        (
+            f.code.as_ref().map(AsRef::as_ref),
+            f.message.as_ref().map(AsRef::as_ref),
+        ),
+        f.expected_seq,
+    )
 }
 
 /// A client trusts its server to call only text `text`.

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use hark_protocol::{
-    ClientFrame, Cursor, Epoch, ErrorCode, GapReason, Headers, Idempotency, JsonText, Message,
-    MessageId, Payload, ProducerId, Record, ServerFrame, SubscribeFrom, TopicName,
+    ClientFrame, Cursor, Destination, Epoch, ErrorCode, GapReason, Headers, Idempotency,
+    IdempotencyInEach, JsonText, Message, MessageId, Payload, ProducerId, PublishAll, Record,
+    ServerFrame, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -41,6 +42,7 @@ fn client() -> impl Strategy<Value = ClientFrame> {
                 }
             }
         ),
+        (id(), publish_all()).prop_map(|(id, publish)| ClientFrame::PublishAll { id, publish }),
         id().prop_map(|id| ClientFrame::Ping { id }),
     ]
 }
@@ -107,6 +109,8 @@ fn server() -> impl Strategy<Value = ServerFrame> {
                 duplicate,
             }
         }),
+        (number(), vec(topic_receipt(), 0..6))
+            .prop_map(|(id, receipts)| ServerFrame::PublishedAll { id, receipts }),
         (
             id(),
             prop::sample::select(ErrorCode::ALL),
@@ -255,6 +259,48 @@ fn json_text() -> impl Strategy<Value = String> {
             }),
         ]
     })
+}
+
+/// What a publish may name: topics, those of the system, and what is none at all.
+fn destination() -> impl Strategy<Value = Destination> {
+    prop_oneof![
+        topic().prop_map(|topic| Destination::parse(topic.as_str())),
+        any::<String>().prop_map(|name| Destination::parse(&name)),
+    ]
+}
+
+fn publish_all() -> impl Strategy<Value = PublishAll> {
+    let topics = vec((destination(), number()), 1..6);
+    (topics, message(), idempotency()).prop_map(|(mut topics, message, idempotency)| {
+        topics.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        topics.dedup_by(|(a, _), (b, _)| a.as_str() == b.as_str());
+        let (topics, seqs): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
+        let idempotency = match idempotency {
+            Idempotency::None => IdempotencyInEach::None,
+            Idempotency::Sequence { producer, .. } => IdempotencyInEach::Sequences {
+                producer,
+                seqs: seqs.into_iter().map(|seq| seq.max(1)).collect(),
+            },
+            Idempotency::Key(key) => IdempotencyInEach::Key(key),
+        };
+        PublishAll::new(topics, message, idempotency).unwrap()
+    })
+}
+
+fn topic_receipt() -> impl Strategy<Value = TopicReceipt> {
+    let code = prop::sample::select(ErrorCode::ALL);
+    let outcome = prop_oneof![
+        (cursor(), any::<bool>())
+            .prop_map(|(cursor, duplicate)| TopicOutcome::Kept { cursor, duplicate }),
+        (code, any::<String>(), id()).prop_map(|(code, message, expected_seq)| {
+            TopicOutcome::Refused {
+                code,
+                message,
+                expected_seq,
+            }
+        }),
+    ];
+    (destination(), outcome).prop_map(|(topic, outcome)| TopicReceipt { topic, outcome })
 }
 
 fn idempotency() -> impl Strategy<Value = Idempotency> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::samples::{self, Frame, Sample};
 
 /// What every `type` on the wire is called.
-pub(crate) const TYPES: [&str; 17] = [
+pub(crate) const TYPES: [&str; 18] = [
     "auth",
     "subscribe",
     "unsubscribe",
@@ -27,6 +27,7 @@ pub(crate) const TYPES: [&str; 17] = [
     "gap",
     "unsubscribed",
     "published",
+    "published_all",
     "error",
     "goodbye",
     "pong",
@@ -39,7 +40,7 @@ pub(crate) fn type_of(frame: &Frame) -> &'static str {
             ClientFrame::Auth { .. } => "auth",
             ClientFrame::Subscribe { .. } => "subscribe",
             ClientFrame::Unsubscribe { .. } => "unsubscribe",
-            ClientFrame::Publish { .. } => "publish",
+            ClientFrame::Publish { .. } | ClientFrame::PublishAll { .. } => "publish",
             ClientFrame::Ping { .. } => "ping",
         },
         Frame::Hark(frame) => match frame {
@@ -52,6 +53,7 @@ pub(crate) fn type_of(frame: &Frame) -> &'static str {
             ServerFrame::Gap { .. } => "gap",
             ServerFrame::Unsubscribed { .. } => "unsubscribed",
             ServerFrame::Published { .. } => "published",
+            ServerFrame::PublishedAll { .. } => "published_all",
             ServerFrame::Error { .. } => "error",
             ServerFrame::Goodbye { .. } => "goodbye",
             ServerFrame::Pong { .. } => "pong",

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use hark_protocol::{
-    ClientFrame, ErrorCode, Headers, Idempotency, JsonText, MAX_FRAME_BYTES, Message, Payload,
-    Record, ServerFrame, Subprotocol, codec,
+    ClientFrame, Destination, ErrorCode, Headers, Idempotency, IdempotencyInEach, JsonText,
+    MAX_FRAME_BYTES, Message, Payload, PublishAll, Record, ServerFrame, Subprotocol, TopicOutcome,
+    TopicReceipt, codec,
 };
 use proptest::prelude::*;
 
@@ -118,7 +119,7 @@ proptest! {
 
     #[test]
     fn any_body_behind_a_known_type_gives_a_value_or_an_error(
-        kind in prop_oneof![0x01..=0x05_u8, 0x81..=0x8d_u8],
+        kind in prop_oneof![0x01..=0x06_u8, 0x81..=0x8d_u8],
         body in prop::collection::vec(prop_oneof![0..4_u8, 250..=255_u8, any::<u8>()], 0..200),
     ) {
         read_with_all(&[&[kind], body.as_slice()].concat());
@@ -225,6 +226,51 @@ fn the_largest_frames_survive_both_forms() {
                     "clients are told that 2 MiB are enough"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn the_most_topics_survive_both_forms() {
+    let names: Vec<String> = (0..1024)
+        .map(|n| format!("{n:04}{}", "t".repeat(251)))
+        .collect();
+    let topics: Vec<Destination> = names.iter().map(|name| Destination::parse(name)).collect();
+    let refused = |topic: &Destination| TopicReceipt {
+        topic: topic.clone(),
+        outcome: TopicOutcome::Refused {
+            code: ErrorCode::OutOfSequence,
+            message: "m".repeat(300),
+            expected_seq: Some(u64::MAX),
+        },
+    };
+    let receipts = topics.iter().map(refused).collect();
+    let publish = PublishAll::new(
+        topics,
+        Message {
+            payload: Payload::Json(JsonText::check(Bytes::from_static(b"1")).unwrap()),
+            headers: largest_headers(),
+        },
+        IdempotencyInEach::Sequences {
+            producer: hark_protocol::ProducerId::parse(&"p".repeat(64)).unwrap(),
+            seqs: vec![u64::MAX; 1024],
+        },
+    );
+    let frames = [
+        Frame::Client(ClientFrame::PublishAll {
+            id: Some(u64::MAX),
+            publish: publish.unwrap(),
+        }),
+        Frame::Hark(ServerFrame::PublishedAll {
+            id: u64::MAX,
+            receipts,
+        }),
+    ];
+    for frame in frames {
+        for subprotocol in Subprotocol::ALL {
+            let bytes = frame.encode(subprotocol);
+            assert!(bytes.len() < MAX_FRAME_BYTES, "{}", bytes.len());
+            assert!(frame.decode_alike(&bytes, subprotocol) == Ok(frame.clone()));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use hark_protocol::{
     CloseCode, ErrorCode, GapReason, MAX_FRAME_BYTES, MAX_HEADER_BYTES, MAX_HEADER_PAIRS,
-    MAX_LIST_MESSAGES, Subprotocol, SubscribeFrom, codec,
+    MAX_LIST_MESSAGES, MAX_PUBLISH_TOPICS, Subprotocol, SubscribeFrom, codec,
 };
 
 use crate::golden::{self, TYPES};
@@ -124,6 +124,7 @@ fn limits() {
         [
             MAX_FRAME_BYTES,
             MAX_LIST_MESSAGES,
+            MAX_PUBLISH_TOPICS,
             MAX_HEADER_PAIRS,
             MAX_HEADER_BYTES,
             255,

@@ -225,6 +225,136 @@ fn what_a_message_may_hold() {
 }
 
 #[test]
+fn what_a_publish_to_several_topics_may_hold() {
+    let publish = |fields: &str| format!(r#"{{"type":"publish","id":7,"data":1,{fields}}}"#);
+    for (fields, code, hint) in [
+        (r#""topics":[]"#, BadFrame, "1024"),
+        (r#""topics":["a","b"],"topic":"a""#, BadFrame, "either"),
+        (r#""topics":null"#, BadFrame, "`topic`"),
+        (r#""topics":["a","b","a"]"#, BadFrame, "twice"),
+        (r#""topics":["a..","a.."]"#, BadFrame, "twice"),
+        (r#""topics":"a""#, BadFrame, "`topics`"),
+        (r#""topics":{"a":1}"#, BadFrame, "`topics`"),
+        (r#""topics":["a",1]"#, BadFrame, "`topics`"),
+        (r#""topics":["a"],"topics":["b"]"#, BadFrame, "twice"),
+        (
+            r#""topics":["a"],"producer":"p","seq":1"#,
+            BadFrame,
+            "`seqs`",
+        ),
+        (r#""topics":["a"],"producer":"p""#, BadFrame, "together"),
+        (r#""topics":["a"],"seqs":[1]"#, BadFrame, "together"),
+        (r#""topics":["a"],"producer":"p","seqs":[]"#, BadFrame, "0"),
+        (
+            r#""topics":["a"],"producer":"p","seqs":[1,2]"#,
+            BadFrame,
+            "2",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":[0]"#,
+            BadFrame,
+            "1, 2, 3",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":[-1]"#,
+            BadFrame,
+            "`seqs`",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":["1"]"#,
+            BadFrame,
+            "`seqs`",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":1"#,
+            BadFrame,
+            "`seqs`",
+        ),
+        (
+            r#""topics":["a"],"producer":"","seqs":[1]"#,
+            BadFrame,
+            "64 bytes",
+        ),
+        (
+            r#""topics":["a"],"producer":"p","seqs":[1],"message_id":"m""#,
+            BadFrame,
+            "not both",
+        ),
+        (r#""topics":["a"],"message_id":"""#, BadFrame, "64 bytes"),
+        (
+            r#""topic":"a","producer":"p","seqs":[1]"#,
+            BadFrame,
+            "`topics`",
+        ),
+        (
+            r#""topic":"a","producer":"p","seq":1,"seqs":[1]"#,
+            BadFrame,
+            "`topics`",
+        ),
+        (r#""topics":["a"],"headers":{"":"x"}"#, BadFrame, "empty"),
+    ] {
+        assert_refused(&publish(fields), Some(7), code, hint);
+    }
+    assert_refused(
+        r#"{"type":"publish","id":7,"topics":["a"]}"#,
+        Some(7),
+        BadFrame,
+        "`data`",
+    );
+
+    let topics = |n: usize| {
+        let topics: Vec<String> = (0..n).map(|at| format!(r#""t{at}""#)).collect();
+        format!(r#""topics":[{}]"#, topics.join(","))
+    };
+    assert!(read(publish(&topics(1024))).is_ok());
+    assert_refused(&publish(&topics(1025)), Some(7), TooLarge, "1025");
+    let seqs = format!(
+        "{},\"producer\":\"p\",\"seqs\":[1{}]",
+        topics(1),
+        ",1".repeat(1024)
+    );
+    assert_refused(&publish(&seqs), Some(7), TooLarge, "1025");
+}
+
+#[test]
+fn a_topic_that_is_none_is_refused_alone() {
+    let text =
+        r#"{"type":"publish","topics":["a","b..","$sys.x"],"data":1,"seqs":null,"topic":null}"#;
+    let Ok(ClientFrame::PublishAll { id: None, publish }) = read(text) else {
+        panic!("{text} was refused");
+    };
+    let legal: Vec<bool> = publish
+        .topics()
+        .iter()
+        .map(|topic| topic.topic().is_ok())
+        .collect();
+    assert_eq!(legal, [true, false, false]);
+    // A topic that a subscription names is still one.
+    assert!(read(r#"{"type":"subscribe","topic":"a","topics":["b","b"]}"#).is_ok());
+}
+
+#[test]
+fn receipts_are_one_or_the_other() {
+    let read = |receipt: &str| {
+        let text = format!(r#"{{"type":"published_all","id":1,"receipts":[{receipt}]}}"#);
+        codec::decode_server(&text.into(), Subprotocol::Json)
+    };
+    assert!(read(r#"{"topic":"a","cursor":"1:1","duplicate":true,"new":[1]}"#).is_ok());
+    assert!(read(r#"{"topic":"a","code":"tired","message":"…"}"#).is_ok());
+    for bad in [
+        r#"{"topic":"a"}"#,
+        r#"{"topic":"a","cursor":"1:1"}"#,
+        r#"{"topic":"a","code":"busy"}"#,
+        r#"{"topic":"a","cursor":"1:1","duplicate":true,"code":"busy","message":""}"#,
+        r#"{"cursor":"1:1","duplicate":true}"#,
+        r#"{"topic":"a","cursor":"1","duplicate":true}"#,
+        "1",
+    ] {
+        assert!(read(bad).is_err(), "{bad} was taken");
+    }
+}
+
+#[test]
 fn base64_may_come_without_its_padding() {
     let with = read(r#"{"type":"publish","topic":"a","data_base64":"AAE="}"#).unwrap();
     assert_eq!(
@@ -266,7 +396,8 @@ fn binary_frames() {
     let cases: &[(&[u8], Option<u64>, ErrorCode, &str)] = &[
         (b"", None, BadFrame, "empty"),
         (b"\x00", None, BadFrame, "0x00"),
-        (b"\x06", None, BadFrame, "0x06"),
+        (b"\x07", None, BadFrame, "0x07"),
+        (b"\x06\x01\x07\x00", Some(7), BadFrame, "bincode"),
         (b"\x8b\x00", None, BadFrame, "0x8b"),
         (b"{\"type\":\"ping\"}", None, BadFrame, "0x7b"),
         (b"\x05", None, BadFrame, "bincode"),

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use hark_protocol::{
-    ClientFrame, Cursor, ErrorCode, GapReason, Headers, Idempotency, JsonText, Message, MessageId,
-    Payload, ProducerId, Record, ServerFrame, Subprotocol, SubscribeFrom, TopicName, codec,
+    ClientFrame, Cursor, Destination, ErrorCode, GapReason, Headers, Idempotency,
+    IdempotencyInEach, JsonText, Message, MessageId, Payload, ProducerId, PublishAll, Record,
+    ServerFrame, Subprotocol, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt, codec,
 };
 
 /// A frame of either side.
@@ -191,6 +192,43 @@ fn client_samples(add: &mut dyn FnMut(&'static str, &'static str, ClientFrame)) 
         publish(
             json_message(),
             Idempotency::Key(MessageId::parse("order-4711").unwrap()),
+        ),
+    );
+    let publish_all = |topics: &[&str], message, idempotency| ClientFrame::PublishAll {
+        id: Some(4),
+        publish: PublishAll::new(destinations(topics), message, idempotency).unwrap(),
+    };
+    add(
+        "publish_topics",
+        "Publish to two topics, without protection against being kept twice.",
+        publish_all(
+            &["orders.eu", "orders.us"],
+            json_message(),
+            IdempotencyInEach::None,
+        ),
+    );
+    add(
+        "publish_topics_producer_seqs",
+        "Publish to three topics as number 77, 12 and 1 of a producer in them.",
+        publish_all(
+            &["orders.eu", "orders.us", "audit"],
+            Message {
+                payload: bytes(b"\x00\x01\xfe\xff", Some("image/png")),
+                headers: headers(&[("trace", "00-4bf9")]),
+            },
+            IdempotencyInEach::Sequences {
+                producer: ProducerId::parse("p81c2e77").unwrap(),
+                seqs: vec![77, 12, 1],
+            },
+        ),
+    );
+    add(
+        "publish_topics_message_id",
+        "Publish to two topics under a key, the same in both.",
+        publish_all(
+            &["orders.eu", "orders.us"],
+            json_message(),
+            IdempotencyInEach::Key(MessageId::parse("order-4711").unwrap()),
         ),
     );
     add("ping", "Are you there?", ClientFrame::Ping { id: Some(5) });
@@ -440,6 +478,54 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
             duplicate: true,
         },
     );
+    let kept = |topic, at, duplicate| TopicReceipt {
+        topic: Destination::parse(topic),
+        outcome: TopicOutcome::Kept {
+            cursor: cursor(at),
+            duplicate,
+        },
+    };
+    add(
+        "published_all",
+        "The receipts of a publish to two topics: it is kept in both, in one of them since before.",
+        ServerFrame::PublishedAll {
+            id: 4,
+            receipts: vec![
+                kept("orders.eu", "k3f9a1:1051", false),
+                kept("orders.us", "m0x2:9", true),
+            ],
+        },
+    );
+    let refused = |topic, code, message: &str, expected_seq| TopicReceipt {
+        topic: Destination::parse(topic),
+        outcome: TopicOutcome::Refused {
+            code,
+            message: message.into(),
+            expected_seq,
+        },
+    };
+    add(
+        "published_all_in_part",
+        "The receipts of a publish to several topics, some of which refused it.",
+        ServerFrame::PublishedAll {
+            id: 4,
+            receipts: vec![
+                kept("orders.eu", "k3f9a1:1051", false),
+                refused(
+                    "orders.us",
+                    ErrorCode::OutOfSequence,
+                    "expected 12",
+                    Some(12),
+                ),
+                refused(
+                    "orders..us",
+                    ErrorCode::BadTopic,
+                    "a topic name may not have an empty segment: check the dots",
+                    None,
+                ),
+            ],
+        },
+    );
     add(
         "error",
         "A command was refused.",
@@ -502,6 +588,10 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
 
 fn topic(name: &str) -> TopicName {
     name.parse().unwrap()
+}
+
+fn destinations(names: &[&str]) -> Vec<Destination> {
+    names.iter().map(|name| Destination::parse(name)).collect()
 }
 
 fn cursor(text: &str) -> Cursor {

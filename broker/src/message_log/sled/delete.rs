@@ -11,7 +11,7 @@ use super::open_topic::deleted_before;
 use super::retention::Oldest;
 use super::scan::{is_damage, span};
 use super::writer::{Answer, Slot, Writer};
-use crate::message_log::{Done, LogError, OpenedTopic};
+use crate::message_log::{Done, Lately, LogError, OpenedTopic};
 
 /// How many keys are taken away between two commits at most.
 const TAKE_STEP: usize = 256;
@@ -68,6 +68,7 @@ impl Writer {
             head: topic.numbers.head,
             producers: Vec::new(),
             keys: Vec::new(),
+            lately: Lately::default(),
         };
         self.state.commit.wrote |= id.is_some();
         self.state.commit.answers.push(Answer::Opened {

@@ -12,7 +12,7 @@ use super::scan::{Scan, Value, last_key, span};
 use super::store::{Store, plainly};
 use super::stored::{Body, idempotency_of_first_part};
 use crate::message_log::{
-    KEY_MEMORY_MS, KeyMark, LogError, MAX_RECENT_KEYS, PRODUCER_MEMORY_MS, ProducerMark,
+    KEY_MEMORY_MS, KeyMark, Lately, LogError, MAX_RECENT_KEYS, PRODUCER_MEMORY_MS, ProducerMark,
     keep_newest,
 };
 
@@ -37,6 +37,7 @@ pub(super) struct Loaded {
     /// Producers that may be forgotten.
     pub(super) forgotten: Vec<ProducerMark>,
     pub(super) keys: Vec<KeyMark>,
+    pub(super) lately: Lately,
 }
 
 impl Loaded {
@@ -80,9 +81,23 @@ fn find(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
         identity.lose_tail(numbers.head);
     }
     let (marks, corrected) = stored_marks(store, topic, &numbers)?;
-    let since_checkpoint = marks_after_checkpoint(store, topic, &numbers, &marks)?;
+    let mut after_checkpoint = Vec::new();
+    let since_checkpoint =
+        marks_after_checkpoint(store, topic, &numbers, &marks, &mut after_checkpoint)?;
     let (producers, forgotten) = producers(store, marks, &since_checkpoint);
-    let keys = recent_keys(store, topic, &numbers)?;
+    let Recent { keys, from, sent } = recent(store, topic, &numbers)?;
+    let mut lately = Lately::default();
+    let earlier = after_checkpoint
+        .into_iter()
+        .filter(|sent| sent.offset < from);
+    for Sent {
+        producer,
+        seq,
+        offset,
+    } in earlier.chain(sent)
+    {
+        lately.push(producer, seq, offset);
+    }
     if tail.is_cut {
         store.condition().warn(format!(
             "the topic {name} has lost its records from {} to {}: it goes on with a new epoch",
@@ -106,6 +121,7 @@ fn find(store: &Store, name: &TopicName) -> Result<Loaded, LogError> {
         since_checkpoint,
         forgotten,
         keys,
+        lately,
     })
 }
 
@@ -247,11 +263,17 @@ fn marks_after_checkpoint(
     topic: TopicId,
     numbers: &Numbers,
     stored: &[ProducerMark],
+    sent: &mut Vec<Sent>,
 ) -> Result<HashMap<ProducerId, Mark>, LogError> {
     let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
     // Also those before `first`: of records that share a value with later ones, no checkpoint is made when they go.
     let (first, last) = (numbers.checkpoint + 1, numbers.head);
     for_each_number(store, topic, first, last, |producer, mark| {
+        sent.push(Sent {
+            producer: producer.clone(),
+            seq: mark.seq,
+            offset: mark.offset,
+        });
         marks
             .entry(producer)
             .and_modify(|before| *before = mark.after(*before))
@@ -331,15 +353,33 @@ pub(super) fn forgotten_producers(
     Ok(producers(store, marks, &HashMap::new()).1)
 }
 
-/// The keys among the newest records, oldest first.
-fn recent_keys(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Vec<KeyMark>, LogError> {
+/// A producer's message in a record.
+struct Sent {
+    producer: ProducerId,
+    seq: u64,
+    offset: u64,
+}
+
+/// What the newest records tell, oldest first.
+struct Recent {
+    keys: Vec<KeyMark>,
+    /// The oldest record that was looked at.
+    from: u64,
+    sent: Vec<Sent>,
+}
+
+fn recent(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Recent, LogError> {
     let oldest_ms = store.clock.settled_ms().saturating_sub(KEY_MEMORY_MS);
     let oldest_offset = numbers
         .first
         .max((numbers.head + 1).saturating_sub(MAX_RECENT_KEYS as u64));
-    let mut keys = Vec::new();
+    let mut recent = Recent {
+        keys: Vec::new(),
+        from: numbers.head + 1,
+        sent: Vec::new(),
+    };
     if numbers.head < numbers.first {
-        return Ok(keys);
+        return Ok(recent);
     }
     let first = last_key(&store.records, topic, oldest_offset).map_err(damaged)?;
     let from = first.map_or(oldest_offset, |key| key.base);
@@ -361,22 +401,30 @@ fn recent_keys(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Vec<K
             true => idempotency_of_first_part(&body).into_iter().collect(),
             false => all_idempotencies(body, header.count),
         };
-        let marks = (key.base..)
-            .zip(idempotencies)
-            .filter_map(|(offset, found)| match found {
-                Idempotency::Key(key) => Some(KeyMark {
+        let (keys, sent) = (recent.keys.len(), recent.sent.len());
+        let looked_at = (key.base..).zip(idempotencies);
+        for (offset, found) in looked_at.filter(|(offset, _)| *offset >= oldest_offset) {
+            match found {
+                Idempotency::Key(key) => recent.keys.push(KeyMark {
                     key,
                     offset,
                     time_ms,
                 }),
-                Idempotency::None | Idempotency::Sequence { .. } => None,
-            });
-        let begin = keys.len();
-        keys.extend(marks.filter(|mark| mark.offset >= oldest_offset));
-        keys[begin..].reverse();
+                Idempotency::Sequence { producer, seq } => recent.sent.push(Sent {
+                    producer,
+                    seq,
+                    offset,
+                }),
+                Idempotency::None => {}
+            }
+        }
+        recent.keys[keys..].reverse();
+        recent.sent[sent..].reverse();
+        recent.from = key.base.max(oldest_offset);
     }
-    keys.reverse();
-    Ok(keys)
+    recent.keys.reverse();
+    recent.sent.reverse();
+    Ok(recent)
 }
 
 fn all_idempotencies(body: bytes::Bytes, count: u16) -> Vec<Idempotency> {

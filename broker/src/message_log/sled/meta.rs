@@ -511,7 +511,7 @@ impl Meta {
     }
 
     pub(super) fn remove_numbers(&self, topic: TopicId) -> Result<(), MetaError> {
-        self.change_block(topic, None)
+        self.change_block(&[(topic, None)])
     }
 
     pub(super) fn deletions(&self, topic: &TopicName) -> Result<Option<Deletions>, MetaError> {
@@ -600,23 +600,46 @@ impl Meta {
     }
 
     pub(super) fn set_numbers(&self, topic: TopicId, numbers: &Numbers) -> Result<(), MetaError> {
-        let (bytes, len) = numbers.to_bytes();
-        self.change_block(topic, Some(&bytes[..len]))
+        self.change_block(&[(topic, Some(*numbers))])
     }
 
-    /// Replaces a topic's entry in its block. Called by one thread only.
-    fn change_block(&self, topic: TopicId, numbers: Option<&[u8]>) -> Result<(), MetaError> {
-        let key = block_key(topic);
+    /// Writes the numbers of many topics: each block once, however many of its topics are among them.
+    pub(super) fn set_numbers_of_many(
+        &self,
+        mut topics: Vec<(TopicId, Numbers)>,
+    ) -> Result<(), MetaError> {
+        topics.sort_by_key(|(id, _)| id.0);
+        // One that was deleted and began again within a commit is told of twice, and alike.
+        topics.dedup_by_key(|(id, _)| id.0);
+        let of_a_block =
+            |(a, _): &(TopicId, _), (b, _): &(TopicId, _)| block_key(*a) == block_key(*b);
+        for block in topics.chunk_by(of_a_block) {
+            let changed = block.iter().map(|(id, numbers)| (*id, Some(*numbers)));
+            self.change_block(&changed.collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    /// Replaces entries of topics in the block that is all of theirs. Called by one thread only.
+    fn change_block(&self, changed: &[(TopicId, Option<Numbers>)]) -> Result<(), MetaError> {
+        let Some((first, _)) = changed.first() else {
+            return Ok(());
+        };
+        let key = block_key(*first);
         let old = self.0.get(key)?.unwrap_or_default();
-        let mut block = Vec::with_capacity(old.len() + 2 + Numbers::MAX_BYTES);
+        let room = changed.len() * (2 + Numbers::MAX_BYTES);
+        let mut block = Vec::with_capacity(old.len() + room);
         for entry in block_entries(&old) {
             let (slot, bytes) = entry.ok_or(MetaError::Malformed("numbers of a topic"))?;
-            if slot != slot_of(topic) {
+            if !changed.iter().any(|(topic, _)| slot_of(*topic) == slot) {
                 push_entry(&mut block, slot, bytes);
             }
         }
-        if let Some(bytes) = numbers {
-            push_entry(&mut block, slot_of(topic), bytes);
+        for (topic, numbers) in changed {
+            if let Some(numbers) = numbers {
+                let (bytes, len) = numbers.to_bytes();
+                push_entry(&mut block, slot_of(*topic), &bytes[..len]);
+            }
         }
         match block.is_empty() {
             true => self.0.remove(key)?,

@@ -97,6 +97,7 @@ impl Writer {
             head: loaded.numbers.head,
             producers: loaded.producers,
             keys: loaded.keys,
+            lately: loaded.lately,
         };
         let topic = OpenTopic {
             generation,

@@ -9,8 +9,8 @@ use std::path::Path;
 use hark_protocol::{Epoch, GapReason};
 use tempfile::TempDir;
 
-use super::layout::{HEADER_BYTES, Header, Key};
-use super::meta::Meta;
+use super::layout::{HEADER_BYTES, Header, Key, TopicId};
+use super::meta::{Meta, Numbers};
 use super::rows::Records;
 use super::*;
 use crate::message_log::contract::{
@@ -964,6 +964,32 @@ fn retention_goes_on_after_a_restart() {
         );
         assert!(Header::check(&first.0, &first.1).is_some());
     });
+}
+
+#[test]
+fn the_numbers_of_many_topics_are_written_at_once_and_others_stay() {
+    let db = sled::Config::new().temporary(true).open().unwrap();
+    let meta = Meta::new(db.open_tree("meta").unwrap());
+    let numbers = |head| Numbers {
+        head,
+        ..Numbers::default()
+    };
+    for id in 0..100 {
+        meta.set_numbers(TopicId(id), &numbers(id)).unwrap();
+    }
+    // In any order, some of a block and all of another, a new one, and one twice.
+    let changed = [99, 3, 40, 16, 2, 1000, 3].into_iter().chain(48..64);
+    let changed: Vec<_> = changed.map(|id| (TopicId(id), numbers(id + 7))).collect();
+    meta.set_numbers_of_many(changed.clone()).unwrap();
+    for id in (0..100).chain([1000]) {
+        let is_changed = changed.iter().any(|(changed, _)| changed.0 == id);
+        let head = if is_changed { id + 7 } else { id };
+        assert_eq!(meta.numbers(TopicId(id)).unwrap().head, head, "{id}");
+    }
+    meta.remove_numbers(TopicId(3)).unwrap();
+    assert_eq!(meta.numbers(TopicId(3)).unwrap(), Numbers::default());
+    assert_eq!(meta.numbers(TopicId(2)).unwrap().head, 9);
+    meta.set_numbers_of_many(Vec::new()).unwrap();
 }
 
 #[test]

@@ -325,33 +325,53 @@ impl Writer {
     /// Writes the numbers of the topics that this commit has touched.
     fn write_numbers(&mut self) {
         let touched = std::mem::take(&mut self.state.commit.touched);
-        for name in touched {
-            if let Some(Slot::Open(topic)) = self.state.topics.get_mut(&name) {
+        let mut numbers = Vec::with_capacity(touched.len());
+        for name in &touched {
+            if let Some(Slot::Open(topic)) = self.state.topics.get_mut(name) {
                 let before = topic.numbers.first;
-                let written = Self::write_numbers_of(&self.store, topic);
+                let due = Self::numbers_to_write(&self.store, topic);
                 let (looked_up, first) = (topic.marks_written, topic.numbers.first);
                 if first > before {
                     let (sink, news) = (Arc::clone(&topic.news), LogNews::Trimmed { first });
                     self.state.commit.answers.push(Answer::News { sink, news });
                 }
-                self.check(written);
-                self.look_up_forgotten(&name, looked_up);
-                self.look_at_retention(&name);
+                match due {
+                    Ok(due) => numbers.extend(due),
+                    Err(error) => self.check(Err(error)),
+                }
+                self.look_up_forgotten(name, looked_up);
+                self.look_at_retention(name);
             }
+        }
+        // Behind the records, as all of them are written by now.
+        if !self.store.is_closed() {
+            let written = self.store.meta.set_numbers_of_many(numbers);
+            self.check(written);
         }
     }
 
     /// Writes a topic's numbers, and its producers' if it is time. Called once no commit touches it any more.
     pub(super) fn write_numbers_of(store: &Store, topic: &mut OpenTopic) -> Result<(), MetaError> {
+        match Self::numbers_to_write(store, topic)? {
+            Some((id, numbers)) => store.meta.set_numbers(id, &numbers),
+            None => Ok(()),
+        }
+    }
+
+    /// What is to be written of a topic's numbers, once its producers' are, if it is time.
+    fn numbers_to_write(
+        store: &Store,
+        topic: &mut OpenTopic,
+    ) -> Result<Option<(TopicId, Numbers)>, MetaError> {
         topic.touched = false;
         let Some(id) = topic.id.filter(|_| !store.is_closed()) else {
-            return Ok(());
+            return Ok(None);
         };
         if topic.is_checkpoint_due() {
             topic.checkpoint(&store.meta)?;
         }
         topic.keep_to_count();
-        store.meta.set_numbers(id, &topic.numbers)
+        Ok(Some((id, topic.numbers)))
     }
 
     /// Has producers forgotten, bit by bit.

@@ -54,10 +54,13 @@ impl Gate {
 /// A log in memory with gates in front of its answers.
 pub(super) struct Gated {
     pub(super) inner: Arc<dyn MessageLog>,
+    pub(super) opens: Arc<Gate>,
     pub(super) appends: Arc<Gate>,
     pub(super) deletes: Arc<Gate>,
     pub(super) reads: Arc<Gate>,
     pub(super) times: Arc<Gate>,
+    /// What was opened, in the order in which it was asked for.
+    pub(super) opened: Mutex<Vec<TopicName>>,
     /// What deletes are answered with, if so, without being done.
     pub(super) refusal: Mutex<Option<LogError>>,
     /// How many messages, and how many bytes of them, each append had.
@@ -70,10 +73,12 @@ impl Gated {
     pub(super) fn new(clock: &Clock) -> Arc<Self> {
         Arc::new(Self {
             inner: memory_log(clock),
+            opens: Arc::default(),
             appends: Arc::default(),
             deletes: Arc::default(),
             reads: Arc::default(),
             times: Arc::default(),
+            opened: Mutex::default(),
             refusal: Mutex::default(),
             appended: Mutex::default(),
             listed: Arc::default(),
@@ -89,7 +94,8 @@ impl std::fmt::Debug for Gated {
 
 impl MessageLog for Gated {
     fn open(&self, topic: TopicName, news: NewsSink, done: Done<OpenedTopic>) {
-        self.inner.open(topic, news, done);
+        self.opened.lock().unwrap().push(topic.clone());
+        self.inner.open(topic, news, self.opens.through(done));
     }
 
     fn append(&self, mut append: Append) {

@@ -11,11 +11,15 @@ use crate::topic::{
 
 /// A subscriber that refuses all live messages, and takes down what it is told.
 #[derive(Default)]
-struct Slow(Mutex<Vec<Told>>);
+struct Slow {
+    told: Mutex<Vec<Told>>,
+    /// Kept, or it would be given up.
+    seat: Mutex<Option<Seat>>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Told {
-    Subscribed(Seat, hark_protocol::Cursor),
+    Subscribed(hark_protocol::Cursor),
     Lagging(Option<u64>),
     Page {
         position: u64,
@@ -26,7 +30,7 @@ enum Told {
 
 impl Slow {
     async fn nth(&self, count: usize) -> Told {
-        let told = || self.0.lock().unwrap().clone();
+        let told = || self.told.lock().unwrap().clone();
         until("it is told", || told().len() >= count).await;
         assert_eq!(told().len(), count, "{:?}", told());
         told()[count - 1]
@@ -39,11 +43,15 @@ impl Subscriber for Slow {
     }
 
     fn tell(&self, news: RoomNews) {
-        self.0.lock().unwrap().push(match news {
+        self.told.lock().unwrap().push(match news {
             RoomNews::Subscribed {
-                seating: Seating { seat, position, .. },
+                seat,
+                seating: Seating { position, .. },
                 ..
-            } => Told::Subscribed(seat, position),
+            } => {
+                *self.seat.lock().unwrap() = Some(seat);
+                Told::Subscribed(position)
+            }
             RoomNews::Lagging { behind, .. } => Told::Lagging(behind),
             RoomNews::Page {
                 position,
@@ -82,9 +90,10 @@ async fn a_subscriber_that_falls_behind_is_told_how_far() {
         SubscribeFrom::Now,
         Subprotocol::Json,
     ));
-    let Told::Subscribed(seat, mut position) = slow.nth(1).await else {
+    let Told::Subscribed(mut position) = slow.nth(1).await else {
         panic!("it is seated");
     };
+    let seat = slow.seat.lock().unwrap().as_ref().unwrap().number;
 
     publish_batch().await;
 

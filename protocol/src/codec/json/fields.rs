@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Unexpec
 use serde_json::value::RawValue;
 
 use crate::FrameError;
-use crate::codec::checks::{Clipped, HeaderPairs, Text, bad_frame};
+use crate::codec::checks::{Clipped, HeaderPairs, List, Number, Text, bad_frame};
 
 /// A struct of optional fields that reads itself from one JSON object. Unknown fields are skipped, so that a newer peer
 /// can say more; `optional` and `number` take null for absent, `value` takes it for what it is.
@@ -19,13 +19,6 @@ macro_rules! fields {
         #[derive(Debug, Default)]
         pub(super) struct $name<'a> {
             $(pub(super) $field: Option<$type>,)*
-        }
-
-        impl<'a> $name<'a> {
-            /// Reads the fields of one frame.
-            pub(super) fn read(bytes: &'a [u8]) -> Result<Self, FrameError> {
-                read_object(bytes)
-            }
         }
 
         impl<'a> Deserialize<'a> for $name<'a> {
@@ -69,6 +62,7 @@ fields! {
         "id" => number id: u64,
         "token" => optional token: Text<'a>,
         "topic" => optional topic: Text<'a>,
+        "topics" => optional topics: List<Text<'a>>,
         "from" => value from: &'a RawValue,
         "data" => value data: &'a RawValue,
         "data_base64" => optional data_base64: Text<'a>,
@@ -77,6 +71,7 @@ fields! {
         "headers" => optional headers: HeaderPairs<'a>,
         "producer" => optional producer: Text<'a>,
         "seq" => number seq: u64,
+        "seqs" => optional seqs: List<Number>,
         "message_id" => optional message_id: Text<'a>,
     }
 }
@@ -110,10 +105,23 @@ fields! {
         "from" => number from: u64,
         "to" => number to: u64,
         "duplicate" => optional duplicate: bool,
+        "receipts" => optional receipts: List<ReceiptFields<'a>>,
         "code" => optional code: Text<'a>,
         "message" => optional message: Text<'a>,
         "expected_seq" => number expected_seq: u64,
         "retry_after_ms" => number retry_after_ms: u64,
+    }
+}
+
+fields! {
+    /// What Hark says of one topic in `published_all`.
+    ReceiptFields {
+        "topic" => optional topic: Text<'a>,
+        "cursor" => optional cursor: Text<'a>,
+        "duplicate" => optional duplicate: bool,
+        "code" => optional code: Text<'a>,
+        "message" => optional message: Text<'a>,
+        "expected_seq" => number expected_seq: u64,
     }
 }
 
@@ -168,7 +176,8 @@ fn read<'a, A: MapAccess<'a>, T: Deserialize<'a>>(name: &str, map: &mut A) -> Re
         .map_err(|e| A::Error::custom(format_args!("`{name}`: {e}")))
 }
 
-fn read_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
+/// Reads the fields of one frame.
+pub(super) fn read_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
     let text =
         std::str::from_utf8(bytes).map_err(|e| bad_frame(format_args!("a frame is UTF-8: {e}")))?;
     serde_json::from_str(text).map_err(|e| match e.is_data() {

@@ -52,6 +52,11 @@ pub(super) trait Out {
     fn number(&mut self, name: &str, value: Option<u64>) {
         let Some(value) = value else { return };
         self.name(name);
+        self.digits(value);
+    }
+
+    /// A number by itself.
+    fn digits(&mut self, value: u64) {
         self.raw(Digits::of(value).as_str());
     }
 
@@ -156,6 +161,26 @@ pub(super) fn escaped_len(value: &str) -> usize {
 /// How many characters bytes have in base64: four for each three bytes begun (RFC 4648, section 4).
 pub(super) fn base64_len(data: &[u8]) -> usize {
     data.len().div_ceil(3) * 4
+}
+
+impl dyn Out + '_ {
+    /// A field that is a list; `write` writes one item of it.
+    pub(super) fn list<T>(
+        &mut self,
+        name: &str,
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&mut dyn Out, T),
+    ) {
+        self.name(name);
+        self.raw("[");
+        for (at, item) in items.enumerate() {
+            if at > 0 {
+                self.raw(",");
+            }
+            write(self, item);
+        }
+        self.raw("]");
+    }
 }
 
 /// Only measures.
