@@ -45,18 +45,19 @@ pub(crate) async fn pairs(world: &World, transport: Transport, pairs: Pairs) -> 
         seconds.push(of_hark.as_secs_f64());
         ratios.push(of_hark.as_secs_f64() / of_bare.as_secs_f64());
     }
-    let all: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
     vec![
         Figure::shown("on the wire", bytes as f64 / 1e6, " MB"),
-        Figure::shown("bare TCP, median", median(&bare_seconds), " s"),
-        Figure::shown("catching up, median", median(&seconds), " s"),
-        Figure::shown(
-            format!("ratio, median of {}", all.join(" ")),
-            median(&ratios),
-            " ×",
-        )
-        .at_most(pairs.at_most),
+        middle("bare TCP", &bare_seconds, " s"),
+        middle("catching up", &seconds, " s"),
+        middle("ratio", &ratios, " ×").at_most(pairs.at_most),
     ]
+}
+
+/// The median, beside all.
+fn middle(what: &str, values: &[f64], unit: &'static str) -> Figure {
+    let all: Vec<String> = values.iter().map(|value| format!("{value:.2}")).collect();
+    let what = format!("{what}, median of {}", all.join(" "));
+    Figure::shown(what, median(values), unit)
 }
 
 async fn catch_up(broker: &Broker, transport: Transport) -> (u64, Duration) {
