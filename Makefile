@@ -3,7 +3,7 @@
 CARGO_FLAGS ?= --release --workspace
 HOST_TOOLS  := tests/peers/setup.sh
 
-.PHONY: test check peers bench torture growth fairness fuzz
+.PHONY: test check peers bench torture badline growth fairness fuzz
 
 # Everything: style, docs, and every test against the real binary, with clients nobody here wrote.
 test: check peers
@@ -37,6 +37,14 @@ bench:
 TORTURE ?= --cycles 500
 torture:
 	cargo run --release -p hark-tests --bin hark-torture -- $(TORTURE)
+
+# The broker and its clients at the two ends of a line that is long, slow, narrow, loses, reorders and breaks off: some ten minutes, a figure
+# and its bound for each scenario. Wants root (it makes two network namespaces of its own), and fails where it cannot run. BADLINE="--seed N"
+# draws the same losses again; `--only NAME` runs the scenarios whose names begin so, `--congestion cubic` sets how TCP controls its congestion.
+badline:
+	tests/badline/setup.sh
+	cargo build --release -p hark-broker -p hark-tests --bin hark --bin hark-badline
+	./target/release/hark-badline $(BADLINE)
 
 # What 10 to a million topics cost: disk, opening, memory and a receipt, as a table. Takes some ten minutes, 3 GB of disk and two idle cores;
 # HARK_GROWTH_TOPICS="10,1000" makes it short.

@@ -133,7 +133,7 @@ pub struct Config {
     #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]
     pub keep_alive: Duration,
 
-    /// The most bytes that the kernel may hold for all clients until they acknowledge them; beyond it those are ended that have acknowledged nothing for the longest.
+    /// The most bytes that the kernel may hold for all clients until they acknowledge them; beyond it those are ended that have owed an acknowledgement for the longest.
     #[arg(long, env = "HARK_MAX_UNSENT_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub max_unsent_bytes: u64,
 

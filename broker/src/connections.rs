@@ -38,6 +38,8 @@ pub fn pages(bytes: usize) -> u32 {
 
 /// A client is behind when something it was sent is not acknowledged for so long.
 const BEHIND_AFTER: Duration = Duration::from_secs(2);
+/// So many moments of what is owed are remembered of a connection; of more, those in the middle are left out.
+const MAX_OWED: usize = 64;
 /// Who asked to know is told again while it lasts.
 const TELL_BEHIND_EVERY: Duration = Duration::from_secs(4);
 
@@ -90,12 +92,8 @@ impl std::fmt::Debug for Bell {
 /// What the kernel said of a connection when it was last asked.
 #[derive(Debug, Default)]
 struct Acknowledged {
-    /// Of all that was written.
-    bytes: u64,
-    /// Milliseconds after the connection began when it last grew, or nothing was owed.
-    moved_ms: u64,
-    /// What had been written at the last few times it was asked: milliseconds after the beginning, and bytes.
-    written: VecDeque<(u64, u64)>,
+    /// What had been written by when, as far as it is owed: milliseconds after the beginning, and bytes.
+    owed: VecDeque<(u64, u64)>,
     /// When last somebody was told that the client is behind.
     told_ms: Option<u64>,
 }
@@ -145,9 +143,13 @@ impl Connections {
 
     /// To be called when a connection is accepted.
     pub fn enter(self: &Arc<Self>, peer: Option<SocketAddr>) -> Listed {
+        self.enter_at(peer, Instant::now())
+    }
+
+    fn enter_at(self: &Arc<Self>, peer: Option<SocketAddr>, began: Instant) -> Listed {
         let connection = Arc::new(Connection {
             peer: peer.map(canonical),
-            began: Instant::now(),
+            began,
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             cut: AtomicBool::new(false),
@@ -218,8 +220,8 @@ impl Connections {
         }
     }
 
-    /// Takes in what the kernel holds of each connection. Where that is more than `total_bytes` in all, those are cut whose clients have
-    /// acknowledged nothing for the longest. To be called every second.
+    /// Takes in what the kernel holds of each connection. Where that is more than `total_bytes` in all, those are cut that have owed something
+    /// for the longest; not what is merely on its way to clients that take it. To be called every second.
     pub(crate) fn count_unsent(&self, unsent: &[Unsent], total_bytes: u64) {
         let unsent: HashMap<SocketAddr, u32> =
             unsent.iter().map(|one| (one.peer, one.bytes)).collect();
@@ -229,17 +231,16 @@ impl Connections {
             let bytes = connection.peer.and_then(|peer| unsent.get(&peer));
             let bytes = u64::from(bytes.copied().unwrap_or(0));
             let now_ms = connection.now_ms();
-            let moved_ms = connection.acknowledged_all_but(bytes, now_ms);
+            let owed_ms = connection.acknowledged_all_but(bytes, now_ms);
             total += bytes;
-            if bytes > 0 {
-                let still = now_ms.saturating_sub(moved_ms);
-                owing.push((still, bytes, connection));
+            if owed_ms >= BEHIND_AFTER.as_millis() as u64 {
+                owing.push((owed_ms, bytes, connection));
             }
         }
         if total <= total_bytes {
             return;
         }
-        owing.sort_by_key(|&(still, bytes, _)| std::cmp::Reverse((still, bytes)));
+        owing.sort_by_key(|&(owed_ms, bytes, _)| std::cmp::Reverse((owed_ms, bytes)));
         let mut ended = 0;
         for (_, bytes, connection) in owing {
             if total <= total_bytes {
@@ -387,45 +388,46 @@ impl Connection {
 
 /// What the kernel says of it.
 impl Connection {
-    /// All that was written is acknowledged but for `unsent_bytes`. Gives when last something was.
+    /// All that was written is acknowledged but for `unsent_bytes`. Gives for how many milliseconds something has been owed.
     fn acknowledged_all_but(&self, unsent_bytes: u64, now_ms: u64) -> u64 {
         let written = self.written_bytes.load(Ordering::Relaxed);
+        let acknowledged = written.saturating_sub(unsent_bytes);
         let mut known = self
             .acknowledged
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let bytes = written.saturating_sub(unsent_bytes);
-        if bytes > known.bytes || unsent_bytes == 0 {
-            (known.bytes, known.moved_ms) = (bytes, now_ms);
-        }
-        // Of what had been written so long ago, something is still owed.
-        let long_ago = now_ms.saturating_sub(BEHIND_AFTER.as_millis() as u64);
-        while known
-            .written
-            .get(1)
-            .is_some_and(|&(at_ms, _)| at_ms <= long_ago)
-        {
-            known.written.pop_front();
-        }
-        let behind = known
-            .written
+        let owed = &mut known.owed;
+        while owed
             .front()
-            .is_some_and(|&(at_ms, written)| at_ms <= long_ago && bytes < written);
-        known.written.push_back((now_ms, written));
+            .is_some_and(|&(_, bytes)| bytes <= acknowledged)
+        {
+            owed.pop_front();
+        }
+        if unsent_bytes > 0 && owed.back().is_none_or(|&(_, bytes)| bytes < written) {
+            if owed.len() == MAX_OWED {
+                owed.remove(1);
+            }
+            owed.push_back((now_ms, written));
+        }
+        if owed.is_empty() {
+            *owed = VecDeque::new();
+        }
+        let owed_ms = owed
+            .front()
+            .map_or(0, |&(at_ms, _)| now_ms.saturating_sub(at_ms));
         let tell_again = TELL_BEHIND_EVERY.as_millis() as u64;
-        let tell = behind
+        let tell = owed_ms >= BEHIND_AFTER.as_millis() as u64
             && known
                 .told_ms
                 .is_none_or(|told_ms| now_ms >= told_ms + tell_again);
         if tell {
             known.told_ms = Some(now_ms);
         }
-        let moved_ms = known.moved_ms;
         drop(known);
         if tell && let Some(Bell(ring)) = &*self.bell() {
             ring();
         }
-        moved_ms
+        owed_ms
     }
 
     /// From now on `ring` is called when something that was written [`BEHIND_AFTER`] ago has not been acknowledged, and every few seconds
@@ -566,24 +568,45 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_bound_goes_who_has_acknowledged_nothing_for_the_longest() {
+    fn beyond_the_bound_goes_who_has_owed_something_for_the_longest() {
         let connections = Connections::new(Duration::from_secs(60));
-        let vanished = connections.enter(Some(peer(1)));
-        let slow = connections.enter(Some(peer(2)));
-        let quick = connections.enter(Some(peer(3)));
-        for one in [&vanished, &slow, &quick] {
+        let an_hour_ago = Instant::now() - Duration::from_secs(3600);
+        let [vanished, slow, quick] =
+            [1, 2, 3].map(|n| connections.enter_at(Some(peer(n)), an_hour_ago));
+        let all = [&vanished, &slow, &quick];
+        let look = |unsent: [u32; 3], limit: u64| {
+            // As if the three seconds had passed that make a debt an old one.
+            for one in all {
+                for (at_ms, _) in &mut one.acknowledged.lock().unwrap().owed {
+                    *at_ms = at_ms.saturating_sub(3000);
+                }
+            }
+            let unsent = [1, 2, 3].map(|n: u16| self::unsent(n, unsent[usize::from(n) - 1]));
+            connections.count_unsent(&unsent, limit);
+            all.map(|one| one.is_cut())
+        };
+        for one in all {
             one.wrote(Some(1000));
-            // As if they had been there for a while.
-            one.acknowledged.lock().unwrap().moved_ms = 1;
         }
-        let cut = || [&vanished, &slow, &quick].map(|one| one.is_cut());
-
-        connections.count_unsent(&[unsent(1, 1000), unsent(2, 900), unsent(3, 10)], 1910);
-        assert_eq!(cut(), [false; 3]);
-        std::thread::yield_now();
-        slow.wrote(Some(100));
-        connections.count_unsent(&[unsent(1, 1000), unsent(2, 950), unsent(3, 0)], 1949);
-        assert_eq!(cut(), [true, false, false]);
+        assert_eq!(
+            look([1000, 900, 1000], 1),
+            [false; 3],
+            "it was just written"
+        );
+        slow.wrote(Some(500));
+        quick.wrote(Some(4000));
+        assert_eq!(
+            look([1000, 1000, 4000], 6000),
+            [false; 3],
+            "within the bound"
+        );
+        assert_eq!(look([1000, 1000, 4000], 5999), [true, false, false]);
+        quick.wrote(Some(9000));
+        assert_eq!(
+            look([0, 1000, 9000], 1),
+            [true, true, false],
+            "what is on its way is not cut"
+        );
     }
 
     #[test]

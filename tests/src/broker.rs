@@ -23,6 +23,7 @@ use crate::{DEADLINE, Http};
 /// How a broker is to be started. `Broker::start()` is the usual one.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
+    host: Option<Ipv4Addr>,
     flags: Vec<String>,
     env: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
@@ -35,6 +36,16 @@ impl Setup {
     /// Nothing but defaults.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another address than loopback, served without authentication.
+    pub fn listen(mut self, host: Ipv4Addr) -> Self {
+        self.host = Some(host);
+        self.env("HARK_INSECURE_NO_AUTH", "true")
+    }
+
+    fn host(&self) -> Ipv4Addr {
+        self.host.unwrap_or(Ipv4Addr::LOCALHOST)
     }
 
     /// Adds `--name value`.
@@ -134,7 +145,7 @@ impl Broker {
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        (self.setup.host(), self.port).into()
     }
 
     /// The WebSocket's URL.
@@ -357,7 +368,7 @@ impl Process {
         };
         let mut child = { command }
             .arg("serve")
-            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--listen", &format!("{}:{port}", setup.host())])
             .arg("--data-dir")
             .arg(data_dir)
             .args(&setup.flags)
@@ -401,7 +412,7 @@ impl Process {
                 .recv_timeout(end.saturating_duration_since(Instant::now()))
             {
                 Ok(line) => {
-                    if let Some(port) = port_in(&line) {
+                    if let Some(port) = port_in(&line, setup.host()) {
                         process.port = port;
                         process.greeting = line;
                         return Ok(process);
@@ -482,8 +493,8 @@ pub(crate) fn text_of(bytes: &Shared) -> String {
     String::from_utf8_lossy(&bytes.lock().unwrap()).into_owned()
 }
 
-fn port_in(line: &str) -> Option<u16> {
-    let (_, rest) = line.split_once("http://127.0.0.1:")?;
+fn port_in(line: &str, host: Ipv4Addr) -> Option<u16> {
+    let (_, rest) = line.split_once(&format!("http://{host}:"))?;
     let digits = rest
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(rest.len());

@@ -326,7 +326,7 @@ impl Lines {
     /// No more will be read. What is left behind the last whole line is a part of one, and must not be taken for it.
     fn break_off(&mut self, error: ApiError) {
         // What was left while it was waited for; gone, if it had to go.
-        drop(self.body.receiving.take_back(&mut self.body.part));
+        self.body.receiving.take_back(&mut self.body.part).ok();
         let raw = &mut self.body.part.raw;
         let whole = raw.iter().rposition(|&byte| byte == b'\n');
         raw.truncate(whole.map_or(0, |end| end + 1));
