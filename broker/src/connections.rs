@@ -29,7 +29,7 @@ const PAGE_BYTES: usize = 64 * 1024;
 
 /// So much is given to the socket at a time: actix-http copies it to a buffer of the connection that it does not make smaller again (but for
 /// one of more than 128 KiB), so what is given at once is what every client keeps that was ever sent as much.
-pub const PIECE_BYTES: usize = 8 * 1024;
+pub const PIECE_BYTES: usize = 16 * 1024;
 
 /// How many whole pages so many bytes are.
 pub fn pages(bytes: usize) -> u32 {
@@ -62,6 +62,8 @@ pub struct Connection {
     cut: AtomicBool,
     /// Both sides have said that the WebSocket is closed: nothing more is waited for (RFC 6455, section 7.1.1).
     closed: AtomicBool,
+    /// All that had come was read: what comes next has been waited for.
+    waited: AtomicBool,
     /// The task that serves the connection.
     task: AtomicWaker,
     input: Mutex<Input>,
@@ -154,6 +156,7 @@ impl Connections {
             answers: AtomicU64::new(0),
             cut: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            waited: AtomicBool::new(false),
             task: AtomicWaker::new(),
             input: Mutex::default(),
             written_bytes: AtomicU64::new(0),
@@ -336,6 +339,11 @@ impl Connection {
         self.requests.load(Ordering::Acquire) == self.answers.load(Ordering::Acquire)
     }
 
+    /// The socket has no more just now.
+    pub(crate) fn waits_for_the_socket(&self) {
+        self.waited.store(true, Ordering::Relaxed);
+    }
+
     /// More of the body was handed on.
     pub(crate) fn handed_on(&self, bytes: u64) {
         self.input().body_bytes += bytes;
@@ -443,6 +451,11 @@ impl Connection {
 
 /// What those ask who answer.
 impl Connection {
+    /// Whether the socket had no more at some time since this was last asked: then others have had their turn, and one's own begins anew.
+    pub(crate) fn has_waited_for_the_socket(&self) -> bool {
+        self.waited.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether nothing more will come of the body that is being read, of which `received` bytes have been taken: the client has closed its
     /// side in its midst. Otherwise `waker` is called when it does.
     ///

@@ -262,6 +262,11 @@ impl Receiving {
         pace.came(bytes, now);
     }
 
+    /// Whatever came before does not count for the pace.
+    pub fn pace_anew(&mut self) {
+        self.pace = None;
+    }
+
     /// Leaves what there is of a message, until there is more. If it has to go meanwhile `waker` is called.
     pub fn leave(&mut self, part: &mut Part, waker: &Waker) {
         part.let_go_of_memory();

@@ -197,6 +197,9 @@ impl Looks {
             Ok(unsent) => self
                 .connections
                 .count_unsent(&unsent, self.max_unsent_bytes),
+            Err(error) if !unsent::is_for_good(&error) => {
+                tracing::warn!(%error, "the kernel did not say what it holds for clients; it is asked again");
+            }
             Err(error) => {
                 self.kernel_answers = false;
                 tracing::warn!(

@@ -55,6 +55,13 @@ impl Turn {
         self.commands >= MAX_COMMANDS_A_TURN || self.bytes >= MAX_BYTES_A_TURN
     }
 
+    /// Others have had their turn meanwhile; unless it is used up, when it is waited for just that.
+    pub(crate) fn begin_anew(&mut self) {
+        if self.rest.is_none() {
+            (self.commands, self.bytes) = (0, 0);
+        }
+    }
+
     /// There was nothing to be read: whoever waits for the socket has let others go first.
     pub(crate) fn waits_for_the_socket(&mut self) {
         self.bytes = 0;

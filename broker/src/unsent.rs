@@ -33,6 +33,23 @@ pub fn of_port(_: u16) -> io::Result<Vec<Unsent>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Whether asking again is of no use: this kernel, or what keeps the process in, does not have it.
+pub fn is_for_good(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [
+        Errno::PROTONOSUPPORT,
+        Errno::AFNOSUPPORT,
+        Errno::PERM,
+        Errno::ACCESS,
+        Errno::NOENT,
+        Errno::OPNOTSUPP,
+        Errno::INVAL,
+    ];
+    let told = error.raw_os_error();
+    error.kind() == io::ErrorKind::Unsupported
+        || known.iter().any(|errno| told == Some(errno.raw_os_error()))
+}
+
 /// The layout of the question and its answers (linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h).
 mod wire {
     pub(super) const AF_NETLINK: i32 = 16;

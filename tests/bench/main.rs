@@ -5,7 +5,7 @@
 //! The load speaks raw WebSocket frames, so that on one core it can outrun the broker it measures.
 //!
 //! `hark-bench growth` (many topics), `fairness` (a quiet topic beside floods) and `soak` (retention) are tables of their own; so is
-//! `many`, what a message to a thousand topics costs, which is part of the first run too.
+//! `many` and `receipts`, what a message to a thousand topics and what a receipt costs, which are part of the first run too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a program for people; what goes wrong may end it
 
@@ -46,8 +46,26 @@ fn main() {
         Some("growth") => local.block_on(&runtime, growth::run(dir)),
         Some("fairness") => local.block_on(&runtime, fairness::run(dir, repeats)),
         Some("many") => local.block_on(&runtime, many::run(dir, ONE_CORE, 100)),
+        Some("receipts") => {
+            pin_to_core(1);
+            local.block_on(&runtime, receipts(dir));
+        }
         Some("soak") => local.block_on(&runtime, soak::run(dir)),
-        Some(other) => panic!("{other:?} is not growth, fairness, many or soak"),
+        Some(other) => panic!("{other:?} is not growth, fairness, many, receipts or soak"),
+    }
+}
+
+/// What a receipt costs, of one topic and of many.
+async fn receipts(dir: &Path) {
+    for topics in [1, 100] {
+        let server = Server::start(dir, ONE_CORE);
+        let load = Receipts {
+            connections: 100,
+            in_flight: 10,
+            topics,
+            payload_bytes: 128,
+        };
+        load.run(&server, RUN).await;
     }
 }
 
@@ -79,17 +97,7 @@ fn costs(runtime: &tokio::runtime::Runtime, dir: &Path, repeats: u32) {
                 load(Peer::Nats).run(&server, RUN).await;
             }
 
-            for topics in [1, 100] {
-                let server = Server::start(dir, ONE_CORE);
-                let load = Receipts {
-                    connections: 100,
-                    in_flight: 10,
-                    topics,
-                    payload_bytes: 128,
-                };
-                load.run(&server, RUN).await;
-            }
-
+            receipts(dir).await;
             many::run(dir, ONE_CORE, 100).await;
 
             // Alone, it is the time that counts, not the CPU: the broker may use both cores, as it would.

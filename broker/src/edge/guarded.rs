@@ -93,7 +93,7 @@ pub(super) struct Guarded<T: Transport> {
     timer: Timer,
     /// How many were handed on.
     requests: u64,
-    /// Bytes of a body that came behind its answer.
+    /// Bytes that came behind an answer and are thrown away.
     drained_bytes: u64,
 }
 
@@ -314,6 +314,7 @@ impl<T: Transport> Guarded<T> {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 self.turn.waits_for_the_socket();
+                self.connection.waits_for_the_socket();
                 Poll::Pending
             }
         }
@@ -340,16 +341,18 @@ impl<T: Transport> Guarded<T> {
                     let seen = *seen;
                     if self.buffer.len() > seen {
                         self.look_for_head(seen);
+                        let has_begun = matches!(self.phase, Phase::Head { seen } if seen > 0);
+                        if seen == 0 && has_begun && self.requests > 0 {
+                            self.timer.arm(self.patience.head);
+                        }
                         continue;
                     }
-                    if self.head_is_late(cx) {
-                        continue;
-                    }
-                    let begins = self.buffer.is_empty() && self.requests > 0;
-                    if ready!(self.poll_fill(cx))? == 0 {
-                        self.phase = Phase::Ended;
-                    } else if begins {
-                        self.timer.arm(self.patience.head);
+                    match self.poll_fill(cx)? {
+                        Poll::Ready(0) => self.phase = Phase::Ended,
+                        Poll::Ready(_) => {}
+                        // Only now: what has come in time counts, though it is looked at late.
+                        Poll::Pending if self.head_is_late(cx) => {}
+                        Poll::Pending => return Poll::Pending,
                     }
                 }
                 Phase::Body { left } => {
@@ -455,12 +458,21 @@ impl<T: Transport> Guarded<T> {
                     self.phase = Phase::Lingering;
                 }
                 Phase::Lingering => {
-                    if ready!(self.poll_fill(cx))? == 0 {
+                    let bytes = ready!(self.poll_fill(cx))? as u64;
+                    self.drained_bytes += bytes;
+                    if bytes == 0 || self.drained_bytes > MAX_DRAINED_BYTES {
                         self.phase = Phase::Ended;
                     }
                     self.buffer.clear();
                 }
-                Phase::CutShort if self.connection.all_answered() => self.phase = Phase::Ended,
+                Phase::CutShort if self.connection.all_answered() && self.input_closed => {
+                    self.phase = Phase::Ended;
+                }
+                // It may still be sending: to close now would be a reset, and lose the answer.
+                Phase::CutShort if self.connection.all_answered() => {
+                    self.timer.arm(LINGER);
+                    self.phase = Phase::Lingering;
+                }
                 Phase::CutShort => return Poll::Pending,
                 Phase::Ended => return Poll::Ready(Ok(())),
             }
@@ -523,19 +535,21 @@ fn answer(refusal: Refusal, wants_events: bool) -> String {
         code,
         message,
     } = refusal;
-    let (status, content_type, retry, body) = if wants_events {
+    let (status, content_type, more, body) = if wants_events {
         let body = format!("retry: {}\n\n", RETRY_AFTER.as_millis());
-        ("200 OK", "text/event-stream", String::new(), body)
+        // For a page of whatever origin: one that may not read this takes it for the end of all, too, and there is nothing in it.
+        let origin = "access-control-allow-origin: *\r\n".to_owned();
+        ("200 OK", "text/event-stream", origin, body)
     } else {
         let again = code == "busy";
         let retry = format!("retry-after: {}\r\n", RETRY_AFTER.as_secs());
         let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
-        let retry = if again { retry } else { String::new() };
-        (status, "application/json", retry, body)
+        let more = if again { retry } else { String::new() };
+        (status, "application/json", more, body)
     };
     let date = httpdate::fmt_http_date(std::time::SystemTime::now());
     format!(
-        "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-type: {content_type}\r\n{retry}\
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-type: {content_type}\r\n{more}\
          cache-control: no-store\r\nconnection: close\r\ndate: {date}\r\n\r\n{body}",
         body.len()
     )
@@ -586,6 +600,8 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
         match &polled {
             Poll::Pending => {
+                // actix-http may do nothing but write from here on, and the connection can still be cut.
+                this.connection.is_served_by(cx.waker());
                 this.write_blocked = true;
                 this.connection.wrote(None);
             }

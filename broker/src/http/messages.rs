@@ -1,6 +1,8 @@
 //! `GET /v1/topics/{topic}/messages` and `GET /v1/messages`: pages of the history of one topic or several, from any cursor. With `wait`
 //! they are long-polls: where there is nothing yet, the answer waits for the first message.
 
+use std::time::Duration;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use hark_protocol::{Cursor, CursorSet, ErrorCode, SubscribeFrom, TopicName};
 use tokio::sync::oneshot;
@@ -17,6 +19,9 @@ use crate::topic::{History, join_again_after};
 /// The most bytes that the pages of one answer have (but at least one message).
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
+/// How long a client is still waited for that has closed its side.
+const GONE_AFTER: Duration = Duration::from_secs(2);
+
 /// How often a room that dies is asked for again: for about a third of a second.
 const MAX_ATTEMPTS: u32 = 5;
 
@@ -27,13 +32,11 @@ pub(super) async fn of_topic(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
     let reading = reading::read(&request, Some(&topic), Form::Page)?;
-    let (pages, room) = read(&gate, &reading).await?;
+    let connection = Connection::of(&request);
+    let (pages, room) = read(&gate, &reading, connection.as_deref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let body = pages.iter().map(|page| page.json(false)).collect();
-    Ok(answer(
-        cursor,
-        Held::new(body, room, Connection::of(&request)),
-    ))
+    Ok(answer(cursor, Held::new(body, room, connection)))
 }
 
 pub(super) async fn of_topics(
@@ -42,15 +45,13 @@ pub(super) async fn of_topics(
 ) -> Result<HttpResponse, ApiError> {
     gate.admission.check_host(&request)?;
     let reading = reading::read(&request, None, Form::Page)?;
-    let (pages, room) = read(&gate, &reading).await?;
+    let connection = Connection::of(&request);
+    let (pages, room) = read(&gate, &reading, connection.as_deref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let pages: Vec<String> = pages.iter().map(|page| page.json(true)).collect();
     let pages = pages.join(",");
     let body = format!("{{\"pages\":[{pages}],\"cursor\":\"{cursor}\"}}");
-    Ok(answer(
-        cursor,
-        Held::new(body, room, Connection::of(&request)),
-    ))
+    Ok(answer(cursor, Held::new(body, room, connection)))
 }
 
 fn cursor_of(topics: &[TopicName], pages: &[Page]) -> String {
@@ -68,7 +69,11 @@ fn answer(cursor: String, body: Held) -> HttpResponse {
 }
 
 /// Reads a page of each topic, and as long as all are empty waits for the first message.
-async fn read(gate: &Gate, reading: &Reading) -> Result<(Vec<Page>, Room), ApiError> {
+async fn read(
+    gate: &Gate,
+    reading: &Reading,
+    connection: Option<&Connection>,
+) -> Result<(Vec<Page>, Room), ApiError> {
     let end = Instant::now() + reading.wait;
     let mut from = reading.from.clone();
     loop {
@@ -80,9 +85,11 @@ async fn read(gate: &Gate, reading: &Reading) -> Result<(Vec<Page>, Room), ApiEr
         }
         // Nothing is held while it waits.
         drop(room);
-        let ends_first = !Waiting::begin(gate, &reading.topics, &pages)?
-            .until(end)
-            .await;
+        let waiting = Waiting::begin(gate, &reading.topics, &pages)?;
+        let ends_first = tokio::select! {
+            is_there = waiting.until(end) => !is_there,
+            () = client_seems_gone(connection) => true,
+        };
         if ends_first {
             return Ok((pages, gate.answers.room().await?));
         }
@@ -91,6 +98,15 @@ async fn read(gate: &Gate, reading: &Reading) -> Result<(Vec<Page>, Room), ApiEr
             .map(|page| SubscribeFrom::After(page.cursor))
             .collect();
     }
+}
+
+/// Resolves a while after the client has closed its side: mostly it is gone, and one that is not has an answer that is legal, and asks again.
+async fn client_seems_gone(connection: Option<&Connection>) {
+    match connection {
+        Some(connection) => connection.client_closes().await,
+        None => std::future::pending().await,
+    }
+    tokio::time::sleep(GONE_AFTER).await;
 }
 
 /// Reads a page of each topic. They share the bytes of an answer, so they are read one after the other.

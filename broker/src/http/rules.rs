@@ -32,6 +32,7 @@ pub async fn keep_rules<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, actix_web::Error> {
     let version = request.version();
+    let names_websocket = names_websocket(request.head());
     let asks_to_upgrade = request.head().upgrade();
     let mut response = match check(request.head()) {
         Err(error) => request
@@ -52,13 +53,25 @@ pub async fn keep_rules<B: MessageBody + 'static>(
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
-    // Chunks are of HTTP/1.1 (RFC 9112, section 7.1); before it, a body of unknown length ends with the connection.
-    if version < Version::HTTP_11 && response.response().body().size() == BodySize::Stream {
+    // Chunks are of HTTP/1.1 (RFC 9112, section 7.1); before it, a body of unknown length ends with the connection. So it does where
+    // actix-http takes the request for an upgrade: it would announce chunks and write none.
+    let knows_chunks = version >= Version::HTTP_11 && !names_websocket;
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if !knows_chunks && !upgraded && response.response().body().size() == BodySize::Stream {
         let head = response.response_mut().head_mut();
         head.no_chunking(true);
         head.set_connection_type(ConnectionType::Close);
     }
     Ok(response)
+}
+
+/// What actix-http takes for an upgrade.
+fn names_websocket(head: &RequestHead) -> bool {
+    let mut upgrades = head.headers().get_all(header::UPGRADE);
+    upgrades.any(|to| {
+        let to = to.as_bytes().trim_ascii();
+        to.eq_ignore_ascii_case(b"websocket")
+    })
 }
 
 fn check(head: &RequestHead) -> Result<(), ApiError> {
@@ -68,14 +81,7 @@ fn check(head: &RequestHead) -> Result<(), ApiError> {
         return bad(format!("{name} stands twice in the request; send it once"));
     }
     // actix-http would take all that follows for the body.
-    let mut upgrades = head.headers().get_all(header::UPGRADE);
-    if head.method != Method::GET
-        && upgrades.any(|to| {
-            to.as_bytes()
-                .trim_ascii()
-                .eq_ignore_ascii_case(b"websocket")
-        })
-    {
+    if head.method != Method::GET && names_websocket(head) {
         return bad(format!(
             "a WebSocket is asked for with GET, not with {} (RFC 6455, section 4.1); leave Upgrade out",
             head.method

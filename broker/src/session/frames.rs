@@ -150,6 +150,11 @@ where
         self.0.borrow_mut().next_read()
     }
 
+    /// The command that was given out last weighs as much as so many more.
+    pub(super) fn weighs(&self, commands: usize) {
+        self.0.borrow_mut().turn.did(commands, 0);
+    }
+
     /// Nothing more is taken, of what has been read neither.
     pub(super) fn end(&self) {
         self.0.borrow_mut().end();
@@ -172,12 +177,20 @@ where
     S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, Violation>>> {
+        let connection = self.connection.as_ref();
+        if connection.is_some_and(|connection| connection.has_waited_for_the_socket()) {
+            self.turn.begin_anew();
+        }
         if let Err(no_room) = self.receiving.take_back(&mut self.part) {
             return Poll::Ready(Some(Err(self.violated(no_room))));
         }
         let next = match self.flow.inbound_must_wait(cx.waker()) {
             // It is Hark that does not go on, and what is there may be whole.
-            true => return Poll::Pending,
+            true => {
+                // Hark itself has stopped reading: that makes nobody slow.
+                self.receiving.pace_anew();
+                return Poll::Pending;
+            }
             false => self.poll_next_whole(cx),
         };
         // It may be long until the next poll, since a session whose socket is blocked has none: what is held until then is counted. (With

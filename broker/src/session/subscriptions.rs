@@ -17,6 +17,8 @@ use crate::topic::{Asked, PageFrame, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
+/// A subscribe wakes a room, and mostly opens it: of the commands of a turn it takes so many more than its own.
+const SUBSCRIBE_WEIGHS: usize = 7;
 /// So many topics at a time are said to lag because of what lies unacknowledged: more would only add to it.
 const MAX_TOLD: usize = 32;
 /// Commands for a topic that may wait for its `unsubscribed`.
@@ -106,6 +108,9 @@ impl Session {
         from: SubscribeFrom,
         ctx: &mut SessionContext,
     ) {
+        if let Some(inbound) = &self.inbound {
+            inbound.weighs(SUBSCRIBE_WEIGHS);
+        }
         if let Some((_, existing)) = self.subscriptions.of_topic(&topic) {
             if existing.leaving.is_some() {
                 self.defer(&topic, Deferred::Subscribe { id, from }, ctx);

@@ -253,7 +253,15 @@ impl Producers {
             Idempotency::None => {}
             Idempotency::Sequence { producer, seq } => match self.counts.get_mut(producer) {
                 Some(count) => count.taken_seq = *seq,
-                None => self.take_producer(producer, *seq, now_ms),
+                None => {
+                    self.take_producer(producer, *seq, now_ms);
+                    // What it had sent before was kept, in what is deleted: not on its way.
+                    if let Some(count) = self.counts.get_mut(producer)
+                        && *seq > 1
+                    {
+                        count.kept = Places::at(seq - 1, 0);
+                    }
+                }
             },
             Idempotency::Key(key) => self.take_key(key, now_ms),
         }
@@ -452,6 +460,27 @@ mod tests {
 
     fn key(text: &str) -> Idempotency {
         Idempotency::Key(MessageId::parse(text).unwrap())
+    }
+
+    /// After a deletion what is staged is taken again; what was kept before it went with the topic, and nobody waits for it.
+    #[test]
+    fn what_was_kept_before_a_deletion_is_not_on_its_way() {
+        let mut producers = producers();
+        producers.take_again(&sequence(5), 0);
+        producers.take_again(&sequence(6), 0);
+        for seq in 1..5 {
+            let place = kept_at(&mut producers, &sequence(seq));
+            assert!(place.is_none_or(|offset| offset == 0), "{seq}: {place:?}");
+        }
+        for seq in [5, 6] {
+            let look = producers.look_at(&sequence(seq), 0);
+            assert!(matches!(look, Look::OnItsWay), "{seq}");
+        }
+        for (seq, offset) in [(5, 1), (6, 2)] {
+            producers.kept(&sequence(seq), offset, 0);
+            assert_eq!(kept_at(&mut producers, &sequence(seq)), Some(offset));
+        }
+        assert!(matches!(producers.look_at(&sequence(7), 0), Look::New));
     }
 
     /// Takes a message that is new, and keeps it.

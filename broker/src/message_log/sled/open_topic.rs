@@ -145,6 +145,8 @@ impl Writer {
                 .store
                 .committed_head(identity.id(), loaded.numbers.head);
             loaded.numbers.head = head;
+            // Nor is what was trimmed for it: nobody is given a place beyond the head.
+            loaded.numbers.first = loaded.numbers.first.min(head + 1);
             loaded.producers.retain(|mark| mark.offset <= head);
             loaded.keys.retain(|mark| mark.offset <= head);
             return Ok(false);

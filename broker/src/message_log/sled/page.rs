@@ -299,7 +299,7 @@ fn info(store: &Store, topic: TopicName, mut identity: Identity) -> Result<Topic
     Ok(TopicInfo {
         topic,
         epoch: identity.epoch(),
-        first: numbers.first,
+        first: numbers.first.min(head + 1),
         head,
         bytes: numbers.bytes,
     })

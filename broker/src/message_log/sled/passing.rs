@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use hark_protocol::TopicName;
 use rustix::io::Errno;
 
+use super::load::Loaded;
 use super::writer::{Answer, Command, MAX_COMMANDS, Slot, Writer};
 use crate::message_log::LogError;
 
@@ -115,10 +116,17 @@ impl Writer {
                     }
                     // There is one at a time. What it leads to is to be written.
                     Command::Surveyed(_) => self.state.laid_aside.push(command),
+                    // Something of it waits with this commit, of which nobody knows how it ends.
+                    Command::Loaded { ref found, .. } if !self.is_committed(found) => {
+                        self.state.laid_aside.push(command);
+                    }
                     Command::Loaded { ref topic, .. } => {
                         let topic = topic.clone();
+                        let before = self.state.commit.answers.len();
                         self.take(command);
-                        self.answer_at_once(&topic);
+                        if self.state.commit.answers.len() > before {
+                            self.answer_at_once(&topic);
+                        }
                     }
                     Command::Open { .. } | Command::Close { .. } | Command::Forget { .. } => {
                         self.take(command);
@@ -129,6 +137,16 @@ impl Writer {
                 return true;
             }
         }
+    }
+
+    /// Whether what a reader has found of a topic is committed, all of it.
+    fn is_committed(&self, found: &Result<Box<Loaded>, LogError>) -> bool {
+        let Ok(loaded) = found else { return true };
+        let head = loaded.numbers.head;
+        loaded
+            .identity
+            .as_ref()
+            .is_none_or(|identity| self.store.committed_head(identity.id(), head) == head)
     }
 
     /// Answers who has opened a topic, if nothing was written for it and the commit that waits has nothing of it: so that its room can
