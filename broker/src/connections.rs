@@ -438,7 +438,7 @@ impl Connection {
         owed_ms
     }
 
-    /// From now on `ring` is called when something that was written [`BEHIND_AFTER`] ago has not been acknowledged, and every few seconds
+    /// From now on `ring` is called when something that was written two seconds ago has not been acknowledged, and every few seconds
     /// while that lasts.
     pub fn when_behind(&self, ring: impl Fn() + Send + Sync + 'static) {
         *self.bell() = Some(Bell(Box::new(ring)));

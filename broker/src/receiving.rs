@@ -3,7 +3,7 @@
 //! Whoever waits for the rest of a message leaves what there is of it here meanwhile, and takes it back when more has come. So one that is
 //! to go loses it at once, also where its task does not run because its socket is blocked.
 //!
-//! Who goes first: whoever has been slower than [`SLOW_BYTES_A_SECOND`] over [`PACE_WINDOW`]; then the slowest of the address that holds
+//! Who goes first: whoever has been slower than `SLOW_BYTES_A_SECOND` over `PACE_WINDOW`; then the slowest of the address that holds
 //! most. So somebody who sends slowly but steadily from an address of his own outlives a crowd that only holds its place. Behind a proxy
 //! that Hark was not told of all have one address, and the pace alone decides.
 
