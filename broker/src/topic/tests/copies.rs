@@ -3,7 +3,7 @@
 use hark_protocol::{Idempotency, MessageId, ProducerId};
 
 use super::gated::Gated;
-use super::{MANY, Outcome, message, outcomes, registry, registry_over, send, until};
+use super::{MANY, Outcome, message, outcomes, registry_over, send, until};
 use crate::clock::Clock;
 
 fn numbered(producer: &str, seq: u64) -> (hark_protocol::Message, Idempotency) {
@@ -76,10 +76,15 @@ async fn a_copy_of_what_is_on_its_way_has_its_place() {
 /// More than one append holds, of two producers by turns, all of it sent twice before the first answer.
 #[actix_web::test]
 async fn thousands_of_copies_have_each_its_own_place() {
-    let registry = registry(false);
+    let clock = Clock::system();
+    let log = Gated::new(&clock);
+    let registry = registry_over(log.clone(), clock, false, MANY);
     let all = || (1..=10_000).flat_map(|seq| [numbered("p", seq), numbered("q", seq)]);
+    log.appends.shut();
     let firsts = send(&registry, "a", all().collect());
+    until("an append is in flight", || log.appends.held() == 1).await;
     let copies = send(&registry, "a", all().rev().collect());
+    log.appends.open();
     let firsts = places(&outcomes(firsts).await);
     assert!(
         firsts
