@@ -29,7 +29,7 @@ const PAGE_BYTES: usize = 64 * 1024;
 
 /// So much is given to the socket at a time: actix-http copies it to a buffer of the connection that it does not make smaller again (but for
 /// one of more than 128 KiB), so what is given at once is what every client keeps that was ever sent as much.
-pub const PIECE_BYTES: usize = 16 * 1024;
+pub const PIECE_BYTES: usize = 8 * 1024;
 
 /// How many whole pages so many bytes are.
 pub fn pages(bytes: usize) -> u32 {

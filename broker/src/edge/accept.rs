@@ -17,13 +17,13 @@ use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
 use super::guarded::{Guarded, Patience};
-use crate::connections::{Connection, Connections};
+use crate::connections::{Connection, Connections, PIECE_BYTES};
 
 /// Connections beyond the most there may be that are still taken, each to be told so.
 pub const REFUSED_AT_ONCE: usize = 8;
 /// When actix-http has more than this to write, it writes: an answer's head and a small body go together, and of a large one a piece at a time,
 /// which is all that its buffer grows to.
-const WRITE_BUFFER_BYTES: usize = 1024;
+const WRITE_BUFFER_BYTES: usize = PIECE_BYTES;
 /// How long a client may take to close when an answer came before its request was read to the end, or a WebSocket's close frame before its
 /// own.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
