@@ -112,6 +112,16 @@ struct Input {
     waiting: Option<Waker>,
 }
 
+impl Input {
+    /// `waker` is called when the client closes its side. Mostly it is the same as before, and nothing is copied.
+    fn wait(&mut self, waker: &Waker) {
+        match &mut self.waiting {
+            Some(waiting) => waiting.clone_from(waker),
+            None => self.waiting = Some(waker.clone()),
+        }
+    }
+}
+
 /// A connection's place in the list, kept by its stream.
 #[derive(Debug)]
 pub struct Listed {
@@ -465,7 +475,7 @@ impl Connection {
         if input.ended && input.body_bytes == received {
             return true;
         }
-        input.waiting = Some(waker.clone());
+        input.wait(waker);
         false
     }
 
@@ -476,7 +486,7 @@ impl Connection {
             if input.closed {
                 return Poll::Ready(());
             }
-            input.waiting = Some(cx.waker().clone());
+            input.wait(cx.waker());
             Poll::Pending
         })
         .await;

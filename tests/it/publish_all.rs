@@ -8,18 +8,10 @@ use hark_tests::{Broker, Preload, Setup, Ws};
 use serde_json::{Value, json};
 
 use crate::fairness::commits;
+use crate::publish_many::data;
 
 fn topics(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("many.{n}")).collect()
-}
-
-fn data(broker: &Broker, topic: &str) -> Vec<Value> {
-    let page = broker.http().history(topic, "limit=1000").ok().json();
-    let messages = page["messages"].as_array().unwrap();
-    messages
-        .iter()
-        .map(|message| message["data"].clone())
-        .collect()
 }
 
 /// Publishes and gives the receipts, which must be those of these topics.

@@ -7,7 +7,8 @@ const MANY: &str = "/v1/messages";
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 const NDJSON: [(&str, &str); 1] = [("content-type", "application/x-ndjson")];
 
-fn data(broker: &Broker, topic: &str) -> Vec<Value> {
+/// What the messages of a topic hold.
+pub(crate) fn data(broker: &Broker, topic: &str) -> Vec<Value> {
     let page = broker.http().history(topic, "limit=1000").ok().json();
     let messages = page["messages"].as_array().unwrap();
     messages

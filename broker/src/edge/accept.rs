@@ -21,9 +21,6 @@ use crate::connections::{Connection, Connections, PIECE_BYTES};
 
 /// Connections beyond the most there may be that are still taken, each to be told so.
 pub const REFUSED_AT_ONCE: usize = 8;
-/// When actix-http has more than this to write, it writes: an answer's head and a small body go together, and of a large one a piece at a time,
-/// which is all that its buffer grows to.
-const WRITE_BUFFER_BYTES: usize = PIECE_BYTES;
 /// How long a client may take to close when an answer came before its request was read to the end, or a WebSocket's close frame before its
 /// own.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,7 +81,8 @@ where
                 .client_disconnect_timeout(DISCONNECT_TIMEOUT)
                 // The guard holds the end of input back until it may end the connection.
                 .h1_allow_half_closed(true)
-                .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+                // A piece at a time, which is all that actix-http's buffer grows to.
+                .h1_write_buffer_size(PIECE_BYTES)
                 .local_addr(address)
                 .on_connect_ext(|stream: &Guarded<TcpStream>, data| {
                     data.insert::<Arc<Connection>>(stream.connection().clone());

@@ -32,10 +32,11 @@ use super::chunks::{BadChunks, Chunks};
 use super::closing::Closing;
 use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
 use crate::connections::{Connection, Listed};
+use crate::patience::{Judge, Verdict};
 use crate::turns::Turn;
 
 /// So much is handed on before there is a pause.
-const PIECE_BYTES: usize = 16 * 1024;
+const HANDED_ON_AT_ONCE_BYTES: usize = 16 * 1024;
 /// So much is read at once while a head is waited for.
 const READ_BYTES: usize = 4 * 1024;
 /// What may be waiting behind a request that is not answered yet.
@@ -89,7 +90,7 @@ pub(super) struct Guarded<T: Transport> {
     write_blocked: bool,
     turn: Turn,
     /// Bytes handed on since the last pause.
-    piece_bytes: usize,
+    handed_on_bytes: usize,
     timer: Timer,
     /// How many were handed on.
     requests: u64,
@@ -128,39 +129,44 @@ enum Phase {
 #[derive(Debug, Default)]
 struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
-    wait: Duration,
-    armed: bool,
-    asked_again: bool,
+    /// While something is waited for: since when, and who says that it is late.
+    waits: Option<(Instant, Judge)>,
 }
 
 impl Timer {
     fn arm(&mut self, wait: Duration) {
-        let end = Instant::now() + wait;
+        let now = Instant::now();
+        let judge = Judge::new(wait, now.into_std());
+        let due = judge.due().into();
         match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().reset(end),
-            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(end))),
+            Some(sleep) => sleep.as_mut().reset(due),
+            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(due))),
         }
-        (self.wait, self.armed, self.asked_again) = (wait, true, false);
+        self.waits = Some((now, judge));
     }
 
     fn disarm(&mut self) {
-        self.armed = false;
+        self.waits = None;
+    }
+
+    fn is_armed(&self) -> bool {
+        self.waits.is_some()
     }
 
     /// Whether the time is over. Who is asked much too late has slept, not the other side: then it is waited once more.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(sleep) = self.sleep.as_mut().filter(|_| self.armed) else {
+        let (Some(sleep), Some((since, judge))) = (&mut self.sleep, &mut self.waits) else {
             return false;
         };
         if sleep.as_mut().poll(cx).is_pending() {
             return false;
         }
-        let late = sleep.deadline().elapsed() > self.wait / 2;
-        if late && !std::mem::replace(&mut self.asked_again, true) {
-            sleep.as_mut().reset(Instant::now() + self.wait);
-            return sleep.as_mut().poll(cx).is_ready();
+        let verdict = judge.look(Instant::now().into_std(), since.into_std(), true);
+        if verdict == Verdict::Overdue {
+            return true;
         }
-        true
+        sleep.as_mut().reset(judge.due().into());
+        sleep.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -178,7 +184,7 @@ impl<T: Transport> Guarded<T> {
             input_closed: false,
             write_blocked: false,
             turn: Turn::default(),
-            piece_bytes: 0,
+            handed_on_bytes: 0,
             timer: Timer::default(),
             requests: 0,
             drained_bytes: 0,
@@ -488,7 +494,7 @@ impl<T: Transport> Guarded<T> {
 
     /// Whether a head, or the next request, has not come in time; then the connection is about to end.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.timer.armed {
+        if !self.timer.is_armed() {
             self.timer.arm(self.patience.head);
         }
         let late = self.timer.is_over(cx);
@@ -506,7 +512,7 @@ impl<T: Transport> Guarded<T> {
         if !self.connection.all_answered() {
             return false;
         }
-        if !self.timer.armed {
+        if !self.timer.is_armed() {
             self.timer.arm(self.patience.head);
         }
         let enough = self.drained_bytes > MAX_DRAINED_BYTES || self.timer.is_over(cx);
@@ -569,17 +575,17 @@ impl<T: Transport> AsyncRead for Guarded<T> {
         if this.write_blocked || buf.remaining() == 0 {
             return Poll::Pending;
         }
-        if this.piece_bytes >= PIECE_BYTES {
+        if this.handed_on_bytes >= HANDED_ON_AT_ONCE_BYTES {
             // actix-http takes all that there is before it looks at it, and its buffer stays as large as it was once.
-            this.piece_bytes = 0;
+            this.handed_on_bytes = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buf.filled().len();
         let polled = this.poll_phase(cx, buf);
         match &polled {
-            Poll::Ready(_) => this.piece_bytes += buf.filled().len() - before,
-            Poll::Pending => this.piece_bytes = 0,
+            Poll::Ready(_) => this.handed_on_bytes += buf.filled().len() - before,
+            Poll::Pending => this.handed_on_bytes = 0,
         }
         // The task is woken when the others have had their turn.
         if polled.is_pending() && this.turn.is_used_up() && this.turn.poll_ready(cx).is_ready() {
