@@ -41,8 +41,9 @@ torture:
 # The broker and its clients at the two ends of a line that is long, slow, narrow, loses, reorders and breaks off: some ten minutes, a figure
 # and its bound for each scenario. Wants root (it makes two network namespaces of its own), and fails where it cannot run. BADLINE="--seed N"
 # draws the same losses again; `--only NAME` runs the scenarios whose names begin so, `--congestion cubic` sets how TCP controls its congestion.
-badline:
+badline: peers
 	tests/badline/setup.sh
+	cd client-sdk/js && PATH="$(CURDIR)/target/peers/bin:$$PATH" npm ci --silent
 	cargo build --release -p hark-broker -p hark-tests --bin hark --bin hark-badline
 	./target/release/hark-badline $(BADLINE)
 

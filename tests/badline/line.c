@@ -16,6 +16,8 @@
 //     seed N                         what is drawn begins anew
 //     forget                         every connection that there is loses its state: its packets vanish, both ways, until its port sends a SYN
 //     stat                           answers `up IN OUT DROPPED BYTES down IN OUT DROPPED BYTES syns N`
+//     syns                           answers `syns MS ADDRESS PORT MS ADDRESS PORT …`: when clients began connections since this was asked last (on
+//                                    a clock of its own), where to, and from which port; each port once, however often it asks; the first 256
 //
 // It ends at the end of its stdin, whatever becomes of who started it, and then kills what still runs in the far namespace. The namespaces have
 // no names: they end with the last process in them, and the devices with the namespaces.
@@ -74,6 +76,14 @@ static uint64_t random_state;
 static unsigned long syns;
 // By the client's port.
 static unsigned char known[65536], lost[65536];
+// Connections that clients began.
+#define SYNS_KEPT 256
+static struct {
+    uint64_t time;
+    unsigned char to[4];
+    int port;
+} begun[SYNS_KEPT];
+static int begun_count;
 
 static void fail(const char *what) {
     perror(what);
@@ -131,6 +141,16 @@ static struct packet pop(struct direction *way) {
     return first;
 }
 
+// A SYN that is sent again is no new connection.
+static void note_begun(const unsigned char *to, int port) {
+    for (int at = 0; at < begun_count; at++)
+        if (begun[at].port == port) return;
+    if (begun_count == SYNS_KEPT) return;
+    begun[begun_count].time = now();
+    memcpy(begun[begun_count].to, to, 4);
+    begun[begun_count++].port = port;
+}
+
 // Whether the packet's connection has lost its state. Takes the connection down if it is new.
 static int is_lost(int way, const unsigned char *data, int bytes) {
     int head = (data[0] & 15) * 4;
@@ -141,6 +161,7 @@ static int is_lost(int way, const unsigned char *data, int bytes) {
     if (begins) {
         syns++;
         lost[port] = 0;
+        note_begun(data + 16, port);
     }
     known[port] = 1;
     return lost[port];
@@ -242,6 +263,14 @@ static void obey(const char *order) {
     } else if (!strcmp(which, "forget")) {
         forget();
         puts("ok");
+    } else if (!strcmp(which, "syns")) {
+        printf("syns");
+        for (int at = 0; at < begun_count; at++) {
+            unsigned char *to = begun[at].to;
+            printf(" %.3f %d.%d.%d.%d %d", begun[at].time / 1e6, to[0], to[1], to[2], to[3], begun[at].port);
+        }
+        puts("");
+        begun_count = 0;
     } else if (!strcmp(which, "stat")) {
         struct direction *u = &directions[UP], *d = &directions[DOWN];
         printf("up %lu %lu %lu %lu down %lu %lu %lu %lu syns %lu\n", u->in, u->out, u->dropped, u->bytes, d->in, d->out, d->dropped, d->bytes,

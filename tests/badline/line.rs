@@ -14,6 +14,8 @@ const SOURCE: &str = include_str!("line.c");
 
 /// Where the broker is.
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Where nobody is, and nothing says so.
+pub(crate) const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 
 /// A line between two namespaces. Dropped, or when this process ends however it does, it is gone, with all that runs at its far end.
 #[derive(Debug)]
@@ -123,6 +125,25 @@ impl Line {
         syns.unwrap_or_else(|| panic!("the line says {stat:?}"))
     }
 
+    /// The connections that clients have begun since this was asked last.
+    pub(crate) fn begun(&self) -> Vec<Begun> {
+        let syns = self.ask("syns");
+        let words: Vec<&str> = syns.split(' ').skip(1).collect();
+        let read = |entry: &[&str]| {
+            let [time, to, port] = entry else { return None };
+            let seconds = time.parse::<f64>().ok()? / 1000.0;
+            Some(Begun {
+                seconds,
+                to: to.parse().ok()?,
+                port: port.parse().ok()?,
+            })
+        };
+        let begun = words.chunks(3).map(|entry| {
+            read(entry).unwrap_or_else(|| panic!("the line says {syns:?}, which is new"))
+        });
+        begun.collect()
+    }
+
     fn ask(&self, order: &str) -> String {
         let mut spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
         let orders = spoken.orders.as_mut().expect("the line runs");
@@ -185,6 +206,17 @@ pub(crate) fn read_sysctl(name: &str) -> String {
     let value = std::fs::read_to_string(&path);
     let value = value.unwrap_or_else(|error| panic!("{path}: {error}"));
     value.trim().to_owned()
+}
+
+/// A connection that a client began: its first SYN.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begun {
+    /// On the line's own clock.
+    pub(crate) seconds: f64,
+    /// Where to.
+    pub(crate) to: Ipv4Addr,
+    /// The client's port.
+    pub(crate) port: u16,
 }
 
 /// What the kernel holds for a connection (`ss -tm`).

@@ -14,6 +14,7 @@
 )]
 
 mod catching_up;
+mod clients;
 mod figure;
 mod line;
 mod raw;
@@ -159,6 +160,47 @@ const SCENARIOS: &[Scenario] = &[
         line: &["both delay 20"],
         what: "when a connection loses its state on the way, both SDK clients resume exactly, and the broker lets go of the old ones in time",
         run: |world| Box::pin(silence::lost_nat_state(world)),
+    },
+    Scenario {
+        name: "second-address",
+        line: &["both delay 20"],
+        what: "where the first address of a name is dead, the second is tried 250 to 500 ms after it",
+        run: |world| Box::pin(clients::second_address(world)),
+    },
+    Scenario {
+        name: "round-trips",
+        line: RTT_300,
+        what: "the first replayed message takes three round trips by WebSocket and two by HTTP; the command line does not wait for goodbyes",
+        run: |world| Box::pin(clients::round_trips(world)),
+    },
+    Scenario {
+        name: "http-publishing",
+        line: RTT_300,
+        what: "20,000 publishes by HTTP take no longer than 1.5 × what they take by WebSocket",
+        run: |world| Box::pin(clients::http_publishing(world)),
+    },
+    Scenario {
+        name: "failover",
+        line: &["both delay 20"],
+        what: "a failover is noticed by a quiet subscriber within 1.2 heartbeats and 3 s, by a publisher within 8 s",
+        run: |world| Box::pin(clients::failover(world)),
+    },
+    Scenario {
+        name: "outage",
+        line: &["both delay 20"],
+        what: "after an outage of less than a minute clients are back within some five seconds",
+        run: |world| Box::pin(clients::outage(world)),
+    },
+    Scenario {
+        name: "large-on-narrow",
+        line: &[
+            "both delay 20",
+            "down rate 24000",
+            "up rate 24000",
+            "both queue 12000",
+        ],
+        what: "a message that takes many heartbeats on its way arrives, by each transport, on the first connection",
+        run: |world| Box::pin(clients::large_on_narrow(world)),
     },
     Scenario {
         name: "holes",
