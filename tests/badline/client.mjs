@@ -1,5 +1,5 @@
 // The JavaScript client at the near end of a bad line, driven by its arguments. Says what happens on stdout, a line each, and ends when it has
-// done what it was asked for.
+// done what it was asked for. TRANSPORT is `websocket`, `sse`, `longpoll`, or `all` for whichever works.
 //
 //     node client.mjs URL TRANSPORT first TOPIC         connects and says `first MS`: how long the first replayed message took
 //     node client.mjs URL TRANSPORT publish TOPIC N     connects, publishes N messages at once, and says `all MS`
@@ -16,7 +16,8 @@ const [url, transport, task, topic, count = "0"] = process.argv.slice(2);
 const began = performance.now();
 const since = (start = began) => Math.round(performance.now() - start);
 const say = (text) => process.stdout.write(`${text}\n`);
-const hark = connect({ url, transports: [transport], WebSocket: ws, connectTimeoutMs: 15_000 });
+const transports = transport === "all" ? undefined : [transport];
+const hark = connect({ url, transports, WebSocket: ws, connectTimeoutMs: 15_000 });
 hark.on("state", ({ state, error }) => process.stderr.write(`${since()} ms: ${state} ${error ?? ""}\n`));
 
 const open = () =>

@@ -42,7 +42,7 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 /// The line of a client that takes its time.
 async fn line_of(mut client: Cli) -> (Cli, String) {
     apart(move || {
-        let line = client.line_within(10 * DEADLINE);
+        let line = client.line_within(3 * DEADLINE);
         let line = line.unwrap_or_else(|| panic!("no line; it said: {}", client.said()));
         (client, line)
     })
@@ -352,11 +352,11 @@ pub(crate) async fn large_on_narrow(world: &World) -> Vec<Figure> {
         let client = Client::connect(broker.ws_url()).await.expect("a client");
         let subscribing = client.subscribe(TOPIC).from(SubscribeFrom::Earliest);
         let mut subscription = subscribing.await.expect("a subscription");
-        let next = tokio::time::timeout(10 * DEADLINE, subscription.next_message()).await;
+        let next = tokio::time::timeout(3 * DEADLINE, subscription.next_message()).await;
         next.expect("the message").expect("no gap");
         ("Rust".to_owned(), began.elapsed().as_secs_f64())
     };
-    let by_js = ["websocket", "sse", "longpoll"].map(|transport| {
+    let by_js = ["all", "sse", "longpoll"].map(|transport| {
         let client = js(&broker, transport, &["first", TOPIC]);
         async move {
             line_of(client).await;
@@ -374,8 +374,9 @@ pub(crate) async fn large_on_narrow(world: &World) -> Vec<Figure> {
             " s",
         ));
     }
+    // By WebSocket JavaScript does not see the bytes of a message that is on its way: it is lost twice before it takes an event stream.
     let begun = world.line.connections_begun() - begun_before;
-    figures.push(Figure::shown("connections of the four", begun as f64, "").at_most(4.0));
+    figures.push(Figure::shown("connections of the four", begun as f64, "").at_most(8.0));
 
     let begun_before = world.line.connections_begun();
     let began = Instant::now();

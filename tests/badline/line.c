@@ -16,8 +16,8 @@
 //     seed N                         what is drawn begins anew
 //     forget                         every connection that there is loses its state: its packets vanish, both ways, until its port sends a SYN
 //     stat                           answers `up IN OUT DROPPED BYTES down IN OUT DROPPED BYTES syns N`
-//     syns                           answers `syns MS ADDRESS PORT MS ADDRESS PORT …`: when clients began connections since this was asked last (on
-//                                    a clock of its own), where to, and from which port; each port once, however often it asks; the first 256
+//     syns                           answers `syns MS ADDRESS MS ADDRESS …`: when clients began connections since this was asked last (on a clock of
+//                                    its own) and where to; each once, however often its SYN is sent; the first 256
 //
 // It ends at the end of its stdin, whatever becomes of who started it, and then kills what still runs in the far namespace. The namespaces have
 // no names: they end with the last process in them, and the devices with the namespaces.
@@ -267,7 +267,7 @@ static void obey(const char *order) {
         printf("syns");
         for (int at = 0; at < begun_count; at++) {
             unsigned char *to = begun[at].to;
-            printf(" %.3f %d.%d.%d.%d %d", begun[at].time / 1e6, to[0], to[1], to[2], to[3], begun[at].port);
+            printf(" %.3f %d.%d.%d.%d", begun[at].time / 1e6, to[0], to[1], to[2], to[3]);
         }
         puts("");
         begun_count = 0;

@@ -130,15 +130,14 @@ impl Line {
         let syns = self.ask("syns");
         let words: Vec<&str> = syns.split(' ').skip(1).collect();
         let read = |entry: &[&str]| {
-            let [time, to, port] = entry else { return None };
+            let [time, to] = entry else { return None };
             let seconds = time.parse::<f64>().ok()? / 1000.0;
             Some(Begun {
                 seconds,
                 to: to.parse().ok()?,
-                port: port.parse().ok()?,
             })
         };
-        let begun = words.chunks(3).map(|entry| {
+        let begun = words.chunks(2).map(|entry| {
             read(entry).unwrap_or_else(|| panic!("the line says {syns:?}, which is new"))
         });
         begun.collect()
@@ -215,8 +214,6 @@ pub(crate) struct Begun {
     pub(crate) seconds: f64,
     /// Where to.
     pub(crate) to: Ipv4Addr,
-    /// The client's port.
-    pub(crate) port: u16,
 }
 
 /// What the kernel holds for a connection (`ss -tm`).

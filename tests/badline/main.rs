@@ -199,7 +199,7 @@ const SCENARIOS: &[Scenario] = &[
             "up rate 24000",
             "both queue 12000",
         ],
-        what: "a message that takes many heartbeats on its way arrives, by each transport, on the first connection",
+        what: "a message that takes many heartbeats on its way arrives, by each transport, and by few connections",
         run: |world| Box::pin(clients::large_on_narrow(world)),
     },
     Scenario {
