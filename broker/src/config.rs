@@ -1,8 +1,10 @@
 //! The settings of `hark serve`: every one with its default, unit and meaning, as flags and as `HARK_…` environment variables.
 //! Owns what may be set; what a setting does is with the part it is given to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser as _;
@@ -16,14 +18,14 @@ use crate::settings::DEFAULT_MAX_INFLIGHT;
 /// The settings of `hark serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// Address and port to serve on; port 0 takes a free one.
+    /// Serve on this address and port, or on a port alone (of 127.0.0.1); localhost:PORT is 127.0.0.1 and ::1; port 0 takes a free one.
     #[arg(
         long,
         env = "HARK_LISTEN",
         default_value = "127.0.0.1:4275",
         value_name = "ADDRESS:PORT"
     )]
-    pub listen: SocketAddr,
+    pub listen: Listen,
 
     /// Folder that holds the log; made if it does not exist.
     #[arg(
@@ -105,7 +107,7 @@ pub struct Config {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// Serve another address than loopback although anybody who reaches it may read and publish everything.
+    /// Allow non-loopback addresses without authentication. Anyone who can connect can read and publish everything.
     #[arg(long, env = "HARK_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 
@@ -179,7 +181,7 @@ impl Config {
 
     /// What is wrong with settings that are each right by themselves.
     pub fn check(&self) -> Result<(), String> {
-        if !self.listen.ip().is_loopback() && !self.insecure_no_auth {
+        if !self.listen.is_loopback() && !self.insecure_no_auth {
             return Err(format!(
                 "without authentication Hark serves loopback addresses only, and {} is none; listen on 127.0.0.1, or give \
                  --insecure-no-auth if everybody who reaches it may read and publish everything",
@@ -187,6 +189,69 @@ impl Config {
             ));
         }
         Ok(())
+    }
+}
+
+/// Where to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// On this address.
+    Address(SocketAddr),
+    /// On this port of the loopback addresses of both families (RFC 6761, section 6.3).
+    Localhost(u16),
+}
+
+impl Listen {
+    /// The addresses. A port of 0 is the same for all, once the first has one.
+    pub fn addresses(self) -> Vec<SocketAddr> {
+        match self {
+            Self::Address(address) => vec![address],
+            Self::Localhost(port) => vec![
+                (Ipv4Addr::LOCALHOST, port).into(),
+                (Ipv6Addr::LOCALHOST, port).into(),
+            ],
+        }
+    }
+
+    /// Whether only this machine can connect.
+    fn is_loopback(self) -> bool {
+        self.addresses()
+            .iter()
+            .all(|address| address.ip().is_loopback())
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// Reads `127.0.0.1:4275`, `[::1]:4275`, `4275`, `:4275` or `localhost:4275`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        match port.parse() {
+            Ok(port) if host.is_empty() && is_port => {
+                Ok(Self::Address((Ipv4Addr::LOCALHOST, port).into()))
+            }
+            Ok(port) if host.eq_ignore_ascii_case("localhost") && is_port => {
+                Ok(Self::Localhost(port))
+            }
+            _ => Err(
+                "write an address and a port, such as 127.0.0.1:4275, [::1]:4275 or 0.0.0.0:4275, or localhost:4275, or a port alone"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Localhost(port) => write!(f, "localhost:{port}"),
+        }
     }
 }
 
@@ -256,6 +321,46 @@ fn some_bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_to_serve_has_short_forms() {
+        let addresses = |text: &str| {
+            let listen: Listen = text.parse().unwrap();
+            assert!(listen.is_loopback(), "{text}");
+            let all = listen.addresses();
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses("4299"), ["127.0.0.1:4299"]);
+        assert_eq!(addresses(":4299"), ["127.0.0.1:4299"]);
+        assert_eq!(addresses("127.0.0.1:4299"), ["127.0.0.1:4299"]);
+        assert_eq!(addresses("[::1]:0"), ["[::1]:0"]);
+        assert_eq!(
+            addresses("localhost:4299"),
+            ["127.0.0.1:4299", "[::1]:4299"]
+        );
+        assert_eq!(addresses("LocalHost:0"), ["127.0.0.1:0", "[::1]:0"]);
+        for open in ["0.0.0.0:4275", "[::]:4275", "192.0.2.7:4275"] {
+            assert!(!open.parse::<Listen>().unwrap().is_loopback(), "{open}");
+        }
+        for bad in [
+            "",
+            ":",
+            "0.0.0.0",
+            "::1",
+            "localhost",
+            "localhost:",
+            "localhost:+1",
+            "+4299",
+            "70000",
+            ":70000",
+            "-1",
+            "example.org:4275",
+            "http://127.0.0.1:4275",
+        ] {
+            let refused = bad.parse::<Listen>().expect_err(bad);
+            assert!(refused.contains("127.0.0.1:4275"), "{bad}: {refused}");
+        }
+    }
 
     #[test]
     fn times_have_units() {

@@ -1,6 +1,8 @@
 //! `hark pub`: publishes one message, or the lines of standard input, to one topic or to several.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -45,7 +47,11 @@ pub(super) struct PublishArgs {
     #[arg(allow_hyphen_values = true)]
     data: Option<String>,
 
-    /// Publish the bytes as they are, as content of this type, such as image/svg+xml.
+    /// Publish all bytes of this file as one message; `-`: of standard input.
+    #[arg(long, value_name = "PATH", conflicts_with = "data")]
+    file: Option<PathBuf>,
+
+    /// Publish the bytes as they are, as content of this type, such as image/svg+xml. For one message: DATA or --file.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
 
@@ -76,20 +82,25 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) async fn run(args: PublishArgs) -> Result<(), CliError> {
-    let client = connect(
-        args.connection.builder().window(args.window as usize),
-        &args.wait,
-    )
+    let one = args.one_message()?;
+    if one.is_none() && args.content_type.is_some() {
+        return Err(CliError::usage(
+            "--content-type is for one message; give it as DATA or by --file (lines of standard input are JSON or text, each for itself)",
+        ));
+    }
+    let window = args.window as usize;
+    let client = connect(&args.connection, &args.wait, |builder| {
+        builder.window(window)
+    })
     .await?;
-    match args.data.as_deref() {
-        Some(data) if data != "-" => publish_one(&client, &args, data).await,
-        _ => publish_lines(&client, &args).await,
+    match one {
+        Some(data) => publish_one(&client, &args, data).await,
+        None => publish_lines(&client, &args).await,
     }
 }
 
-async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<(), CliError> {
+async fn publish_one(client: &Client, args: &PublishArgs, data: Bytes) -> Result<(), CliError> {
     let failed = |error: PublishError| CliError::failed(error.to_string());
-    let data = Bytes::copy_from_slice(data.as_bytes());
     let results = args.send(client, data).await.map_err(failed)?.await;
     let mut output = Output::new(args.json);
     let mut last_error = None;
@@ -137,6 +148,15 @@ async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<
 }
 
 impl PublishArgs {
+    /// The message, if it is one and not the lines of standard input.
+    fn one_message(&self) -> Result<Option<Bytes>, CliError> {
+        match (&self.file, self.data.as_deref()) {
+            (Some(path), _) => read_whole(path).map(Some),
+            (None, None | Some("-")) => Ok(None),
+            (None, Some(data)) => Ok(Some(Bytes::copy_from_slice(data.as_bytes()))),
+        }
+    }
+
     /// Hands a message over to all topics.
     async fn send(&self, client: &Client, data: Bytes) -> Result<Pending, PublishError> {
         let payload = match &self.content_type {
@@ -160,6 +180,35 @@ impl PublishArgs {
             message.header(name, value)
         });
         message.send().await.map(Pending::All)
+    }
+}
+
+/// All bytes of a file, or of standard input; never more than a message may have.
+fn read_whole(path: &Path) -> Result<Bytes, CliError> {
+    let name = match path.as_os_str() == "-" {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    };
+    let read = |from: &mut dyn Read| {
+        let mut data = Vec::new();
+        from.take(MAX_LINE_BYTES as u64 + 1)
+            .read_to_end(&mut data)?;
+        Ok(data)
+    };
+    let data = match path.as_os_str() == "-" {
+        true => read(&mut io::stdin().lock()),
+        false => File::open(path).and_then(|mut file| read(&mut file)),
+    };
+    let data = data.map_err(|error: io::Error| {
+        CliError::failed(format!(
+            "{name} cannot be read: {error}; name a file that can in --file"
+        ))
+    })?;
+    match data.len() > MAX_LINE_BYTES {
+        true => Err(CliError::failed(format!(
+            "{name} has more bytes than a message may have ({MAX_LINE_BYTES}); publish it in parts, or publish where it is"
+        ))),
+        false => Ok(data.into()),
     }
 }
 
