@@ -16,10 +16,13 @@ use tokio::sync::mpsc;
 use super::CliError;
 use super::connection::{ConnectionArgs, WaitArgs, connect};
 use super::output::{Output, say};
+use super::trouble;
 use crate::logging;
 
 /// The most bytes of a line; with what a frame has around it the broker takes a little less.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// No broker allows more unconfirmed messages.
+const MAX_UNCONFIRMED: usize = 1_000_000;
 /// How many failures are told one by one.
 const FAILURES_TOLD: u64 = 20;
 /// How often the progress line is written.
@@ -59,9 +62,9 @@ pub(super) struct PublishArgs {
     #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
 
-    /// How many messages may be unconfirmed at a time.
-    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    window: u32,
+    /// How many messages may be unconfirmed at a time; by default, as many as the broker allows.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    window: Option<u32>,
 
     /// Write the receipt, or the summary, as a line of JSON also on a terminal.
     #[arg(long)]
@@ -88,9 +91,9 @@ pub(super) async fn run(args: PublishArgs) -> Result<(), CliError> {
             "--content-type is for one message; give it as DATA or by --file (lines of standard input are JSON or text, each for itself)",
         ));
     }
-    let window = args.window as usize;
-    let client = connect(&args.connection, &args.wait, |builder| {
-        builder.window(window)
+    let client = connect(&args.connection, &args.wait, |builder| match args.window {
+        Some(window) => builder.window(window as usize),
+        None => builder,
     })
     .await?;
     match one {
@@ -100,7 +103,7 @@ pub(super) async fn run(args: PublishArgs) -> Result<(), CliError> {
 }
 
 async fn publish_one(client: &Client, args: &PublishArgs, data: Bytes) -> Result<(), CliError> {
-    let failed = |error: PublishError| CliError::failed(error.to_string());
+    let failed = |error: PublishError| CliError::failed(why(&error));
     let results = args.send(client, data).await.map_err(failed)?.await;
     let mut output = Output::new(args.json);
     let mut last_error = None;
@@ -111,7 +114,7 @@ async fn publish_one(client: &Client, args: &PublishArgs, data: Bytes) -> Result
             Err(error) => {
                 failures += 1;
                 if args.topics.len() > 1 {
-                    say(&format!("{topic}: {error}"));
+                    say(&format!("{topic}: {}", why(&error)));
                 }
                 last_error = Some(error);
                 continue;
@@ -144,6 +147,14 @@ async fn publish_one(client: &Client, args: &PublishArgs, data: Bytes) -> Result
         (Some(_), topics) => Err(CliError::failed(format!(
             "{failures} of {topics} topics failed"
         ))),
+    }
+}
+
+/// Why a message was not kept, for people.
+fn why(error: &PublishError) -> String {
+    match error {
+        PublishError::Ended(error) => trouble::of_end(error),
+        error => error.to_string(),
     }
 }
 
@@ -234,8 +245,8 @@ impl IntoFuture for Pending {
 type Handed = (u64, Result<Pending, PublishError>);
 
 async fn publish_lines(client: &Client, args: &PublishArgs) -> Result<(), CliError> {
-    // As many receipts as may be awaited; full, the reader waits, as it would for the window.
-    let (handed, receipts) = mpsc::channel(args.window as usize);
+    // As many receipts as may be awaited, which the client's window bounds; full, the reader waits, as it would for the window.
+    let (handed, receipts) = mpsc::channel(args.window.map_or(MAX_UNCONFIRMED, |n| n as usize));
     let reading = async {
         let read = tokio::select! {
             read = read_lines(client, args, &handed) => read,
@@ -246,14 +257,18 @@ async fn publish_lines(client: &Client, args: &PublishArgs) -> Result<(), CliErr
             }
         };
         drop(handed); // nothing follows
-        read.map_err(|error| CliError::failed(format!("cannot read standard input: {error}")))
+        read.map_err(|error| {
+            CliError::failed(format!(
+                "standard input cannot be read: {error}; what came before was published"
+            ))
+        })
     };
     let (read, tally) = tokio::join!(reading, collect(receipts, &args.topics));
     client.close(CLOSE_PATIENCE).await.ok();
     read?;
     tally.summarize(args.json)?;
     match (tally.ended, tally.failed) {
-        (Some(error), _) => Err(CliError::failed(error.to_string())),
+        (Some(error), _) => Err(CliError::failed(trouble::of_end(&error))),
         (None, 0) => Ok(()),
         (None, failed) => Err(CliError::failed(format!("{failed} messages failed"))),
     }
@@ -417,7 +432,10 @@ impl Tally {
         self.failed += 1;
         match error {
             PublishError::Ended(error) if self.ended.is_none() => {
-                say(&format!("{line} and those after it: {error}"));
+                say(&format!(
+                    "{line} and those after it: {}",
+                    trouble::of_end(&error)
+                ));
                 self.ended = Some(error);
             }
             PublishError::Ended(_) => {}

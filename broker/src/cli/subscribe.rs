@@ -12,6 +12,7 @@ use super::CliError;
 use super::connection::{ConnectionArgs, WaitArgs, connect};
 use super::cursor_file::Cursors;
 use super::output::{Output, Reader, message_line, say};
+use super::trouble;
 
 /// Print the messages of topics.
 ///
@@ -83,7 +84,7 @@ async fn print(
     for topic in &args.topics {
         let from = cursors.of(topic).map_or(args.from, SubscribeFrom::After);
         let subscription = client.subscribe(topic.as_str()).from(from).await;
-        let subscription = subscription.map_err(|e| CliError::failed(format!("{topic}: {e}")))?;
+        let subscription = subscription.map_err(|error| ended(topic, &error))?;
         cursors.moved(topic, subscription.cursor());
         let topic = topic.clone();
         events.push(subscription.map(move |event| (topic.clone(), event)));
@@ -104,7 +105,7 @@ async fn print(
         let Some((topic, event)) = next else {
             return Err(CliError::failed("the connection is gone without a reason"));
         };
-        let event = event.map_err(|e| CliError::failed(format!("{topic}: {e}")))?;
+        let event = event.map_err(|error| ended(&topic, &error))?;
         let (reader, cursor) = printer.print(&topic, event)?;
         if reader == Reader::Gone {
             return Ok(());
@@ -122,6 +123,15 @@ async fn print(
         Reader::Listening => cursors.store(),
         Reader::Gone => Ok(()),
     }
+}
+
+/// Why there is no subscription, for people.
+fn ended(topic: &TopicName, error: &SubscribeError) -> CliError {
+    let why = match error {
+        SubscribeError::Ended(error) => trouble::of_end(error),
+        error => error.to_string(),
+    };
+    CliError::failed(format!("{topic}: {why}"))
 }
 
 struct Printer {

@@ -141,17 +141,6 @@ pub(super) fn refused(status: StatusCode, message: &str) -> CliError {
 /// A WebSocket that could not be had. It looks what is there, which may take some seconds.
 pub(super) fn of_websocket(place: &Place, error: &ClientError) -> String {
     match error {
-        ClientError::ClosedByBroker { code, reason } => {
-            let advice = match code.0 {
-                4401 => "; give a token that is good with --token (or HARK_TOKEN)",
-                _ => "",
-            };
-            format!(
-                "Hark ended the connection for good with code {}: {}{advice}",
-                code.0,
-                plain(reason)
-            )
-        }
         ClientError::Refused {
             status, message, ..
         } => match look(place) {
@@ -166,6 +155,21 @@ pub(super) fn of_websocket(place: &Place, error: &ClientError) -> String {
             ),
             looked => sentence(place, looked),
         },
+        error => of_end(error),
+    }
+}
+
+/// A client that has ended.
+pub(super) fn of_end(error: &ClientError) -> String {
+    match error {
+        ClientError::ClosedByBroker { code, reason } => {
+            let advice = match code.0 {
+                4401 => "; give a token that is good with --token (or HARK_TOKEN)",
+                _ => "",
+            };
+            let (code, reason) = (code.0, plain(reason));
+            format!("Hark ended the connection for good with code {code}: {reason}{advice}")
+        }
         error => plain(&error.to_string()),
     }
 }
