@@ -18,7 +18,7 @@ use crate::settings::DEFAULT_MAX_INFLIGHT;
 /// The settings of `hark serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// Serve on this address and port, or on a port alone (of 127.0.0.1); localhost:PORT is 127.0.0.1 and ::1; port 0 takes a free one.
+    /// Serve on this address and port. A port alone is one of 127.0.0.1; localhost:PORT is that of 127.0.0.1 and ::1; port 0 takes a free one.
     #[arg(
         long,
         env = "HARK_LISTEN",
@@ -27,7 +27,7 @@ pub struct Config {
     )]
     pub listen: Listen,
 
-    /// Folder that holds the log; made if it does not exist.
+    /// Keep the log in this folder; make it if it does not exist.
     #[arg(
         long,
         env = "HARK_DATA_DIR",
@@ -36,12 +36,12 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
 
-    /// If the log is damaged so that it cannot be opened: set its folder aside and salvage what can be read.
+    /// If the log is damaged and cannot be opened, set its folder aside and salvage what can be read.
     #[arg(long, env = "HARK_RECOVER", value_parser = clap::builder::BoolishValueParser::new())]
     pub recover: bool,
 
-    /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`. What the disk has under
-    /// such a name is hidden.
+    /// Keep these topics in memory only, and begin them anew at every start: a name, or a pattern with `*` and a final `>`. What the disk has
+    /// under such a name is hidden.
     #[arg(
         long,
         env = "HARK_MEMORY_TOPICS",
@@ -50,35 +50,35 @@ pub struct Config {
     )]
     pub memory_topics: Vec<TopicPattern>,
 
-    /// Messages older than this are taken out (7d, 12h, 30m).
+    /// Delete messages older than this (7d, 12h, 30m).
     #[arg(long, env = "HARK_RETENTION_AGE", default_value = "7d", value_parser = duration, value_name = "TIME")]
     pub retention_age: Duration,
 
-    /// A topic's oldest messages are taken out beyond so many bytes, as stored (500MB, 10GiB, or a plain number).
+    /// Delete a topic's oldest messages beyond this many bytes, as stored (500MB, 10GiB, or a plain number).
     #[arg(long, env = "HARK_RETENTION_BYTES", default_value = "256MiB", value_parser = some_bytes, value_name = "BYTES")]
     pub retention_bytes: u64,
 
-    /// A topic's oldest messages are taken out beyond so many; by default, any number is kept.
+    /// Delete a topic's oldest messages beyond this many; by default, keep any number.
     #[arg(long, env = "HARK_RETENTION_MESSAGES", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub retention_messages: Option<u64>,
 
-    /// All topics together keep at most so many bytes, as stored; beyond it the largest give their oldest messages first.
+    /// Keep at most this many bytes in all topics together, as stored; beyond it, delete the oldest messages of the largest first.
     #[arg(long, env = "HARK_RETENTION_TOTAL_BYTES", default_value = "10GiB", value_parser = some_bytes, value_name = "BYTES")]
     pub retention_total_bytes: u64,
 
-    /// All --memory-topics together keep at most so many bytes of memory; beyond it the largest give their oldest messages first.
+    /// Keep at most this many bytes in all --memory-topics together; beyond it, delete the oldest messages of the largest first.
     #[arg(long, env = "HARK_MEMORY_TOTAL_BYTES", default_value = "1GiB", value_parser = some_bytes, value_name = "BYTES")]
     pub memory_total_bytes: u64,
 
-    /// What Hark remembers of producers and message ids, in all topics together, has at most so many bytes of memory; beyond it those silent for the longest are forgotten, and new ones are refused (`busy`) only while all have published within the last ten minutes.
+    /// Remember producers and message ids, of all topics together, in at most this many bytes of memory; beyond it, forget those silent for the longest, and refuse new ones (`busy`) only while all have published within the last ten minutes.
     #[arg(long, env = "HARK_MAX_PRODUCERS_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = producers_bytes)]
     pub max_producers_bytes: u64,
 
-    /// Publishes are refused while the disk has less room than this (0: never); by default 256 MiB, or a tenth of a small volume.
+    /// Refuse publishes while the disk has less room than this (0: never); by default 256 MiB, or a tenth of a small volume.
     #[arg(long, env = "HARK_MIN_FREE_BYTES", value_parser = bytes, value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
 
-    /// The most topics there may be.
+    /// Allow at most this many topics.
     #[arg(
         long,
         env = "HARK_MAX_TOPICS",
@@ -88,7 +88,7 @@ pub struct Config {
     )]
     pub max_topics: usize,
 
-    /// Web pages of other origins that may connect and publish, as browsers write them (`https://app.example`); `*` is any, also `null`.
+    /// Allow web pages of this origin to connect and publish, as browsers write it (`https://app.example`); `*` is any, also `null`.
     #[arg(
         long = "allowed-origin",
         env = "HARK_ALLOWED_ORIGINS",
@@ -97,7 +97,7 @@ pub struct Config {
     )]
     pub allowed_origins: Vec<AllowedOrigin>,
 
-    /// Proxies that are believed who the client is (`X-Forwarded-For`, `Forwarded`): addresses or networks (`10.0.0.0/8`).
+    /// Believe this proxy who the client is (`X-Forwarded-For`, `Forwarded`): an address, or a network (`10.0.0.0/8`).
     #[arg(
         long = "trusted-proxy",
         env = "HARK_TRUSTED_PROXIES",
@@ -111,43 +111,43 @@ pub struct Config {
     #[arg(long, env = "HARK_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 
-    /// How often WebSocket clients are pinged, and event streams get a comment; a WebSocket client that is silent for 2.5 times as long is ended.
+    /// Ping WebSocket clients, and write a comment to event streams, this often; end a WebSocket client that is silent for 2.5 times as long.
     #[arg(long, env = "HARK_HEARTBEAT", default_value = "25s", value_parser = duration, value_name = "TIME")]
     pub heartbeat: Duration,
 
-    /// A client that takes nothing, or less than a page (64 KiB), of what waits for it in this time is ended; it can resume.
+    /// End a client that takes nothing, or less than a page (64 KiB), of what waits for it in this time; it can resume.
     #[arg(long, env = "HARK_STALL_TIMEOUT", default_value = "60s", value_parser = stall_timeout, value_name = "TIME")]
     pub stall_timeout: Duration,
 
-    /// The most unanswered publishes of a WebSocket client; beyond it Hark stops reading from it. More lets a publisher on a slow line send more in a round trip.
+    /// Stop reading from a WebSocket client beyond this many unanswered publishes. More lets a publisher on a slow line send more in a round trip.
     #[arg(long, env = "HARK_MAX_INFLIGHT", default_value_t = DEFAULT_MAX_INFLIGHT as u32, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_inflight: u32,
 
-    /// The most bytes of unanswered publishes of a WebSocket client (but at least one message); beyond it Hark stops reading from it.
+    /// Stop reading from a WebSocket client beyond this many bytes of unanswered publishes (but at least one message).
     #[arg(long, env = "HARK_MAX_INFLIGHT_BYTES", default_value = "1MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub max_inflight_bytes: u64,
 
-    /// All messages that have come in part hold at most so many bytes together; beyond it the slowest of the address that holds most are told to try again later.
+    /// Hold at most this many bytes of messages that have come in part; beyond it, tell the slowest of the address that holds most to try again later.
     #[arg(long, env = "HARK_RECEIVING_TOTAL_BYTES", default_value = "64MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub receiving_total_bytes: u64,
 
-    /// An HTTP connection is kept so long for the next request; more than what a proxy in front keeps its own for.
+    /// Keep an idle HTTP connection this long for the next request: longer than a proxy in front keeps its own.
     #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]
     pub keep_alive: Duration,
 
-    /// The most bytes that the kernel may hold for all clients until they acknowledge them; beyond it those are ended that have owed an acknowledgement for the longest.
+    /// Let the kernel hold at most this many bytes for all clients until they acknowledge them; beyond it, end those that have owed an acknowledgement for the longest.
     #[arg(long, env = "HARK_MAX_UNSENT_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub max_unsent_bytes: u64,
 
-    /// The most connections at a time; beyond it new ones are told to try again (503). By default, as many as the limit on open files leaves room for.
+    /// Allow at most this many connections at a time; tell further ones to try again (503). By default, as many as the limit on open files leaves room for.
     #[arg(long, env = "HARK_MAX_CONNECTIONS", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
 
-    /// A topic's room that nobody has needed for so long leaves memory.
+    /// Unload a topic from memory after this much idle time.
     #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub room_idle: Duration,
 
-    /// The most rooms that stay in memory though nobody needs them; beyond it the longest idle leave before --room-idle is over.
+    /// Keep at most this many idle topics in memory; beyond it, unload the longest idle before --room-idle is over.
     #[arg(
         long,
         env = "HARK_MAX_IDLE_ROOMS",
@@ -156,15 +156,15 @@ pub struct Config {
     )]
     pub max_idle_rooms: usize,
 
-    /// When told to end: how long clients may take to hear it and come back spread over.
+    /// Shutdown grace period. Clients are told to reconnect spread over the same time.
     #[arg(long, env = "HARK_DRAIN", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub drain: Duration,
 
-    /// Threads that serve connections; by default, one for each core.
+    /// Serve connections with this many threads; by default, one for each core.
     #[arg(long, env = "HARK_WORKERS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
-    /// Threads that serve topics alone; 0: those that serve connections do it too.
+    /// Serve topics with this many threads of their own; 0: with those that serve connections.
     #[arg(long, env = "HARK_ROOM_THREADS", default_value_t = 0, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub room_threads: u16,
 }

@@ -281,3 +281,78 @@ async fn a_dead_address_of_a_name_is_passed_over() {
         assert!(begun.elapsed() < Duration::from_secs(15), "{args:?}");
     }
 }
+
+/// A proxy that speaks TLS in front of the broker, with a certificate that is trusted where SSL_CERT_FILE names it.
+#[cfg(feature = "peers")]
+#[tokio::test]
+async fn a_broker_behind_tls_is_reached_and_told_from_one_without() {
+    let broker = Broker::start();
+    Ws::connect(&broker).await.publish("a", json!(1)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([key.as_path(), "-out".as_ref(), cert.as_path()])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let server = format!(
+        "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; \
+         location /hark/ {{ proxy_pass http://hark/; proxy_http_version 1.1; proxy_set_header Host $http_host; \
+         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $hark_connection; }} }}",
+        cert.display(),
+        key.display()
+    );
+    let _nginx = hark_tests::Nginx::with(&broker, &server);
+    let there = format!("localhost:{port}");
+    for args in COMMANDS {
+        let run = |url: &str, trusted: bool| {
+            let mut command = hark();
+            command.args(args).args(["--url", url]);
+            if trusted {
+                command.env("SSL_CERT_FILE", &cert);
+            }
+            Cli::spawn(command).wait()
+        };
+        for url in [
+            format!("https://{there}/hark"),
+            format!("wss://{there}/hark/ws"),
+        ] {
+            let exit = run(&url, true);
+            assert_eq!(exit.code, Some(0), "{args:?} {url}: {exit:#?}");
+            let exit = run(&url, false);
+            assert_eq!(exit.code, Some(1), "{args:?} {url}: {exit:#?}");
+            for part in ["certificate", "SSL_CERT_FILE"] {
+                assert!(exit.stderr.contains(part), "{args:?} {url}: {exit:#?}");
+            }
+        }
+        // Another name than the certificate's.
+        let exit = run(&format!("https://127.0.0.1:{port}/hark"), true);
+        assert!(exit.stderr.contains("made out to"), "{args:?}: {exit:#?}");
+        // Elsewhere on the same proxy.
+        let exit = run(&format!("https://{there}"), true);
+        assert!(
+            exit.stderr.contains("nginx") && !exit.stderr.contains('<'),
+            "{args:?}: {exit:#?}"
+        );
+        for url in [there.clone(), format!("ws://{there}/hark/ws")] {
+            let exit = run(&url, true);
+            assert_eq!(exit.code, Some(1), "{args:?} {url}: {exit:#?}");
+            let secure = format!("speaks TLS; write https://{there}");
+            assert!(exit.stderr.contains(&secure), "{args:?} {url}: {exit:#?}");
+        }
+    }
+}

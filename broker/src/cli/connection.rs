@@ -19,7 +19,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// Which broker, and as whom.
 #[derive(Debug, clap::Args)]
 pub(super) struct ConnectionArgs {
-    /// The broker's address: its WebSocket, http://HOST:PORT, https://HOST or HOST:PORT.
+    /// Use the broker at this address: its WebSocket, http://HOST:PORT, https://HOST or HOST:PORT.
     #[arg(
         long,
         global = true,
@@ -28,7 +28,7 @@ pub(super) struct ConnectionArgs {
     )]
     pub(super) url: String,
 
-    /// The token that says who you are.
+    /// Say who you are with this token.
     #[arg(long, global = true, env = "HARK_TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
 }

@@ -51,6 +51,9 @@ impl Place {
         if authority.contains('@') {
             return Err(wrong("it holds a user's name; say who you are by --token"));
         }
+        if authority.is_empty() || authority.starts_with(':') {
+            return Err(wrong("there is no host"));
+        }
         // As its readers will.
         let uri: Uri = format!("http://{authority}{path}{query}")
             .parse()
@@ -60,7 +63,7 @@ impl Place {
             .map(|(_, port)| port)
             .filter(|port| !port.ends_with(']'));
         match uri.host() {
-            None | Some("") => return Err(wrong("there is no host")),
+            None => return Err(wrong("there is no host")),
             Some(_) if port.is_some() && uri.port_u16().is_none_or(|port| port == 0) => {
                 return Err(wrong("the port is no number from 1 to 65535"));
             }

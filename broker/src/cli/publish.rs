@@ -36,7 +36,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// is sent again, and kept once.
 #[derive(Debug, clap::Args)]
 pub(super) struct PublishArgs {
-    /// Where to publish, such as orders.eu; or to several topics at once: orders.eu,audit.
+    /// Publish to this topic, such as orders.eu; or to several at once: orders.eu,audit.
     #[arg(
         required = true,
         value_name = "TOPIC[,TOPIC…]",
@@ -58,15 +58,15 @@ pub(super) struct PublishArgs {
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
 
-    /// A name and a value beside the content; may be given up to 32 times.
+    /// Add a name and a value beside the content; may be given up to 32 times.
     #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
 
-    /// How many messages may be unconfirmed at a time; by default, as many as the broker allows.
+    /// Leave at most this many messages unconfirmed at a time; by default, as many as the broker allows.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     window: Option<u32>,
 
-    /// Write the receipt, or the summary, as a line of JSON also on a terminal.
+    /// Print the receipt, or the summary, as a line of JSON also on a terminal.
     #[arg(long)]
     json: bool,
 

@@ -17,7 +17,7 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     config: Config,
 
-    /// What goes to the log (standard error): error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
+    /// Log this much to standard error: error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
     // actix_http calls errors what peers do wrong, and does not say which peer.
     #[arg(
         long,

@@ -21,15 +21,15 @@ use super::trouble;
 /// A cursor is what --from takes to go on behind a message.
 #[derive(Debug, clap::Args)]
 pub(super) struct SubscribeArgs {
-    /// Which topics, such as orders.eu.
+    /// Print the messages of these topics, such as orders.eu; each is a name, not a pattern.
     #[arg(required = true)]
     topics: Vec<TopicName>,
 
-    /// Where to start: now, earliest, last:50, since:5m, since:2026-01-31T12:00:00Z, or (of one topic) a cursor.
+    /// Start here: now, earliest, last:50, since:5m, since:2026-01-31T12:00:00Z, or (of one topic) a cursor.
     #[arg(long, default_value = "now")]
     from: SubscribeFrom,
 
-    /// End after so many messages.
+    /// End after this many messages.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 

@@ -40,7 +40,7 @@ struct ListArgs {
 enum Command {
     /// List the topics that hold messages (what `hark topics` alone does).
     List(ListArgs),
-    /// Say what one topic holds.
+    /// Describe what one topic holds.
     Describe {
         /// Its name.
         topic: TopicName,

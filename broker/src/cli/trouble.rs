@@ -98,7 +98,9 @@ impl Way {
                 "the certificate of {there} is not to be trusted ({why}); ask for the name it is made out to, or add its issuer to the system's root certificates (or to the file that SSL_CERT_FILE names)"
             ),
             Self::BadTls(why) => {
-                format!("TLS with {there} failed ({why}); check --url (or HARK_URL)")
+                format!(
+                    "TLS with {there} failed ({why}); check --url (or HARK_URL), and that this system has root certificates (ca-certificates, or a file that SSL_CERT_FILE names)"
+                )
             }
             Self::NoHttp => format!(
                 "what listens at {there} does not speak HTTP{}, so it is no Hark broker; check --url (or HARK_URL)",

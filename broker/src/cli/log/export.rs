@@ -33,11 +33,11 @@ pub(super) struct ExportArgs {
     #[arg(long)]
     url: Option<String>,
 
-    /// The token that says who you are to that broker.
+    /// Say who you are to that broker with this token.
     #[arg(long, env = "HARK_TOKEN", hide_env_values = true)]
     token: Option<String>,
 
-    /// Only these topics: a name, or a pattern with `*` and a final `>`; may be given more than once.
+    /// Export only these topics: a name, or a pattern with `*` (one segment) and a final `>` (the rest); may be given more than once.
     #[arg(long = "topic", value_name = "PATTERN")]
     topics: Vec<TopicPattern>,
 }
