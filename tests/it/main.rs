@@ -11,6 +11,7 @@ mod basics;
 #[cfg(feature = "peers")]
 mod browser;
 mod cli;
+mod cli_end;
 mod cli_help;
 mod cli_url;
 mod clock;
