@@ -110,24 +110,20 @@ fn in_turn(
     addresses: impl Iterator<Item = SocketAddr>,
     won: Option<SocketAddr>,
 ) -> Vec<SocketAddr> {
-    let all: Vec<SocketAddr> = addresses.collect();
-    let (first, rest): (Vec<_>, Vec<_>) = all
-        .iter()
-        .copied()
-        .partition(|&address| Some(address) == won);
+    let (first, rest): (Vec<_>, Vec<_>) = addresses.partition(|&address| Some(address) == won);
     let begins_with_ipv6 = rest.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut one, mut other): (Vec<_>, Vec<_>) = rest
+    let (one, other): (Vec<_>, Vec<_>) = rest
         .into_iter()
         .partition(|address| address.is_ipv6() == begins_with_ipv6);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
     let mut order = first;
-    (one.reverse(), other.reverse());
-    while let Some(next) = one.pop() {
-        order.push(next);
-        order.extend(other.pop());
+    loop {
+        let turn = [one.next(), other.next()];
+        if turn == [None, None] {
+            return order;
+        }
+        order.extend(turn.into_iter().flatten());
     }
-    other.reverse();
-    order.extend(other);
-    order
 }
 
 /// The first connection that stands; each address is tried when the one before has failed, or has had its head start.
