@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// An address that takes no connection and refuses none: its queue is full.
-    pub(in crate::cli) fn black_hole() -> (Socket, Vec<TcpStream>) {
+    fn black_hole() -> (Socket, Vec<TcpStream>) {
         let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         hole.bind(&SockAddr::from(at("127.0.0.9:0"))).unwrap();
         hole.listen(0).unwrap();
