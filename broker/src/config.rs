@@ -1,8 +1,10 @@
 //! The settings of `hark serve`: every one with its default, unit and meaning, as flags and as `HARK_…` environment variables.
 //! Owns what may be set; what a setting does is with the part it is given to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser as _;
@@ -16,16 +18,16 @@ use crate::settings::DEFAULT_MAX_INFLIGHT;
 /// The settings of `hark serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// Address and port to serve on; port 0 takes a free one.
+    /// Serve on this address and port. A port alone is one of 127.0.0.1; localhost:PORT is that of 127.0.0.1 and ::1; port 0 takes a free one.
     #[arg(
         long,
         env = "HARK_LISTEN",
         default_value = "127.0.0.1:4275",
         value_name = "ADDRESS:PORT"
     )]
-    pub listen: SocketAddr,
+    pub listen: Listen,
 
-    /// Folder that holds the log; made if it does not exist.
+    /// Keep the log in this folder; make it if it does not exist.
     #[arg(
         long,
         env = "HARK_DATA_DIR",
@@ -34,12 +36,12 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
 
-    /// If the log is damaged so that it cannot be opened: set its folder aside and salvage what can be read.
+    /// If the log is damaged and cannot be opened, set its folder aside and salvage what can be read.
     #[arg(long, env = "HARK_RECOVER", value_parser = clap::builder::BoolishValueParser::new())]
     pub recover: bool,
 
-    /// Topics that are kept in memory only, and begin anew at every start: a name, or a pattern with `*` and a final `>`. What the disk has under
-    /// such a name is hidden.
+    /// Keep these topics in memory only, and begin them anew at every start: a name, or a pattern with `*` and a final `>`. What the disk has
+    /// under such a name is hidden.
     #[arg(
         long,
         env = "HARK_MEMORY_TOPICS",
@@ -48,35 +50,35 @@ pub struct Config {
     )]
     pub memory_topics: Vec<TopicPattern>,
 
-    /// Messages older than this are taken out (7d, 12h, 30m).
+    /// Delete messages older than this (7d, 12h, 30m).
     #[arg(long, env = "HARK_RETENTION_AGE", default_value = "7d", value_parser = duration, value_name = "TIME")]
     pub retention_age: Duration,
 
-    /// A topic's oldest messages are taken out beyond so many bytes, as stored (500MB, 10GiB, or a plain number).
+    /// Delete a topic's oldest messages beyond this many bytes, as stored (500MB, 10GiB, or a plain number).
     #[arg(long, env = "HARK_RETENTION_BYTES", default_value = "256MiB", value_parser = some_bytes, value_name = "BYTES")]
     pub retention_bytes: u64,
 
-    /// A topic's oldest messages are taken out beyond so many; by default, any number is kept.
+    /// Delete a topic's oldest messages beyond this many; by default, keep any number.
     #[arg(long, env = "HARK_RETENTION_MESSAGES", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub retention_messages: Option<u64>,
 
-    /// All topics together keep at most so many bytes, as stored; beyond it the largest give their oldest messages first.
+    /// Keep at most this many bytes in all topics together, as stored; beyond it, delete the oldest messages of the largest first.
     #[arg(long, env = "HARK_RETENTION_TOTAL_BYTES", default_value = "10GiB", value_parser = some_bytes, value_name = "BYTES")]
     pub retention_total_bytes: u64,
 
-    /// All --memory-topics together keep at most so many bytes of memory; beyond it the largest give their oldest messages first.
+    /// Keep at most this many bytes in all --memory-topics together; beyond it, delete the oldest messages of the largest first.
     #[arg(long, env = "HARK_MEMORY_TOTAL_BYTES", default_value = "1GiB", value_parser = some_bytes, value_name = "BYTES")]
     pub memory_total_bytes: u64,
 
-    /// What Hark remembers of producers and message ids, in all topics together, has at most so many bytes of memory; beyond it those silent for the longest are forgotten, and new ones are refused (`busy`) only while all have published within the last ten minutes.
+    /// Remember producers and message ids, of all topics together, in at most this many bytes of memory; beyond it, forget those silent for the longest, and refuse new ones (`busy`) only while all have published within the last ten minutes.
     #[arg(long, env = "HARK_MAX_PRODUCERS_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = producers_bytes)]
     pub max_producers_bytes: u64,
 
-    /// Publishes are refused while the disk has less room than this (0: never); by default 256 MiB, or a tenth of a small volume.
+    /// Refuse publishes while the disk has less room than this (0: never); by default 256 MiB, or a tenth of a small volume.
     #[arg(long, env = "HARK_MIN_FREE_BYTES", value_parser = bytes, value_name = "BYTES")]
     pub min_free_bytes: Option<u64>,
 
-    /// The most topics there may be.
+    /// Allow at most this many topics.
     #[arg(
         long,
         env = "HARK_MAX_TOPICS",
@@ -86,7 +88,7 @@ pub struct Config {
     )]
     pub max_topics: usize,
 
-    /// Web pages of other origins that may connect and publish, as browsers write them (`https://app.example`); `*` is any, also `null`.
+    /// Allow web pages of this origin to connect and publish, as browsers write it (`https://app.example`); `*` is any, also `null`.
     #[arg(
         long = "allowed-origin",
         env = "HARK_ALLOWED_ORIGINS",
@@ -95,7 +97,7 @@ pub struct Config {
     )]
     pub allowed_origins: Vec<AllowedOrigin>,
 
-    /// Proxies that are believed who the client is (`X-Forwarded-For`, `Forwarded`): addresses or networks (`10.0.0.0/8`).
+    /// Believe this proxy who the client is (`X-Forwarded-For`, `Forwarded`): an address, or a network (`10.0.0.0/8`).
     #[arg(
         long = "trusted-proxy",
         env = "HARK_TRUSTED_PROXIES",
@@ -105,47 +107,47 @@ pub struct Config {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// Serve another address than loopback although anybody who reaches it may read and publish everything.
+    /// Allow non-loopback addresses without authentication. Anyone who can connect can read and publish everything.
     #[arg(long, env = "HARK_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 
-    /// How often WebSocket clients are pinged, and event streams get a comment; a WebSocket client that is silent for 2.5 times as long is ended.
+    /// Ping WebSocket clients, and write a comment to event streams, this often; end a WebSocket client that is silent for 2.5 times as long.
     #[arg(long, env = "HARK_HEARTBEAT", default_value = "25s", value_parser = duration, value_name = "TIME")]
     pub heartbeat: Duration,
 
-    /// A client that takes nothing, or less than a page (64 KiB), of what waits for it in this time is ended; it can resume.
+    /// End a client that takes nothing, or less than a page (64 KiB), of what waits for it in this time; it can resume.
     #[arg(long, env = "HARK_STALL_TIMEOUT", default_value = "60s", value_parser = stall_timeout, value_name = "TIME")]
     pub stall_timeout: Duration,
 
-    /// The most unanswered publishes of a WebSocket client; beyond it Hark stops reading from it. More lets a publisher on a slow line send more in a round trip.
+    /// Stop reading from a WebSocket client beyond this many unanswered publishes. More lets a publisher on a slow line send more in a round trip.
     #[arg(long, env = "HARK_MAX_INFLIGHT", default_value_t = DEFAULT_MAX_INFLIGHT as u32, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_inflight: u32,
 
-    /// The most bytes of unanswered publishes of a WebSocket client (but at least one message); beyond it Hark stops reading from it.
+    /// Stop reading from a WebSocket client beyond this many bytes of unanswered publishes (but at least one message).
     #[arg(long, env = "HARK_MAX_INFLIGHT_BYTES", default_value = "1MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub max_inflight_bytes: u64,
 
-    /// All messages that have come in part hold at most so many bytes together; beyond it the slowest of the address that holds most are told to try again later.
+    /// Hold at most this many bytes of messages that have come in part; beyond it, tell the slowest of the address that holds most to try again later.
     #[arg(long, env = "HARK_RECEIVING_TOTAL_BYTES", default_value = "64MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub receiving_total_bytes: u64,
 
-    /// An HTTP connection is kept so long for the next request; more than what a proxy in front keeps its own for.
+    /// Keep an idle HTTP connection this long for the next request: longer than a proxy in front keeps its own.
     #[arg(long, env = "HARK_KEEP_ALIVE", default_value = "75s", value_parser = duration, value_name = "TIME")]
     pub keep_alive: Duration,
 
-    /// The most bytes that the kernel may hold for all clients until they acknowledge them; beyond it those are ended that have owed an acknowledgement for the longest.
+    /// Let the kernel hold at most this many bytes for all clients until they acknowledge them; beyond it, end those that have owed an acknowledgement for the longest.
     #[arg(long, env = "HARK_MAX_UNSENT_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = some_bytes)]
     pub max_unsent_bytes: u64,
 
-    /// The most connections at a time; beyond it new ones are told to try again (503). By default, as many as the limit on open files leaves room for.
+    /// Allow at most this many connections at a time; tell further ones to try again (503). By default, as many as the limit on open files leaves room for.
     #[arg(long, env = "HARK_MAX_CONNECTIONS", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
 
-    /// A topic's room that nobody has needed for so long leaves memory.
+    /// Unload a topic from memory after this much idle time.
     #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub room_idle: Duration,
 
-    /// The most rooms that stay in memory though nobody needs them; beyond it the longest idle leave before --room-idle is over.
+    /// Keep at most this many idle topics in memory; beyond it, unload the longest idle before --room-idle is over.
     #[arg(
         long,
         env = "HARK_MAX_IDLE_ROOMS",
@@ -154,15 +156,15 @@ pub struct Config {
     )]
     pub max_idle_rooms: usize,
 
-    /// When told to end: how long clients may take to hear it and come back spread over.
+    /// Shutdown grace period. Clients are told to reconnect spread over the same time.
     #[arg(long, env = "HARK_DRAIN", default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub drain: Duration,
 
-    /// Threads that serve connections; by default, one for each core.
+    /// Serve connections with this many threads; by default, one for each core.
     #[arg(long, env = "HARK_WORKERS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
 
-    /// Threads that serve topics alone; 0: those that serve connections do it too.
+    /// Serve topics with this many threads of their own; 0: with those that serve connections.
     #[arg(long, env = "HARK_ROOM_THREADS", default_value_t = 0, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub room_threads: u16,
 }
@@ -179,7 +181,7 @@ impl Config {
 
     /// What is wrong with settings that are each right by themselves.
     pub fn check(&self) -> Result<(), String> {
-        if !self.listen.ip().is_loopback() && !self.insecure_no_auth {
+        if !self.listen.is_loopback() && !self.insecure_no_auth {
             return Err(format!(
                 "without authentication Hark serves loopback addresses only, and {} is none; listen on 127.0.0.1, or give \
                  --insecure-no-auth if everybody who reaches it may read and publish everything",
@@ -187,6 +189,69 @@ impl Config {
             ));
         }
         Ok(())
+    }
+}
+
+/// Where to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// On this address.
+    Address(SocketAddr),
+    /// On this port of the loopback addresses of both families (RFC 6761, section 6.3).
+    Localhost(u16),
+}
+
+impl Listen {
+    /// The addresses. A port of 0 is the same for all, once the first has one.
+    pub fn addresses(self) -> Vec<SocketAddr> {
+        match self {
+            Self::Address(address) => vec![address],
+            Self::Localhost(port) => vec![
+                (Ipv4Addr::LOCALHOST, port).into(),
+                (Ipv6Addr::LOCALHOST, port).into(),
+            ],
+        }
+    }
+
+    /// Whether only this machine can connect.
+    fn is_loopback(self) -> bool {
+        self.addresses()
+            .iter()
+            .all(|address| address.ip().is_loopback())
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// Reads `127.0.0.1:4275`, `[::1]:4275`, `4275`, `:4275` or `localhost:4275`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        match port.parse() {
+            Ok(port) if host.is_empty() && is_port => {
+                Ok(Self::Address((Ipv4Addr::LOCALHOST, port).into()))
+            }
+            Ok(port) if host.eq_ignore_ascii_case("localhost") && is_port => {
+                Ok(Self::Localhost(port))
+            }
+            _ => Err(
+                "write an address and a port, such as 127.0.0.1:4275, [::1]:4275 or 0.0.0.0:4275, or localhost:4275, or a port alone"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Localhost(port) => write!(f, "localhost:{port}"),
+        }
     }
 }
 
@@ -256,6 +321,46 @@ fn some_bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_to_serve_has_short_forms() {
+        let addresses = |text: &str| {
+            let listen: Listen = text.parse().unwrap();
+            assert!(listen.is_loopback(), "{text}");
+            let all = listen.addresses();
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses("4299"), ["127.0.0.1:4299"]);
+        assert_eq!(addresses(":4299"), ["127.0.0.1:4299"]);
+        assert_eq!(addresses("127.0.0.1:4299"), ["127.0.0.1:4299"]);
+        assert_eq!(addresses("[::1]:0"), ["[::1]:0"]);
+        assert_eq!(
+            addresses("localhost:4299"),
+            ["127.0.0.1:4299", "[::1]:4299"]
+        );
+        assert_eq!(addresses("LocalHost:0"), ["127.0.0.1:0", "[::1]:0"]);
+        for open in ["0.0.0.0:4275", "[::]:4275", "192.0.2.7:4275"] {
+            assert!(!open.parse::<Listen>().unwrap().is_loopback(), "{open}");
+        }
+        for bad in [
+            "",
+            ":",
+            "0.0.0.0",
+            "::1",
+            "localhost",
+            "localhost:",
+            "localhost:+1",
+            "+4299",
+            "70000",
+            ":70000",
+            "-1",
+            "example.org:4275",
+            "http://127.0.0.1:4275",
+        ] {
+            let refused = bad.parse::<Listen>().expect_err(bad);
+            assert!(refused.contains("127.0.0.1:4275"), "{bad}: {refused}");
+        }
+    }
 
     #[test]
     fn times_have_units() {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::connections::{self, Connections};
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
@@ -57,6 +58,12 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// kept, within these bounds.
 const ROUNDS_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
+/// How long a broker that has the data directory may take to end.
+const OWNER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const OWNER_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How many free ports are tried until one is free on both loopback addresses.
+const PORTS_TRIED: u32 = 20;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -97,15 +104,17 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Serves until told to end. `announce` is called once, with the address served, when connections are accepted.
-pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
-    let listen_error = |source| ServeError::Listen {
-        address: config.listen,
-        source,
-    };
+/// Serves until told to end. `announce` is called once, with the addresses served, when connections are accepted.
+pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Result<(), ServeError> {
     let hang_ups = HangUps::survive()?;
-    let listener = listener(config.listen, config.stall_timeout).map_err(listen_error)?;
-    let address = listener.local_addr().map_err(listen_error)?;
+    // Before the address, which that broker may have too.
+    wait_for_owner(&config.data_dir).await;
+    let listeners = listeners(config.listen, config.stall_timeout)?;
+    let addresses: Vec<SocketAddr> = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?;
+    let port = addresses.first().map_or(0, SocketAddr::port);
     let max_connections = max_connections(config.max_connections, raise_descriptor_limit())?;
 
     let gate = web::Data::new(open(&config)?);
@@ -139,11 +148,11 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
         .shutdown_timeout(ANSWERS_TAKE_SECONDS)
         .disable_signals();
     let workers = config.workers.map_or_else(default_workers, usize::from);
-    let server = edge::serve(builder, workers, listener, door, app)?;
+    let server = edge::serve(builder, workers, listeners, door, app)?;
     let mut looks = Looks {
         connections,
         gate: gate.clone(),
-        port: address.port(),
+        port,
         max_unsent_bytes: config.max_unsent_bytes,
         kernel_answers: true,
         judge: Judge::new(LOOK_EVERY, Instant::now()),
@@ -162,7 +171,18 @@ pub async fn serve(config: Config, announce: impl FnOnce(SocketAddr)) -> Result<
     actix::spawn(async move { topic::names::warn_of_hidden(&engines).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
     let signals = Signals::listen(hang_ups)?;
-    announce(address);
+    announce(&addresses);
+    if config.insecure_no_auth {
+        tracing::warn!(
+            listen = %config.listen,
+            "--insecure-no-auth: anyone who can connect can read and publish everything"
+        );
+    }
+    let address = addresses
+        .iter()
+        .map(SocketAddr::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     tracing::info!(%address, data_dir = %config.data_dir.display(), "hark serves");
     shutdown::run_until_told(server, gate, config.drain, signals).await?;
     Ok(())
@@ -295,6 +315,69 @@ fn default_workers() -> usize {
 
 fn room_arbiters(threads: u16) -> Vec<ArbiterHandle> {
     (0..threads).map(|_| Arbiter::new().handle()).collect()
+}
+
+/// Waits for a broker that holds the data directory and is about to end, as at a restart. One that does not end is told of when the log is
+/// opened.
+async fn wait_for_owner(data_dir: &Path) {
+    let until = Instant::now() + OWNER_PATIENCE;
+    let mut said = false;
+    while Instant::now() < until && message_log::sled::is_in_use(data_dir) {
+        if !said {
+            tracing::info!(
+                data_dir = %data_dir.display(),
+                "another broker has the data directory; waiting up to {OWNER_PATIENCE:?} for it to end"
+            );
+            said = true;
+        }
+        tokio::time::sleep(OWNER_LOOK_EVERY).await;
+    }
+}
+
+/// A listener for each address, all with the same port.
+fn listeners(listen: Listen, stall_timeout: Duration) -> Result<Vec<TcpListener>, ServeError> {
+    let mut left = PORTS_TRIED;
+    loop {
+        left -= 1;
+        match listeners_at(&listen.addresses(), stall_timeout) {
+            // The free port of one address is taken on the other.
+            Err(ServeError::Listen { source, .. })
+                if listen == Listen::Localhost(0)
+                    && source.kind() == io::ErrorKind::AddrInUse
+                    && left > 0 => {}
+            listeners => return listeners,
+        }
+    }
+}
+
+fn listeners_at(
+    addresses: &[SocketAddr],
+    stall_timeout: Duration,
+) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    for &address in addresses {
+        let mut address = address;
+        if let Some(first) = listeners.first() {
+            address.set_port(first.local_addr()?.port());
+        }
+        match listener(address, stall_timeout) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if !listeners.is_empty() && is_without_family(&error) => {
+                tracing::warn!(%address, %error, "this system has no such address: it is not served");
+            }
+            Err(source) => return Err(ServeError::Listen { address, source }),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Whether the system has none of this family's addresses.
+fn is_without_family(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT];
+    known
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// A listener whose accepted sockets inherit what keeps a client that does not read from costing more than its share.

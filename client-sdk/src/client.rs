@@ -137,7 +137,7 @@ impl Client {
     }
 
     /// Ends the client: waits until everything that was published before is answered, but not longer than `patience`, then closes
-    /// the connection. All clones and subscriptions end with [`ClientError::Closed`].
+    /// the connection: returns when the close has been sent, and not when it has been answered. All clones and subscriptions end with [`ClientError::Closed`].
     pub async fn close(&self, patience: Duration) -> Result<(), Unanswered> {
         let (reply, done) = oneshot::channel();
         let deadline = Instant::now() + patience;

@@ -261,8 +261,15 @@ impl Connection {
         self.to_say.frames.clear();
         self.outbox.disconnected();
         self.inbox.disconnected();
-        if let End::Final(ClientError::Closed) = end {
-            line.say_goodbye().await;
+        if let End::Final(ClientError::Closed) = end
+            && line.say_goodbye().await
+        {
+            // Whoever waits for the end has what it waited for; the other side's goodbye is the task's to wait for.
+            let unanswered = self.outbox.unanswered();
+            for reply in self.closing.iter_mut().flat_map(|c| c.replies.drain(..)) {
+                reply.send(unanswered).ok();
+            }
+            line.hear_goodbye().await;
         }
         if let End::Lost(error) = &end {
             self.tell(ConnectionEvent::Disconnected {
@@ -646,15 +653,26 @@ impl Connection {
 }
 
 impl Line {
-    /// The closing handshake, as far as the broker takes part (RFC 6455, section 7.1.1).
-    async fn say_goodbye(mut self) {
-        let handshake = async {
-            let close = CloseFrame {
-                code: WsCloseCode::Normal,
-                reason: Utf8Bytes::from_static(""),
-            };
-            self.socket.send(WsMessage::Close(Some(close))).await?;
-            // Not to the end of the connection: the broker may linger for a client that goes first.
+    /// Begins the closing handshake (RFC 6455, section 7.1.1). Whether the close frame has left.
+    async fn say_goodbye(&mut self) -> bool {
+        let close = CloseFrame {
+            code: WsCloseCode::Normal,
+            reason: Utf8Bytes::from_static(""),
+        };
+        let sent = self.socket.send(WsMessage::Close(Some(close)));
+        match tokio::time::timeout(CLOSE_PATIENCE, sent).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the closing handshake failed");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Waits for the broker's part of it, but not to the end of the connection: the broker may linger for a client that goes first.
+    async fn hear_goodbye(mut self) {
+        let heard = async {
             while let Some(message) = self.socket.next().await {
                 if message?.is_close() {
                     break;
@@ -662,7 +680,7 @@ impl Line {
             }
             Ok::<(), tungstenite::Error>(())
         };
-        match tokio::time::timeout(CLOSE_PATIENCE, handshake).await {
+        match tokio::time::timeout(CLOSE_PATIENCE, heard).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "the closing handshake failed"),
             Err(_) => tracing::debug!("the broker did not answer the close"),

@@ -170,6 +170,139 @@ async fn sub_prints_one_json_line_a_message() {
     }
 }
 
+/// A line's cursor is where `--from` goes on, and what was printed can be imported.
+#[tokio::test]
+async fn sub_shows_the_cursor_of_each_message() {
+    let broker = Broker::start();
+    let mut ws = Ws::connect(&broker).await;
+    let mut cursors = Vec::new();
+    for data in [json!({"n": 1}), json!("two"), json!([])] {
+        cursors.push(ws.publish("a", data).await["cursor"].clone());
+    }
+    ws.publish_frame(json!({"topic": "a", "data_base64": "AAECGw=="}))
+        .await;
+
+    let all = Cli::run(&broker, &["sub", "a", "--from", "earliest", "--count", "4"]);
+    done(&all);
+    let lines = messages(all.stdout.lines().map(str::to_owned));
+    for (line, cursor) in lines.iter().zip(&cursors) {
+        assert_eq!(line["cursor"], *cursor);
+    }
+    assert_eq!(lines.len(), 4);
+    let from = lines[1]["cursor"].as_str().unwrap();
+    let rest = Cli::run(&broker, &["sub", "a", "--from", from, "--count", "2"]);
+    let rest = messages(rest.stdout.lines().map(str::to_owned));
+    assert_eq!(rest, lines[2..]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = hark_tests::hark();
+    command.args(["log", "import", "--data-dir"]);
+    command.arg(dir.path().join("data"));
+    let mut import = Cli::spawn(command);
+    import.write(all.stdout.as_bytes());
+    let imported = import.wait();
+    done(&imported);
+    assert!(imported.stdout.contains(r#""imported":4"#), "{imported:#?}");
+
+    // For people, on a terminal.
+    let script = format!(
+        "{} sub a --from earliest --count 1 --url {}",
+        hark_tests::hark().get_program().display(),
+        broker.ws_url()
+    );
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &script, "/dev/null"]);
+    let shown = Cli::spawn(terminal).wait();
+    assert!(
+        shown
+            .stdout
+            .contains(&format!("  a  {}  ", cursors[0].as_str().unwrap())),
+        "{shown:#?}"
+    );
+}
+
+#[tokio::test]
+async fn pub_publishes_a_file_as_one_message() {
+    let broker = Broker::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let lines = file("lines", b"one\ntwo\n");
+    let json = file("json", b"{\n \"a\": 1\n}\n");
+    let bytes = file("bytes", &[0, 1, 2, 0xff]);
+    let whole = vec![b'x'; 1024 * 1024];
+
+    done(&Cli::run(&broker, &["pub", "a", "--file", &lines]));
+    done(&Cli::run(&broker, &["pub", "a", "--file", &json]));
+    done(&Cli::run(
+        &broker,
+        &[
+            "pub",
+            "a,b",
+            "--file",
+            &bytes,
+            "--content-type",
+            "image/png",
+        ],
+    ));
+    let mut stdin = Cli::hark(&broker, &["pub", "a", "--file", "-", "-H", "k=v"]);
+    stdin.write(b"three\nfour\n");
+    done(&stdin.wait());
+
+    let kept = data_of(&broker, "a").await;
+    assert_eq!(kept[0]["text"], "one\ntwo\n");
+    assert_eq!(kept[1]["data"], json!({"a": 1}));
+    assert_eq!(kept[2]["data_base64"], "AAEC/w==");
+    assert_eq!(kept[2]["content_type"], "image/png");
+    assert_eq!(kept[3]["text"], "three\nfour\n");
+    assert_eq!(kept[3]["headers"]["k"], "v");
+    assert_eq!(kept.len(), 4);
+    assert_eq!(data_of(&broker, "b").await.len(), 1);
+
+    let too_large = file("large", &[whole.as_slice(), b"y"].concat());
+    let folder = dir.path().to_str().unwrap();
+    for (path, said) in [
+        (&*too_large, "1048576"),
+        (folder, "directory"),
+        ("/nowhere/at/all", "No such file"),
+    ] {
+        let exit = Cli::run(&broker, &["pub", "a", "--file", path]);
+        assert_eq!(exit.code, Some(1), "{exit:#?}");
+        assert!(exit.stderr.contains(path), "{exit:#?}");
+        assert!(exit.stderr.contains(said), "{exit:#?}");
+    }
+    let both = Cli::run(&broker, &["pub", "a", "1", "--file", &json]);
+    assert_eq!(both.code, Some(2), "{both:#?}");
+    assert_eq!(data_of(&broker, "a").await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_content_type_is_of_one_message() {
+    let broker = Broker::start();
+    for args in [
+        &["pub", "a", "--content-type", "image/png"][..],
+        &["pub", "a", "-", "--content-type", "image/png"],
+    ] {
+        let mut publisher = Cli::hark(&broker, args);
+        // It may have ended before it reads them.
+        drop(publisher.take_stdin());
+        let exit = publisher.wait();
+        assert_eq!(exit.code, Some(2), "{exit:#?}");
+        assert!(
+            exit.stderr.contains("--content-type") && exit.stderr.contains("--file"),
+            "{exit:#?}"
+        );
+    }
+    done(&Cli::run(
+        &broker,
+        &["pub", "a", "<a/>", "--content-type", "image/svg+xml"],
+    ));
+    assert_eq!(data_of(&broker, "a").await.len(), 1);
+}
+
 #[tokio::test]
 async fn sub_starts_where_it_is_told_to() {
     let broker = Broker::start();
@@ -274,6 +407,83 @@ async fn topics_lists_the_topics() {
         exit.stdout.contains("orders.eu") && exit.stdout.contains("orders.us"),
         "{exit:#?}"
     );
+}
+
+#[tokio::test]
+async fn topics_list_lists_them_too() {
+    let broker = Broker::start();
+    let mut ws = Ws::connect(&broker).await;
+    for topic in ["audit", "orders.eu", "orders.us"] {
+        ws.publish(topic, json!(1)).await;
+    }
+    let list = |args: &[&str]| {
+        let exit = Cli::run(&broker, args);
+        done(&exit);
+        let names = exit.stdout.lines().map(|line| {
+            let topic: Value = serde_json::from_str(line).unwrap();
+            topic["topic"].as_str().unwrap().to_owned()
+        });
+        names.collect::<Vec<_>>()
+    };
+    let orders = ["orders.eu", "orders.us"];
+    assert_eq!(list(&["topics"]), ["audit", "orders.eu", "orders.us"]);
+    assert_eq!(
+        list(&["topics", "list"]),
+        ["audit", "orders.eu", "orders.us"]
+    );
+    assert_eq!(list(&["topics", "--prefix", "orders."]), orders);
+    assert_eq!(list(&["topics", "list", "--prefix", "orders."]), orders);
+    assert_eq!(list(&["topics", "--prefix", "orders.", "list"]), orders);
+    // What no name can begin with is no part of the question.
+    assert!(list(&["topics", "list", "--prefix", "x&prefix=audit"]).is_empty());
+    let described = Cli::run(&broker, &["topics", "--prefix", "a", "describe", "audit"]);
+    assert_eq!(described.code, Some(2), "{described:#?}");
+    done(&Cli::run(&broker, &["topics", "describe", "audit"]));
+}
+
+/// As help says of `--topic`: a name, or a pattern; more than once.
+#[tokio::test]
+async fn an_export_takes_patterns() {
+    let mut broker = Setup::new().restarts().start();
+    let mut ws = Ws::connect(&broker).await;
+    for topic in ["audit", "orders", "orders.eu", "orders.eu.de", "orders.us"] {
+        ws.publish(topic, json!(1)).await;
+    }
+    let url = broker.ws_url();
+    let dir = broker.data_dir().to_str().unwrap().to_owned();
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["orders"], &["orders"]),
+        (&["orders.*"], &["orders.eu", "orders.us"]),
+        (&["orders.>"], &["orders.eu", "orders.eu.de", "orders.us"]),
+        (&["*.eu"], &["orders.eu"]),
+        (&["audit", "*.*.de"], &["audit", "orders.eu.de"]),
+        (&["nothing.>"], &[]),
+    ];
+    let check = |from: &[&str]| {
+        for (patterns, expected) in cases {
+            let mut command = hark_tests::hark();
+            command.args(["log", "export"]).args(from);
+            command.args(patterns.iter().flat_map(|pattern| ["--topic", pattern]));
+            let exit = Cli::spawn(command).wait();
+            done(&exit);
+            let mut topics: Vec<String> = exit
+                .stdout
+                .lines()
+                .map(|line| {
+                    let line: Value = serde_json::from_str(line).unwrap();
+                    line["topic"].as_str().unwrap().to_owned()
+                })
+                .collect();
+            topics.sort();
+            assert_eq!(topics, expected, "{patterns:?} {from:?}");
+        }
+    };
+    check(&["--url", &url]);
+    broker.stop();
+    check(&["--data-dir", &dir]);
+    let mut bad = hark_tests::hark();
+    bad.args(["log", "export", "--topic", "orders.>.x"]);
+    assert_eq!(Cli::spawn(bad).wait().code, Some(2));
 }
 
 #[tokio::test]

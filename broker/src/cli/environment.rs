@@ -1,9 +1,9 @@
-//! How the command line reads the environment, the same for every setting: an empty variable is one that is not set, as help shows it
-//! (`[env: HARK_RECOVER=]`), and a switch is on or off in all the usual spellings.
+//! How the command line is read, the same for every setting: an empty variable of the environment is one that is not set, as help shows it
+//! (`[env: HARK_RECOVER=]`), a switch is on or off in all the usual spellings, and a flag in the wrong place is told its own.
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 /// Reads the arguments, and the environment. Where they are wrong, or ask for help, it says so and ends the process.
@@ -20,8 +20,49 @@ pub(super) fn parse<C: CommandFactory + FromArgMatches>(
         ErrorKind::DisplayHelp => with_each_arg(C::command(), &with_switch)
             .try_get_matches_from(&args)
             .map_or_else(|help| help.exit(), |_| error.exit()),
-        _ => error.format(&mut command).exit(),
+        _ => with_its_place(error, &mut command).exit(),
     })
+}
+
+/// Says where a flag belongs that is known elsewhere.
+fn with_its_place(mut error: clap::Error, command: &mut Command) -> clap::Error {
+    let flag = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(flag))) => flag.clone(),
+        _ => return error.format(command),
+    };
+    let mut places = Vec::new();
+    if let Some(long) = flag.strip_prefix("--") {
+        command.build();
+        find(command, long, &mut places);
+    }
+    if !places.is_empty() {
+        let written = places.iter().map(|place| format!("'{place} {flag}'"));
+        let tip = format!(
+            "{flag} belongs to a command: write {}",
+            written.collect::<Vec<_>>().join(" or ")
+        );
+        error.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![tip.into()]),
+        );
+        // What sounds alike is not what was meant.
+        error.remove(ContextKind::SuggestedArg);
+    }
+    error.format(command)
+}
+
+/// The commands below `command` that have the flag.
+fn find(command: &Command, long: &str, places: &mut Vec<String>) {
+    for below in command.get_subcommands() {
+        if below
+            .get_arguments()
+            .any(|arg| arg.get_long() == Some(long))
+        {
+            places.extend(below.get_bin_name().map(str::to_owned));
+        } else {
+            find(below, long, places);
+        }
+    }
 }
 
 fn with_each_arg(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {

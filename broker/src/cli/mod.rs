@@ -2,13 +2,18 @@
 //! is in `environment`.
 
 mod connection;
+mod cursor_file;
 mod environment;
+mod http;
 mod log;
 mod output;
+mod place;
 mod publish;
+mod race;
 mod serve;
 mod subscribe;
 mod topics;
+mod trouble;
 
 use std::process::ExitCode;
 

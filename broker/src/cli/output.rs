@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use hark_client::{ConnectionEvent, ConnectionEvents, Message, Payload};
 use jiff::Timestamp;
 
+use super::trouble::plain;
 use crate::logging;
 pub(super) use crate::logging::shown;
 
@@ -96,20 +97,23 @@ impl Output {
         match written {
             Ok(()) => Ok(Reader::Listening),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(CliError::failed(
+                "standard output cannot be written: its disk is full; make room, or write elsewhere",
+            )),
             Err(error) => Err(CliError::failed(format!(
-                "cannot write to standard output: {error}"
+                "standard output cannot be written: {error}; write elsewhere"
             ))),
         }
     }
 }
 
-/// A message on one line, for people: time, topic, offset, headers, content.
+/// A message on one line, for people: time, topic, cursor, headers, content.
 pub(super) fn message_line(message: &Message) -> String {
     let mut line = format!(
         "{}  {}  {}  ",
         time_of(message.time_ms),
         message.topic,
-        message.offset()
+        message.cursor
     );
     for (name, value) in message.headers.iter() {
         // Writing to a string does not fail.
@@ -146,7 +150,7 @@ pub(super) async fn tell_of_trouble(mut events: ConnectionEvents) {
         match event {
             ConnectionEvent::Connected { .. } if trouble.take().is_some() => say("connected"),
             ConnectionEvent::Reconnecting { reason, .. } => {
-                say_once(&mut trouble, format!("{reason}; trying again"));
+                say_once(&mut trouble, format!("{}; trying again", plain(&reason)));
             }
             ConnectionEvent::PublishDelayed { topic, code, .. } => {
                 let delay = format!("{topic}: the broker says {code}; trying again");
@@ -167,7 +171,7 @@ pub(super) async fn tell_of_trouble(mut events: ConnectionEvents) {
     }
 }
 
-fn say_once(said: &mut Option<String>, sentence: String) {
+pub(super) fn say_once(said: &mut Option<String>, sentence: String) {
     if said.as_ref() != Some(&sentence) {
         say(&sentence);
         *said = Some(sentence);

@@ -1,6 +1,8 @@
 //! `hark pub`: publishes one message, or the lines of standard input, to one topic or to several.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -14,10 +16,13 @@ use tokio::sync::mpsc;
 use super::CliError;
 use super::connection::{ConnectionArgs, WaitArgs, connect};
 use super::output::{Output, say};
+use super::trouble;
 use crate::logging;
 
 /// The most bytes of a line; with what a frame has around it the broker takes a little less.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// No broker allows more unconfirmed messages.
+const MAX_UNCONFIRMED: usize = 1_000_000;
 /// How many failures are told one by one.
 const FAILURES_TOLD: u64 = 20;
 /// How often the progress line is written.
@@ -31,7 +36,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// is sent again, and kept once.
 #[derive(Debug, clap::Args)]
 pub(super) struct PublishArgs {
-    /// Where to publish, such as orders.eu; or to several topics at once: orders.eu,audit.
+    /// Publish to this topic, such as orders.eu; or to several at once: orders.eu,audit.
     #[arg(
         required = true,
         value_name = "TOPIC[,TOPIC…]",
@@ -45,19 +50,23 @@ pub(super) struct PublishArgs {
     #[arg(allow_hyphen_values = true)]
     data: Option<String>,
 
-    /// Publish the bytes as they are, as content of this type, such as image/svg+xml.
+    /// Publish all bytes of this file as one message; `-`: of standard input.
+    #[arg(long, value_name = "PATH", conflicts_with = "data")]
+    file: Option<PathBuf>,
+
+    /// Publish the bytes as they are, as content of this type, such as image/svg+xml. For one message: DATA or --file.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
 
-    /// A name and a value beside the content; may be given up to 32 times.
+    /// Add a name and a value beside the content; may be given up to 32 times.
     #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
 
-    /// How many messages may be unconfirmed at a time.
-    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    window: u32,
+    /// Leave at most this many messages unconfirmed at a time; by default, as many as the broker allows.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    window: Option<u32>,
 
-    /// Write the receipt, or the summary, as a line of JSON also on a terminal.
+    /// Print the receipt, or the summary, as a line of JSON also on a terminal.
     #[arg(long)]
     json: bool,
 
@@ -76,20 +85,25 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) async fn run(args: PublishArgs) -> Result<(), CliError> {
-    let client = connect(
-        args.connection.builder().window(args.window as usize),
-        &args.wait,
-    )
+    let one = args.one_message()?;
+    if one.is_none() && args.content_type.is_some() {
+        return Err(CliError::usage(
+            "--content-type is for one message; give it as DATA or by --file (lines of standard input are JSON or text, each for itself)",
+        ));
+    }
+    let client = connect(&args.connection, &args.wait, |builder| match args.window {
+        Some(window) => builder.window(window as usize),
+        None => builder,
+    })
     .await?;
-    match args.data.as_deref() {
-        Some(data) if data != "-" => publish_one(&client, &args, data).await,
-        _ => publish_lines(&client, &args).await,
+    match one {
+        Some(data) => publish_one(&client, &args, data).await,
+        None => publish_lines(&client, &args).await,
     }
 }
 
-async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<(), CliError> {
-    let failed = |error: PublishError| CliError::failed(error.to_string());
-    let data = Bytes::copy_from_slice(data.as_bytes());
+async fn publish_one(client: &Client, args: &PublishArgs, data: Bytes) -> Result<(), CliError> {
+    let failed = |error: PublishError| CliError::failed(why(&error));
     let results = args.send(client, data).await.map_err(failed)?.await;
     let mut output = Output::new(args.json);
     let mut last_error = None;
@@ -100,7 +114,7 @@ async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<
             Err(error) => {
                 failures += 1;
                 if args.topics.len() > 1 {
-                    say(&format!("{topic}: {error}"));
+                    say(&format!("{topic}: {}", why(&error)));
                 }
                 last_error = Some(error);
                 continue;
@@ -136,7 +150,24 @@ async fn publish_one(client: &Client, args: &PublishArgs, data: &str) -> Result<
     }
 }
 
+/// Why a message was not kept, for people.
+fn why(error: &PublishError) -> String {
+    match error {
+        PublishError::Ended(error) => trouble::of_end(error),
+        error => error.to_string(),
+    }
+}
+
 impl PublishArgs {
+    /// The message, if it is one and not the lines of standard input.
+    fn one_message(&self) -> Result<Option<Bytes>, CliError> {
+        match (&self.file, self.data.as_deref()) {
+            (Some(path), _) => read_whole(path).map(Some),
+            (None, None | Some("-")) => Ok(None),
+            (None, Some(data)) => Ok(Some(Bytes::copy_from_slice(data.as_bytes()))),
+        }
+    }
+
     /// Hands a message over to all topics.
     async fn send(&self, client: &Client, data: Bytes) -> Result<Pending, PublishError> {
         let payload = match &self.content_type {
@@ -163,6 +194,35 @@ impl PublishArgs {
     }
 }
 
+/// All bytes of a file, or of standard input; never more than a message may have.
+fn read_whole(path: &Path) -> Result<Bytes, CliError> {
+    let name = match path.as_os_str() == "-" {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    };
+    let read = |from: &mut dyn Read| {
+        let mut data = Vec::new();
+        from.take(MAX_LINE_BYTES as u64 + 1)
+            .read_to_end(&mut data)?;
+        Ok(data)
+    };
+    let data = match path.as_os_str() == "-" {
+        true => read(&mut io::stdin().lock()),
+        false => File::open(path).and_then(|mut file| read(&mut file)),
+    };
+    let data = data.map_err(|error: io::Error| {
+        CliError::failed(format!(
+            "{name} cannot be read: {error}; name a file that can in --file"
+        ))
+    })?;
+    match data.len() > MAX_LINE_BYTES {
+        true => Err(CliError::failed(format!(
+            "{name} has more bytes than a message may have ({MAX_LINE_BYTES}); publish it in parts, or publish where it is"
+        ))),
+        false => Ok(data.into()),
+    }
+}
+
 /// What is not known yet: the receipt of each topic, in their order.
 enum Pending {
     One(PendingReceipt),
@@ -185,8 +245,8 @@ impl IntoFuture for Pending {
 type Handed = (u64, Result<Pending, PublishError>);
 
 async fn publish_lines(client: &Client, args: &PublishArgs) -> Result<(), CliError> {
-    // As many receipts as may be awaited; full, the reader waits, as it would for the window.
-    let (handed, receipts) = mpsc::channel(args.window as usize);
+    // As many receipts as may be awaited, which the client's window bounds; full, the reader waits, as it would for the window.
+    let (handed, receipts) = mpsc::channel(args.window.map_or(MAX_UNCONFIRMED, |n| n as usize));
     let reading = async {
         let read = tokio::select! {
             read = read_lines(client, args, &handed) => read,
@@ -197,14 +257,18 @@ async fn publish_lines(client: &Client, args: &PublishArgs) -> Result<(), CliErr
             }
         };
         drop(handed); // nothing follows
-        read.map_err(|error| CliError::failed(format!("cannot read standard input: {error}")))
+        read.map_err(|error| {
+            CliError::failed(format!(
+                "standard input cannot be read: {error}; what came before was published"
+            ))
+        })
     };
     let (read, tally) = tokio::join!(reading, collect(receipts, &args.topics));
     client.close(CLOSE_PATIENCE).await.ok();
     read?;
     tally.summarize(args.json)?;
     match (tally.ended, tally.failed) {
-        (Some(error), _) => Err(CliError::failed(error.to_string())),
+        (Some(error), _) => Err(CliError::failed(trouble::of_end(&error))),
         (None, 0) => Ok(()),
         (None, failed) => Err(CliError::failed(format!("{failed} messages failed"))),
     }
@@ -368,7 +432,10 @@ impl Tally {
         self.failed += 1;
         match error {
             PublishError::Ended(error) if self.ended.is_none() => {
-                say(&format!("{line} and those after it: {error}"));
+                say(&format!(
+                    "{line} and those after it: {}",
+                    trouble::of_end(&error)
+                ));
                 self.ended = Some(error);
             }
             PublishError::Ended(_) => {}

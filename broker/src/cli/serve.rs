@@ -17,7 +17,7 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     config: Config,
 
-    /// What goes to the log (standard error): error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
+    /// Log this much to standard error: error, warn, info, debug, or a filter such as info,hark_broker::session=debug.
     // actix_http calls errors what peers do wrong, and does not say which peer.
     #[arg(
         long,
@@ -49,17 +49,18 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     args.config.check().map_err(CliError::usage)?;
     logging::start(args.log, args.log_json);
     let data_dir = args.config.data_dir.display().to_string();
-    let announce = move |address: SocketAddr| announce(address, &data_dir);
+    let announce = move |addresses: &[SocketAddr]| announce(addresses, &data_dir);
     let served = actix_web::rt::System::new().block_on(server::serve(args.config, announce));
     served.map_err(|error: ServeError| CliError::failed(error.to_string()))
 }
 
 /// The one line that says where and how. A standard output that is closed is no reason not to serve.
-fn announce(address: SocketAddr, data_dir: &str) {
+fn announce(addresses: &[SocketAddr], data_dir: &str) {
     let version = env!("CARGO_PKG_VERSION");
-    let line = format!(
-        "hark {version} serves http://{address} and ws://{address}/ws, keeps its log in {data_dir}; stop it with Ctrl-C\n"
-    );
+    let urls = |address: &SocketAddr| format!("http://{address} and ws://{address}/ws");
+    let urls = addresses.iter().map(urls).collect::<Vec<_>>().join(", ");
+    let line =
+        format!("hark {version} serves {urls}, keeps its log in {data_dir}; stop it with Ctrl-C\n");
     let mut out = std::io::stdout();
     if let Err(error) = out.write_all(line.as_bytes()).and_then(|()| out.flush()) {
         tracing::warn!(%error, "standard output is closed");

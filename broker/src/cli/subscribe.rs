@@ -1,9 +1,7 @@
 //! `hark sub`: prints the messages of topics.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, StreamExt};
@@ -12,26 +10,26 @@ use hark_protocol::{Encoded, Record, ServerFrame, Subprotocol, codec};
 
 use super::CliError;
 use super::connection::{ConnectionArgs, WaitArgs, connect};
+use super::cursor_file::Cursors;
 use super::output::{Output, Reader, message_line, say};
-
-/// How often the cursors are written while messages keep coming.
-const CURSORS_EVERY: Duration = Duration::from_secs(1);
+use super::trouble;
 
 /// Print the messages of topics.
 ///
-/// Goes on by itself, exactly where it was, when a connection was lost. On a terminal: time (UTC), topic, offset, headers and
-/// content, with control characters shown. In a pipe: one line of JSON for each message, as the broker's `message` frame.
+/// Goes on by itself, exactly where it was, when a connection was lost. On a terminal: time (UTC), topic, cursor, headers and
+/// content, with control characters shown. In a pipe: one line of JSON for each message, the broker's `message` frame with its `cursor`.
+/// A cursor is what --from takes to go on behind a message.
 #[derive(Debug, clap::Args)]
 pub(super) struct SubscribeArgs {
-    /// Which topics, such as orders.eu.
+    /// Print the messages of these topics, such as orders.eu; each is a name, not a pattern.
     #[arg(required = true)]
     topics: Vec<TopicName>,
 
-    /// Where to start: now, earliest, last:50, since:5m, since:2026-01-31T12:00:00Z, or (of one topic) a cursor.
+    /// Start here: now, earliest, last:50, since:5m, since:2026-01-31T12:00:00Z, or (of one topic) a cursor.
     #[arg(long, default_value = "now")]
     from: SubscribeFrom,
 
-    /// End after so many messages.
+    /// End after this many messages.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 
@@ -39,8 +37,8 @@ pub(super) struct SubscribeArgs {
     #[arg(long)]
     until_caught_up: bool,
 
-    /// Keep the positions in this file, and go on there next time. What was printed just before a crash may be printed
-    /// again.
+    /// Keep the positions in this file, and go on there next time; --from is for topics that it does not name. What was printed
+    /// just before a crash may be printed again.
     #[arg(long, value_name = "FILE")]
     cursor_file: Option<PathBuf>,
 
@@ -61,8 +59,8 @@ pub(super) async fn run(args: SubscribeArgs) -> Result<(), CliError> {
             "a cursor is of one topic; give one topic, or another --from",
         ));
     }
-    let mut cursors = Cursors::load(args.cursor_file.clone())?;
-    let client = connect(args.connection.builder(), &args.wait).await?;
+    let mut cursors = Cursors::load(args.cursor_file.as_deref())?;
+    let client = connect(&args.connection, &args.wait, |builder| builder).await?;
     let mut printer = Printer {
         output: Output::new(args.json),
         left: args.count,
@@ -86,7 +84,7 @@ async fn print(
     for topic in &args.topics {
         let from = cursors.of(topic).map_or(args.from, SubscribeFrom::After);
         let subscription = client.subscribe(topic.as_str()).from(from).await;
-        let subscription = subscription.map_err(|e| CliError::failed(format!("{topic}: {e}")))?;
+        let subscription = subscription.map_err(|error| ended(topic, &error))?;
         cursors.moved(topic, subscription.cursor());
         let topic = topic.clone();
         events.push(subscription.map(move |event| (topic.clone(), event)));
@@ -107,7 +105,7 @@ async fn print(
         let Some((topic, event)) = next else {
             return Err(CliError::failed("the connection is gone without a reason"));
         };
-        let event = event.map_err(|e| CliError::failed(format!("{topic}: {e}")))?;
+        let event = event.map_err(|error| ended(&topic, &error))?;
         let (reader, cursor) = printer.print(&topic, event)?;
         if reader == Reader::Gone {
             return Ok(());
@@ -125,6 +123,15 @@ async fn print(
         Reader::Listening => cursors.store(),
         Reader::Gone => Ok(()),
     }
+}
+
+/// Why there is no subscription, for people.
+fn ended(topic: &TopicName, error: &SubscribeError) -> CliError {
+    let why = match error {
+        SubscribeError::Ended(error) => trouble::of_end(error),
+        error => error.to_string(),
+    };
+    CliError::failed(format!("{topic}: {why}"))
 }
 
 struct Printer {
@@ -147,7 +154,7 @@ impl Printer {
                 self.left = self.left.map(|left| left - 1);
                 let cursor = message.cursor;
                 let reader = match self.output.json {
-                    true => self.output.line(message_frame(message).as_bytes()),
+                    true => self.output.line(message_json(message).as_bytes()),
                     false => self.output.line(message_line(&message).as_bytes()),
                 };
                 Ok((reader?, cursor))
@@ -170,8 +177,8 @@ impl Printer {
     }
 }
 
-/// The message as the broker's frame has it, on one line.
-fn message_frame(message: Message) -> Encoded {
+/// The message as the broker's frame has it, on one line, and its cursor.
+fn message_json(message: Message) -> String {
     let Message {
         topic,
         cursor,
@@ -180,16 +187,16 @@ fn message_frame(message: Message) -> Encoded {
         headers,
     } = message;
     let message = hark_protocol::Message { payload, headers };
-    codec::encode_message(
-        &topic,
-        &Record {
-            offset: cursor.offset,
-            prev: None,
-            time_ms,
-            message,
-        },
-        Subprotocol::Json,
-    )
+    let record = Record {
+        offset: cursor.offset,
+        prev: None,
+        time_ms,
+        message,
+    };
+    let frame = codec::json::encode_message(&topic, &record);
+    // A frame is an object, and holds something.
+    let fields = frame.strip_suffix('}').unwrap_or(&frame);
+    format!(r#"{fields},"cursor":"{cursor}"}}"#)
 }
 
 fn gap_frame(topic: &TopicName, gap: Gap) -> Encoded {
@@ -209,133 +216,4 @@ fn gap_frame(topic: &TopicName, gap: Gap) -> Encoded {
         },
         Subprotocol::Json,
     )
-}
-
-/// The positions, and the file that keeps them: a line `topic cursor` for each topic.
-struct Cursors {
-    file: Option<PathBuf>,
-    positions: BTreeMap<String, Cursor>,
-    changed: bool,
-    stored: Instant,
-}
-
-impl Cursors {
-    fn load(file: Option<PathBuf>) -> Result<Self, CliError> {
-        let positions = match &file {
-            None => BTreeMap::new(),
-            Some(path) => match std::fs::read_to_string(path) {
-                Ok(text) => parse_cursors(&text).map_err(|line| {
-                    CliError::failed(format!(
-                        "{}: {line:?} is no topic and cursor",
-                        path.display()
-                    ))
-                })?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-                Err(error) => {
-                    return Err(CliError::failed(format!(
-                        "cannot read {}: {error}",
-                        path.display()
-                    )));
-                }
-            },
-        };
-        Ok(Self {
-            file,
-            positions,
-            changed: false,
-            stored: Instant::now(),
-        })
-    }
-
-    fn of(&self, topic: &TopicName) -> Option<Cursor> {
-        self.positions.get(topic.as_str()).copied()
-    }
-
-    fn moved(&mut self, topic: &TopicName, cursor: Cursor) {
-        if self.file.is_none() {
-            return;
-        }
-        self.changed = true;
-        match self.positions.get_mut(topic.as_str()) {
-            Some(position) => *position = cursor,
-            None => drop(self.positions.insert(topic.to_string(), cursor)),
-        }
-    }
-
-    fn are_due(&self) -> bool {
-        self.changed && self.stored.elapsed() >= CURSORS_EVERY
-    }
-
-    fn store(&mut self) -> Result<(), CliError> {
-        let Some(path) = self.file.as_ref().filter(|_| self.changed) else {
-            return Ok(());
-        };
-        let text: String = self
-            .positions
-            .iter()
-            .map(|(topic, cursor)| format!("{topic} {cursor}\n"))
-            .collect();
-        write_atomically(path, &text).map_err(|error| {
-            CliError::failed(format!("cannot write {}: {error}", path.display()))
-        })?;
-        self.changed = false;
-        self.stored = Instant::now();
-        Ok(())
-    }
-}
-
-/// The line that cannot be read, if there is one.
-fn parse_cursors(text: &str) -> Result<BTreeMap<String, Cursor>, String> {
-    let parse = |line: &str| {
-        let (topic, cursor) = line.split_once(' ')?;
-        Some((
-            TopicName::parse(topic).ok()?.to_string(),
-            cursor.parse().ok()?,
-        ))
-    };
-    text.lines()
-        .map(|line| parse(line).ok_or_else(|| line.to_owned()))
-        .collect()
-}
-
-/// Whoever reads the file finds the old text or the new one.
-fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let mut file = std::fs::File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    drop(file);
-    std::fs::rename(beside, path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cursors_are_kept_across_runs() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cursors");
-        let topics: Vec<TopicName> = ["a", "b.c"]
-            .map(|name| TopicName::parse(name).unwrap())
-            .into();
-        let mut cursors = Cursors::load(Some(path.clone())).unwrap();
-        for (topic, cursor) in topics.iter().zip(["k3:7", "k3:0"]) {
-            cursors.moved(topic, cursor.parse().unwrap());
-        }
-        cursors.store().unwrap();
-
-        let mut again = Cursors::load(Some(path.clone())).unwrap();
-        assert_eq!(again.of(&topics[0]).unwrap().to_string(), "k3:7");
-        assert_eq!(again.of(&topics[1]).unwrap().to_string(), "k3:0");
-        again.moved(&topics[0], "k3:8".parse().unwrap());
-        again.store().unwrap();
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            "a k3:8\nb.c k3:0\n"
-        );
-
-        std::fs::write(&path, "a 7\n").unwrap();
-        assert!(Cursors::load(Some(path)).is_err());
-    }
 }

@@ -36,15 +36,15 @@ pub struct Door {
     pub patience: Patience,
 }
 
-/// Serves `app` on `listener`.
+/// Serves `app` on all of the `listeners`.
 ///
 /// # Errors
 ///
-/// What the system says where the listener cannot be used.
+/// What the system says where a listener cannot be used.
 pub fn serve<F, I, S, B>(
     builder: ServerBuilder,
     workers: usize,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     door: Door,
     app: F,
 ) -> io::Result<Server>
@@ -57,14 +57,14 @@ where
     S::Response: Into<Response<B>> + 'static,
     B: MessageBody + 'static,
 {
-    let address = listener.local_addr()?;
     let told_to_end = builder.graceful_shutdown_signal();
     // Each worker takes its share; one that has it is passed over, so all of it can be used.
     let share = (door.max_connections + REFUSED_AT_ONCE).div_ceil(workers);
-    let server = builder
-        .workers(workers)
-        .max_concurrent_connections(share)
-        .listen("hark", listener, move || {
+    let mut builder = builder.workers(workers).max_concurrent_connections(share);
+    for listener in listeners {
+        let address = listener.local_addr()?;
+        let (app, door, told_to_end) = (app.clone(), door.clone(), told_to_end.clone());
+        builder = builder.listen("hark", listener, move || {
             let told_to_end = told_to_end.clone();
             let door = door.clone();
             let app = app()
@@ -96,7 +96,7 @@ where
                 std::future::ready(Ok((guarded, peer)))
             })
             .and_then(h1)
-        })?
-        .run();
-    Ok(server)
+        })?;
+    }
+    Ok(builder.run())
 }

@@ -35,7 +35,7 @@ impl Admission {
         if self.loopback_hosts_only && !host.as_ref().is_some_and(Authority::is_loopback) {
             let host = host.map_or_else(String::new, |host| host.to_string());
             let message = format!(
-                "without authentication Hark answers to loopback names only, not to {host:?}"
+                "without authentication Hark answers to loopback names only, not to {host:?}; ask for localhost or 127.0.0.1, or start it with --insecure-no-auth if everybody who reaches it may read and publish everything"
             );
             return Err(forbidden(message));
         }

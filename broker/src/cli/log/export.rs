@@ -1,26 +1,16 @@
 //! `hark log export`: writes messages as lines of JSON, from a data directory or from a running broker.
 
 use std::ops::ControlFlow;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use hark_protocol::{Cursor, Idempotency, TopicName, TopicPattern, codec};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::super::CliError;
+use super::super::http::Http;
 use super::super::output::{Output, Reader, say, shown};
-use super::super::topics::http_url;
 use super::{CopyArgs, DirArgs, line, open_to_read};
 use crate::message_log::sled::{Exported, OfflineLog};
-
-/// How long an answer may take, and how long a broker may be busy.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long to wait before a busy broker is asked again.
-const PAUSE: Duration = Duration::from_millis(200);
-/// No answer of a broker is larger.
-const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Write messages as lines of JSON, one each.
 ///
@@ -39,15 +29,15 @@ pub(super) struct ExportArgs {
     #[command(flatten)]
     copy: CopyArgs,
 
-    /// The WebSocket of a running broker to export from, such as ws://127.0.0.1:4275/ws.
+    /// Export from the running broker at this address, such as ws://127.0.0.1:4275/ws or http://127.0.0.1:4275.
     #[arg(long)]
     url: Option<String>,
 
-    /// The token that says who you are to that broker.
+    /// Say who you are to that broker with this token.
     #[arg(long, env = "HARK_TOKEN", hide_env_values = true)]
     token: Option<String>,
 
-    /// Only these topics: a name, or a pattern with `*` and a final `>`; may be given more than once.
+    /// Export only these topics: a name, or a pattern with `*` (one segment) and a final `>` (the rest); may be given more than once.
     #[arg(long = "topic", value_name = "PATTERN")]
     topics: Vec<TopicPattern>,
 }
@@ -60,7 +50,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), CliError> {
         incomplete: false,
     };
     match &args.url {
-        Some(url) => export.all_of_broker(&Broker::at(url, args.token.as_deref())?)?,
+        Some(url) => export.all_of_broker(&Http::at(url, args.token.as_deref())?)?,
         None => export.all_of_directory(&open_to_read(&args.dir, &args.copy)?)?,
     }
     if let Some(trouble) = export.trouble {
@@ -154,14 +144,14 @@ impl Export<'_> {
         Ok(())
     }
 
-    fn all_of_broker(&mut self, broker: &Broker) -> Result<(), CliError> {
+    fn all_of_broker(&mut self, broker: &Http) -> Result<(), CliError> {
         // All heads first: what is published meanwhile is not exported, of any topic.
         let mut topics = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let after_name = after.as_deref();
-            let page: TopicsPage =
-                broker.get("", &[("limit", Some("1000")), ("after", after_name)])?;
+            let mut query = vec![("limit", "1000")];
+            query.extend(after.as_deref().map(|after| ("after", after)));
+            let page: TopicsPage = broker.get("/v1/topics", &query)?;
             for found in page.topics {
                 let topic = TopicName::parse(&found.topic);
                 let topic =
@@ -186,16 +176,17 @@ impl Export<'_> {
 
     fn topic_of(
         &mut self,
-        broker: &Broker,
+        broker: &Http,
         topic: &TopicName,
         epoch: &str,
         head: u64,
     ) -> Result<ControlFlow<()>, CliError> {
-        let path = format!("/{topic}/messages");
+        let path = format!("/v1/topics/{topic}/messages");
         let mut after: Option<String> = None;
         let mut reached = 0;
         while reached < head {
-            let query = [("limit", Some("1000")), ("after", after.as_deref())];
+            let mut query = vec![("limit", "1000")];
+            query.extend(after.as_deref().map(|after| ("after", after)));
             let page: MessagesPage = broker.get(&path, &query)?;
             let cursor: Cursor = page
                 .cursor
@@ -279,68 +270,4 @@ struct Gap {
 #[derive(Deserialize)]
 struct Place {
     offset: u64,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    message: String,
-}
-
-/// A running broker's plain HTTP.
-struct Broker {
-    agent: ureq::Agent,
-    /// Where its topics are.
-    url: String,
-    token: Option<String>,
-}
-
-impl Broker {
-    fn at(ws_url: &str, token: Option<&str>) -> Result<Self, CliError> {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build();
-        Ok(Self {
-            agent: config.into(),
-            url: http_url(ws_url)?,
-            token: token.map(str::to_owned),
-        })
-    }
-
-    /// Asks, and again while the broker is busy.
-    fn get<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &[(&str, Option<&str>)],
-    ) -> Result<T, CliError> {
-        let url = format!("{}{path}", self.url);
-        let failed =
-            |error: ureq::Error| CliError::failed(format!("cannot reach Hark at {url}: {error}"));
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let mut request = self.agent.get(&url);
-            for (name, value) in query {
-                if let Some(value) = value {
-                    request = request.query(name, value);
-                }
-            }
-            if let Some(token) = &self.token {
-                request = request.header("authorization", format!("Bearer {token}"));
-            }
-            let mut response = request.call().map_err(failed)?;
-            let status = response.status();
-            if status.is_success() {
-                let body = response.body_mut().with_config().limit(MAX_ANSWER_BYTES);
-                return body.read_json().map_err(failed);
-            }
-            let is_busy = matches!(status.as_u16(), 429 | 503) && Instant::now() < deadline;
-            if !is_busy {
-                let message = response.body_mut().read_to_string().map_err(failed)?;
-                let message = serde_json::from_str(&message)
-                    .map_or(message, |refusal: Refusal| refusal.message);
-                return Err(CliError::failed(format!("{url}: {status}: {message}")));
-            }
-            thread::park_timeout(PAUSE);
-        }
-    }
 }

@@ -24,7 +24,7 @@ const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
 /// control characters, are refused as in a publish.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
-    /// What to read; `-`, or nothing: standard input.
+    /// Read these files; `-`, or nothing: standard input.
     files: Vec<PathBuf>,
 
     #[command(flatten)]

@@ -88,6 +88,9 @@ struct Fields<'a> {
     _offset: Option<IgnoredAny>,
     #[serde(rename = "prev")]
     _prev: Option<IgnoredAny>,
+    // As `hark sub` shows it.
+    #[serde(rename = "cursor")]
+    _cursor: Option<IgnoredAny>,
     time: Option<u64>,
     // `null` is a message, too.
     #[serde(borrow, default, deserialize_with = "there")]

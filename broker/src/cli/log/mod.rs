@@ -36,7 +36,7 @@ enum LogCommand {
 /// Which log.
 #[derive(Debug, clap::Args)]
 struct DirArgs {
-    /// The folder that holds the log. No broker may be running on it.
+    /// Use the log in this folder. No broker may be running on it.
     #[arg(
         long,
         env = "HARK_DATA_DIR",
@@ -49,7 +49,7 @@ struct DirArgs {
 /// Where a log is read that is only looked at.
 #[derive(Debug, clap::Args)]
 struct CopyArgs {
-    /// The folder that gets a copy of the log, of the same size, while it is read; by default, the system's for temporary files.
+    /// Copy the log into this folder, in the same size, while it is read; by default, the system's for temporary files.
     #[arg(long, value_name = "DIR")]
     temp_dir: Option<PathBuf>,
 }

@@ -134,6 +134,12 @@ pub(super) fn take_lock(dir: &Path) -> Result<DirectoryLock, OpenError> {
     Ok(DirectoryLock(lock))
 }
 
+/// Whether somebody has locked the directory just now.
+pub fn is_in_use(dir: &Path) -> bool {
+    let lock = File::open(dir.join(LOCK_FILE));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// The refusal of a directory that somebody else has locked.
 pub(super) fn in_use(dir: &Path) -> OpenError {
     let holder = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();

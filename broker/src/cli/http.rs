@@ -1,0 +1,232 @@
+//! The broker's HTTP side, for commands that ask and are answered. Owns how it is asked, and looking what is there at all; what an error means
+//! to people is `trouble`'s.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::Agent;
+use ureq::http::{Method, Request, Response, StatusCode, header};
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
+
+use super::CliError;
+use super::place::Place;
+use super::race::Racing;
+use super::trouble;
+
+/// How long an answer may take, and how long a broker may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait before a busy broker is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a look may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
+/// No answer of a broker is larger.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// Nor is any refusal, or the answer to a look.
+const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
+
+/// A broker, asked by HTTP. It blocks, so nothing else may have to go on meanwhile.
+pub(super) struct Http {
+    agent: Agent,
+    place: Place,
+    token: Option<String>,
+}
+
+/// What Hark says when it refuses something.
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(rename = "code")]
+    _code: String,
+    message: String,
+}
+
+impl Http {
+    pub(super) fn at(url: &str, token: Option<&str>) -> Result<Self, CliError> {
+        let place = Place::parse(url)?;
+        Ok(Self {
+            agent: agent(&place, PATIENCE)?,
+            place,
+            token: token.map(str::to_owned),
+        })
+    }
+
+    /// Asks, and again while the broker is busy.
+    pub(super) fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, CliError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let response = self.ask(Method::GET, path, query)?;
+            let is_busy = matches!(response.status().as_u16(), 429 | 503);
+            if !is_busy || Instant::now() >= deadline {
+                return self.read(response);
+            }
+            thread::park_timeout(PAUSE);
+        }
+    }
+
+    /// Deletes what is there.
+    pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.read(self.ask(Method::DELETE, path, &[])?)
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Response<ureq::Body>, CliError> {
+        // A topic's name needs no escaping in a path (RFC 3986, section 3.3).
+        let query = query
+            .iter()
+            .map(|(name, value)| format!("{name}={}", escaped(value)));
+        let query = query.collect::<Vec<_>>().join("&");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}?{query}", self.place.http()));
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request
+            .body(())
+            .map_err(|error| CliError::usage(format!("this cannot be asked: {error}")))?;
+        let answer = self.agent.run(request);
+        answer.map_err(|error| trouble::of_http(&self.place, &error))
+    }
+
+    fn read<T: DeserializeOwned>(&self, mut response: Response<ureq::Body>) -> Result<T, CliError> {
+        let status = response.status();
+        let limit = match status.is_success() {
+            true => MAX_ANSWER_BYTES,
+            false => MAX_REFUSAL_BYTES,
+        };
+        let seen = Seen::at(&response);
+        let body = response.body_mut().with_config().limit(limit).read_to_vec();
+        let body = match (body, status.is_success()) {
+            (Ok(body), _) => body,
+            (Err(error), true) => return Err(trouble::of_http(&self.place, &error)),
+            // It was no Hark, who says less.
+            (Err(_), false) => Vec::new(),
+        };
+        if status.is_success() {
+            return serde_json::from_slice(&body)
+                .map_err(|_| trouble::not_hark(&self.place, &seen));
+        }
+        Err(match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => trouble::refused(status, &refusal.message),
+            Err(_) => trouble::not_hark(&self.place, &seen),
+        })
+    }
+}
+
+/// A value of a query (RFC 3986, section 3.4).
+fn escaped(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b':' | b'@' | b'$' => escaped.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => escaped.push(char::from(byte)),
+            byte => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+/// What answered, as far as it says.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) status: StatusCode,
+    pub(super) server: Option<String>,
+    pub(super) content_type: Option<String>,
+    /// Where it sends whoever asks.
+    pub(super) location: Option<String>,
+    pub(super) is_hark: bool,
+}
+
+impl Seen {
+    fn at(response: &Response<ureq::Body>) -> Self {
+        let said = |name| {
+            let value = response.headers().get(name)?;
+            Some(value.to_str().ok()?.chars().take(100).collect())
+        };
+        Self {
+            status: response.status(),
+            server: said(header::SERVER),
+            content_type: said(header::CONTENT_TYPE),
+            location: said(header::LOCATION),
+            is_hark: false,
+        }
+    }
+}
+
+/// Looks what is there, without saying who asks.
+pub(super) fn look(place: &Place) -> Result<Seen, ureq::Error> {
+    /// What Hark answers to `/readyz`.
+    #[derive(Deserialize)]
+    struct Ready {
+        #[serde(rename = "status")]
+        _status: String,
+    }
+    let Ok(agent) = agent(place, LOOK_PATIENCE) else {
+        return Err(ureq::Error::Tls("there are no root certificates"));
+    };
+    let mut response = agent.get(format!("{}/readyz", place.http())).call()?;
+    let mut seen = Seen::at(&response);
+    let body = response.body_mut().with_config().limit(MAX_REFUSAL_BYTES);
+    // A page that is too long, or breaks off, is not Hark's either; and it may refuse a name.
+    seen.is_hark = body.read_to_vec().is_ok_and(|body| {
+        serde_json::from_slice::<Ready>(&body).is_ok()
+            || serde_json::from_slice::<Refusal>(&body).is_ok()
+    });
+    Ok(seen)
+}
+
+fn agent(place: &Place, patience: Duration) -> Result<Agent, CliError> {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        // Where another address is meant, a person should say so: a token goes with it.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_global(Some(patience));
+    let config = match place.is_secure() {
+        true => config.tls_config(tls()?),
+        false => config,
+    };
+    let connector =
+        ().chain(ConnectProxyConnector::default())
+            .chain(Racing::default())
+            .chain(RustlsConnector::default());
+    Ok(Agent::with_parts(
+        config.build(),
+        connector,
+        DefaultResolver::default(),
+    ))
+}
+
+/// The system's root certificates, as for the WebSocket.
+fn tls() -> Result<TlsConfig, CliError> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let reasons: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(CliError::failed(format!(
+            "this system has no root certificates ({}); install them (ca-certificates), or name a file of them in SSL_CERT_FILE",
+            reasons.join("; ")
+        )));
+    }
+    let roots = found
+        .certs
+        .iter()
+        .map(|der| Certificate::from_der(der).to_owned());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(RootCerts::new_with_certs(&roots.collect::<Vec<_>>()))
+        .unversioned_rustls_crypto_provider(provider)
+        .build())
+}
