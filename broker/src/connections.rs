@@ -8,28 +8,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
-use actix_web::body::{BodySize, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::middleware::Next;
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
+use crate::output::Output;
 use crate::unsent::Unsent;
 
 /// What must move within the stall timeout.
 const PAGE_BYTES: usize = 64 * 1024;
-
-/// So much is given to the socket at a time: actix-http copies it to a buffer of the connection that it does not make smaller again (but for
-/// one of more than 128 KiB), so what is given at once is what every client keeps that was ever sent as much.
-pub const PIECE_BYTES: usize = 8 * 1024;
 
 /// How many whole pages so many bytes are.
 pub fn pages(bytes: usize) -> u32 {
@@ -67,6 +59,7 @@ pub struct Connection {
     /// The task that serves the connection.
     task: AtomicWaker,
     input: Mutex<Input>,
+    output: Mutex<Output>,
     /// Bytes that the kernel has taken of what was written.
     written_bytes: AtomicU64,
     /// Milliseconds after `began` since when the kernel takes no more; 0: it does.
@@ -169,6 +162,7 @@ impl Connections {
             waited: AtomicBool::new(false),
             task: AtomicWaker::new(),
             input: Mutex::default(),
+            output: Mutex::default(),
             written_bytes: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
             was_blocked: AtomicBool::new(false),
@@ -399,6 +393,11 @@ impl Connection {
         (since_ms != 0).then(|| Duration::from_millis(self.now_ms().saturating_sub(since_ms)))
     }
 
+    /// What it was given past actix-http.
+    pub(crate) fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn input(&self) -> MutexGuard<'_, Input> {
         self.input.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -513,66 +512,6 @@ impl Connection {
 /// IPv4 addresses as such, also where a socket for both names them in IPv6 (RFC 4291, section 2.5.5.2).
 fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
-}
-
-/// A request that is being answered: from its head to the end of the answer's body.
-struct Answering(Option<Arc<Connection>>);
-
-impl Answering {
-    fn begin(request: &ServiceRequest) -> Self {
-        Self(request.conn_data::<Arc<Connection>>().cloned())
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        let Some(connection) = &self.0 else { return };
-        connection.answer_ends();
-    }
-}
-
-/// The middleware around every request: its connection knows when it has been answered, and what it is given comes in pieces.
-pub async fn watch(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + Unpin + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let answering = Answering::begin(&request);
-    let response = next.call(request).await?;
-    Ok(response.map_body(|_, body| Watched {
-        body,
-        rest: Bytes::new(),
-        _answering: answering,
-    }))
-}
-
-/// An answer's body, cut into pieces: actix-http's buffer grows to whatever it is given at once, and stays as large.
-struct Watched<B> {
-    body: B,
-    /// What has not been given on of what the body gave.
-    rest: Bytes,
-    _answering: Answering,
-}
-
-impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
-    type Error = B::Error;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_next(cx)) {
-                Some(Ok(bytes)) => self.rest = bytes,
-                end => return Poll::Ready(end),
-            }
-        }
-        let piece = PIECE_BYTES.min(self.rest.len());
-        Poll::Ready(Some(Ok(self.rest.split_to(piece))))
-    }
 }
 
 #[cfg(test)]

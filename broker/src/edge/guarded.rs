@@ -604,33 +604,52 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         let this = self.get_mut();
         this.end_if_cut()?;
         let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
-        match &polled {
-            Poll::Pending => {
-                // actix-http may do nothing but write from here on, and the connection can still be cut.
-                this.connection.is_served_by(cx.waker());
-                this.write_blocked = true;
-                this.connection.wrote(None);
-            }
-            Poll::Ready(Ok(written)) => {
-                this.connection.wrote(Some(*written));
-                if std::mem::replace(&mut this.write_blocked, false) {
-                    // Reading had stopped, and is not asked for by itself.
-                    cx.waker().wake_by_ref();
-                }
-            }
-            Poll::Ready(Err(_)) => {}
-        }
+        wrote(&polled, &this.connection, &mut this.write_blocked, cx);
         polled
     }
 
+    /// What was handed past actix-http is written behind what it has written itself.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.end_if_cut()?;
+        let written = this.connection.output().write_all(|slices| {
+            let polled = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+            wrote(&polled, &this.connection, &mut this.write_blocked, cx);
+            polled
+        });
+        if ready!(written)? {
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+/// What became of an attempt to write.
+fn wrote(
+    polled: &Poll<io::Result<usize>>,
+    connection: &Connection,
+    write_blocked: &mut bool,
+    cx: &Context<'_>,
+) {
+    match polled {
+        Poll::Pending => {
+            // actix-http may do nothing but write from here on, and the connection can still be cut.
+            connection.is_served_by(cx.waker());
+            *write_blocked = true;
+            connection.wrote(None);
+        }
+        Poll::Ready(Ok(written)) => {
+            connection.wrote(Some(*written));
+            if std::mem::replace(write_blocked, false) {
+                // Reading had stopped, and is not asked for by itself.
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Ready(Err(_)) => {}
     }
 }
 
@@ -646,7 +665,10 @@ impl<T: Transport> Drop for Guarded<T> {
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use bytes::Bytes;
 
     use super::*;
     use crate::connections::Connections;
@@ -773,6 +795,40 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(until_pause(&mut stream).await.unwrap(), HEAD.as_bytes());
+    }
+
+    /// actix-http does nothing but write while the kernel takes no more, and stops reading for it.
+    #[actix_web::test]
+    async fn who_is_cut_while_it_only_writes_is_woken() {
+        for past_actix in [false, true] {
+            let mut stream = guarded(b"");
+            stream.io.blocked = true;
+            if past_actix {
+                stream.connection.output().give(Bytes::from_static(b"news"));
+            }
+            let woken = Arc::new(Woken::default());
+            let waker = woken.clone().into();
+            let mut cx = Context::from_waker(&waker);
+            let polled = match past_actix {
+                false => Pin::new(&mut stream).poll_write(&mut cx, b"answer").map(drop),
+                true => Pin::new(&mut stream).poll_flush(&mut cx).map(drop),
+            };
+            assert!(polled.is_pending());
+            assert!(!woken.0.load(Ordering::Relaxed));
+            assert!(stream.connection.cut());
+            assert!(woken.0.load(Ordering::Relaxed), "{past_actix}");
+            let flushed = Pin::new(&mut stream).poll_flush(&mut cx);
+            assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 
     #[actix_web::test]
