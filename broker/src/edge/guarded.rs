@@ -613,7 +613,12 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         let this = self.get_mut();
         this.end_if_cut()?;
         let written = this.connection.output().write_all(|slices| {
-            let polled = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+            let io = Pin::new(&mut this.io);
+            let polled = match slices {
+                // The cheaper call.
+                [one] => io.poll_write(cx, one),
+                some => io.poll_write_vectored(cx, some),
+            };
             wrote(&polled, &this.connection, &mut this.write_blocked, cx);
             polled
         });

@@ -231,11 +231,11 @@ impl Publisher for Port {
 impl Session {
     /// Puts a frame on the wire.
     pub(super) fn send(&self, ctx: &mut SessionContext, frame: &ServerFrame) {
-        self.send_encoded(ctx, codec::encode_server(frame, self.subprotocol));
+        self.send_encoded(ctx, &codec::encode_server(frame, self.subprotocol));
     }
 
     /// Puts a frame on the wire. The context is there to say that it is the session's turn: behind it the socket looks at what was written.
-    pub(super) fn send_encoded(&self, _: &mut SessionContext, frame: Encoded) {
+    pub(super) fn send_encoded(&self, _: &mut SessionContext, frame: &Encoded) {
         match frame {
             Encoded::Text(text) => self.flow.write(OpCode::Text, text),
             Encoded::Binary(bytes) => self.flow.write(OpCode::Binary, bytes),
@@ -272,7 +272,7 @@ impl Session {
         subscribed.subscription.fed(delivery.last_offset());
         self.flow.reserve(delivery.bytes);
         for frame in delivery.frames() {
-            self.send_encoded(ctx, frame.clone());
+            self.send_encoded(ctx, frame);
         }
     }
 
@@ -312,7 +312,7 @@ impl Session {
             self.flow.page.set(PageProgress::Unwritten);
         }
         for frame in frames {
-            self.send_encoded(ctx, frame);
+            self.send_encoded(ctx, &frame);
         }
     }
 }
