@@ -51,7 +51,9 @@ impl Output {
         while self.bytes > 0 {
             let mut slices = [IoSlice::new(&[]); PIECES_AT_ONCE];
             let filled = slices.iter_mut().zip(&self.pieces);
-            let count = filled.map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+            let count = filled
+                .map(|(slice, piece)| *slice = IoSlice::new(piece))
+                .count();
             let written = ready!(write(&slices[..count]))?;
             self.took(written);
         }
@@ -137,7 +139,11 @@ impl<B: MessageBody + Unpin> Given<B> {
     ) -> Poll<Option<Result<Bytes, B::Error>>> {
         loop {
             let mut output = connection.output();
-            let most_bytes = if self.end.is_some() { 0 } else { MAX_WAITING_BYTES };
+            let most_bytes = if self.end.is_some() {
+                0
+            } else {
+                MAX_WAITING_BYTES
+            };
             if output.bytes > most_bytes {
                 // actix-http writes next, whatever this gives, and the stream wakes the task when it has.
                 output.awaited = true;
@@ -184,5 +190,118 @@ impl<B: MessageBody + Unpin> MessageBody for Given<B> {
             Some(connection) if this.goes_on => this.poll_going_on(&connection, cx),
             _ => this.poll_piece(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::rc::Rc;
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use actix_web::body::BodyStream;
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+    use crate::connections::{Connections, Listed};
+
+    const LARGE: usize = MAX_WAITING_BYTES + 1;
+
+    fn listed() -> Listed {
+        Connections::new(Duration::from_secs(60)).enter(None)
+    }
+
+    /// An answer that gives these, and how many have been asked for.
+    fn given(
+        of: &Listed,
+        chunked: bool,
+        pieces: Vec<Bytes>,
+    ) -> (
+        Pin<Box<dyn MessageBody<Error = Box<dyn std::error::Error>>>>,
+        Rc<Cell<usize>>,
+    ) {
+        let asked = Rc::<Cell<usize>>::default();
+        let counter = asked.clone();
+        let pieces = stream::iter(pieces).map(move |piece| {
+            counter.set(counter.get() + 1);
+            Ok::<_, Infallible>(piece)
+        });
+        let given = Given {
+            body: BodyStream::new(pieces),
+            goes_on: true,
+            chunked,
+            rest: Bytes::new(),
+            end: None,
+            answering: Answering(Some((**of).clone())),
+        };
+        (Box::pin(given), asked)
+    }
+
+    /// What the socket is written until it has taken at most so many bytes; whether the stream is asked for more then.
+    fn written(of: &Listed, mut room: usize) -> (Vec<u8>, bool) {
+        let mut written = Vec::new();
+        let polled = of.output().write_all(|slices| {
+            let before = written.len();
+            for slice in slices {
+                let bytes = slice.len().min(room);
+                written.extend_from_slice(&slice[..bytes]);
+                room -= bytes;
+            }
+            match written.len() - before {
+                0 => Poll::Pending,
+                bytes => Poll::Ready(Ok::<_, Infallible>(bytes)),
+            }
+        });
+        (written, matches!(polled, Poll::Ready(Ok(true))))
+    }
+
+    #[actix_web::test]
+    async fn what_goes_on_and_on_is_asked_for_more_when_the_socket_has_taken_what_it_gave() {
+        let connection = listed();
+        let pieces = ["a", "", "b"].map(Bytes::from_static);
+        let large = Bytes::from(vec![b'x'; LARGE]);
+        let pieces = [&pieces[..], &[large], &pieces].concat();
+        let (mut given, asked) = given(&connection, false, pieces);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut poll = || given.as_mut().poll_next(&mut cx).map(|end| end.is_none());
+
+        assert!(poll().is_pending());
+        assert_eq!(asked.get(), 4);
+        let (part, is_asked) = written(&connection, LARGE);
+        assert!(part.starts_with(b"abxxx") && !is_asked);
+        assert!(poll().is_pending());
+        assert_eq!(asked.get(), 7, "what is left is little");
+        assert!(poll().is_pending(), "it ends though not all is taken");
+        assert_eq!(written(&connection, 1), (b"x".to_vec(), false));
+        assert!(poll().is_pending());
+        assert_eq!(written(&connection, LARGE), (b"xab".to_vec(), true));
+        assert!(matches!(poll(), Poll::Ready(true)), "it does not end");
+        assert_eq!(written(&connection, LARGE), (Vec::new(), false));
+    }
+
+    #[actix_web::test]
+    async fn an_answer_in_chunks_goes_in_chunks() {
+        let connection = listed();
+        let pieces = vec![
+            Bytes::from_static(b"hello"),
+            Bytes::new(),
+            Bytes::from(vec![b'x'; 300]),
+        ];
+        let (mut given, _) = given(&connection, true, pieces);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(given.as_mut().poll_next(&mut cx).is_pending());
+        let chunks = format!("5\r\nhello\r\n12C\r\n{}\r\n", "x".repeat(300));
+        let mut all = Vec::new();
+        for room in [1, 2, 3, 1000] {
+            all.extend(written(&connection, room).0);
+        }
+        assert_eq!(String::from_utf8(all).unwrap(), chunks);
+        // The last is written by actix-http.
+        assert!(matches!(
+            given.as_mut().poll_next(&mut cx),
+            Poll::Ready(None)
+        ));
     }
 }
