@@ -218,10 +218,7 @@ mod tests {
         of: &Listed,
         chunked: bool,
         pieces: Vec<Bytes>,
-    ) -> (
-        Pin<Box<dyn MessageBody<Error = Box<dyn std::error::Error>>>>,
-        Rc<Cell<usize>>,
-    ) {
+    ) -> (Pin<Box<impl MessageBody>>, Rc<Cell<usize>>) {
         let asked = Rc::<Cell<usize>>::default();
         let counter = asked.clone();
         let pieces = stream::iter(pieces).map(move |piece| {
@@ -260,7 +257,7 @@ mod tests {
     #[actix_web::test]
     async fn what_goes_on_and_on_is_asked_for_more_when_the_socket_has_taken_what_it_gave() {
         let connection = listed();
-        let pieces = ["a", "", "b"].map(Bytes::from_static);
+        let pieces = ["a", "", "b"].map(Bytes::from);
         let large = Bytes::from(vec![b'x'; LARGE]);
         let pieces = [&pieces[..], &[large], &pieces].concat();
         let (mut given, asked) = given(&connection, false, pieces);
