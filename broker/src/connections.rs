@@ -7,29 +7,24 @@
 //! (`TCP_USER_TIMEOUT`, set on the listener), but one that takes a byte now and then starts that clock anew each time.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
-use actix_web::body::{BodySize, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::middleware::Next;
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use slab::Slab;
+use socket2::{SockRef, Socket};
 
+use crate::output::Output;
 use crate::unsent::Unsent;
 
 /// What must move within the stall timeout.
 const PAGE_BYTES: usize = 64 * 1024;
-
-/// So much is given to the socket at a time: actix-http copies it to a buffer of the connection that it does not make smaller again (but for
-/// one of more than 128 KiB), so what is given at once is what every client keeps that was ever sent as much.
-pub const PIECE_BYTES: usize = 8 * 1024;
 
 /// How many whole pages so many bytes are.
 pub fn pages(bytes: usize) -> u32 {
@@ -43,11 +38,41 @@ const MAX_OWED: usize = 64;
 /// Who asked to know is told again while it lasts.
 const TELL_BEHIND_EVERY: Duration = Duration::from_secs(4);
 
+/// More than this of an ended connection is not left to the kernel alone.
+const WORTH_COUNTING_BYTES: u64 = 16 * 1024;
+
 /// Who is connected, however.
 #[derive(Debug)]
 pub struct Connections {
     list: Mutex<Slab<Arc<Connection>>>,
+    left: Mutex<Vec<Left>>,
+    /// The kernel says what it holds.
+    counted: AtomicBool,
     stall_timeout: Duration,
+}
+
+/// An ended connection of which the other side has not acknowledged all. Its socket is held until then: nobody could cut it otherwise, and
+/// the kernel would keep what it holds for as long as the other side likes.
+#[derive(Debug)]
+struct Left {
+    connection: Arc<Connection>,
+    socket: Socket,
+    until: Instant,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if self.connection.is_cut() {
+            discard_on_close(&self.socket);
+        }
+    }
+}
+
+/// When it is closed what was written and not sent is thrown away: or the connection would live on until it is taken.
+pub(crate) fn discard_on_close(socket: impl AsFd) {
+    if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a connection that is cut was gone already");
+    }
 }
 
 /// One connection, as all who have to do with it share it.
@@ -67,6 +92,7 @@ pub struct Connection {
     /// The task that serves the connection.
     task: AtomicWaker,
     input: Mutex<Input>,
+    output: Mutex<Output>,
     /// Bytes that the kernel has taken of what was written.
     written_bytes: AtomicU64,
     /// Milliseconds after `began` since when the kernel takes no more; 0: it does.
@@ -94,6 +120,7 @@ impl std::fmt::Debug for Bell {
 /// What the kernel said of a connection when it was last asked.
 #[derive(Debug, Default)]
 struct Acknowledged {
+    bytes: u64,
     /// What had been written by when, as far as it is owed: milliseconds after the beginning, and bytes.
     owed: VecDeque<(u64, u64)>,
     /// When last somebody was told that the client is behind.
@@ -136,6 +163,21 @@ impl Drop for Listed {
     }
 }
 
+impl Listed {
+    /// The connection has ended. `socket` gives a second hand on it, its writing side closed, for what of it is to be counted on.
+    pub(crate) fn end(&self, socket: impl FnOnce() -> io::Result<Socket>) {
+        if !self.connections.counted.load(Ordering::Relaxed)
+            || self.connection.owed_bytes() <= WORTH_COUNTING_BYTES
+        {
+            return;
+        }
+        match socket() {
+            Ok(socket) => self.connections.leave(self.connection.clone(), socket),
+            Err(error) => tracing::debug!(%error, "what an ended connection owes is not counted"),
+        }
+    }
+}
+
 impl std::ops::Deref for Listed {
     type Target = Arc<Connection>;
 
@@ -149,6 +191,8 @@ impl Connections {
     pub fn new(stall_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             list: Mutex::default(),
+            left: Mutex::default(),
+            counted: AtomicBool::new(true),
             stall_timeout,
         })
     }
@@ -169,6 +213,7 @@ impl Connections {
             waited: AtomicBool::new(false),
             task: AtomicWaker::new(),
             input: Mutex::default(),
+            output: Mutex::default(),
             written_bytes: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
             was_blocked: AtomicBool::new(false),
@@ -185,9 +230,39 @@ impl Connections {
         }
     }
 
-    /// How many there are.
+    /// How many there are, those that have ended and owe something included.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().len() + self.left().len()
+    }
+
+    /// The kernel does not say what it holds: what ended connections owe is its own affair.
+    pub(crate) fn count_unsent_no_more(&self) {
+        self.counted.store(false, Ordering::Relaxed);
+    }
+
+    fn leave(&self, connection: Arc<Connection>, socket: Socket) {
+        let pages = pages(usize::try_from(connection.owed_bytes()).unwrap_or(usize::MAX));
+        let patience = self.stall_timeout.saturating_mul(pages.saturating_add(1));
+        let now = Instant::now();
+        self.left().push(Left {
+            connection,
+            socket,
+            until: now.checked_add(patience).unwrap_or(now),
+        });
+    }
+
+    /// Lets go of ended connections that owe little, have had their time, or are cut.
+    fn let_go_of_left(&self) {
+        let now = Instant::now();
+        let goes = |left: &mut Left| {
+            let connection = &left.connection;
+            if now >= left.until {
+                connection.cut();
+            }
+            connection.is_cut() || connection.owed_bytes() <= WORTH_COUNTING_BYTES
+        };
+        let gone: Vec<Left> = self.left().extract_if(.., goes).collect();
+        drop(gone);
     }
 
     /// Cuts the connections that have taken next to nothing for too long. To be called every second or so; `slept`: much later than that.
@@ -203,6 +278,7 @@ impl Connections {
                 "ended: they took less than a page within the stall timeout"
             );
         }
+        self.let_go_of_left();
     }
 
     /// Cuts up to `count` connections that hold a whole answer and have taken nothing of it for `patience`: those first that have not for
@@ -240,7 +316,12 @@ impl Connections {
             unsent.iter().map(|one| (one.peer, one.bytes)).collect();
         let mut owing = Vec::new();
         let mut total = 0;
-        for connection in self.all() {
+        let left = self
+            .left()
+            .iter()
+            .map(|left| left.connection.clone())
+            .collect::<Vec<_>>();
+        for connection in self.all().into_iter().chain(left) {
             let bytes = connection.peer.and_then(|peer| unsent.get(&peer));
             let bytes = u64::from(bytes.copied().unwrap_or(0));
             let now_ms = connection.now_ms();
@@ -268,6 +349,7 @@ impl Connections {
                 limit_bytes = total_bytes,
                 "ended: the kernel holds too much that clients have not acknowledged; these had not for the longest"
             );
+            self.let_go_of_left();
         }
     }
 
@@ -277,6 +359,10 @@ impl Connections {
         list.iter()
             .map(|(_, connection)| connection.clone())
             .collect()
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<Connection>>> {
@@ -399,6 +485,11 @@ impl Connection {
         (since_ms != 0).then(|| Duration::from_millis(self.now_ms().saturating_sub(since_ms)))
     }
 
+    /// What it was given past actix-http.
+    pub(crate) fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn input(&self) -> MutexGuard<'_, Input> {
         self.input.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -414,6 +505,7 @@ impl Connection {
             .acknowledged
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        known.bytes = acknowledged;
         let owed = &mut known.owed;
         while owed
             .front()
@@ -446,6 +538,16 @@ impl Connection {
             ring();
         }
         owed_ms
+    }
+
+    /// What was written and not acknowledged, by what the kernel said last.
+    fn owed_bytes(&self) -> u64 {
+        let known = self
+            .acknowledged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let written = self.written_bytes.load(Ordering::Relaxed);
+        written.saturating_sub(known.bytes)
     }
 
     /// From now on `ring` is called when something that was written two seconds ago has not been acknowledged, and every few seconds
@@ -513,66 +615,6 @@ impl Connection {
 /// IPv4 addresses as such, also where a socket for both names them in IPv6 (RFC 4291, section 2.5.5.2).
 fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
-}
-
-/// A request that is being answered: from its head to the end of the answer's body.
-struct Answering(Option<Arc<Connection>>);
-
-impl Answering {
-    fn begin(request: &ServiceRequest) -> Self {
-        Self(request.conn_data::<Arc<Connection>>().cloned())
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        let Some(connection) = &self.0 else { return };
-        connection.answer_ends();
-    }
-}
-
-/// The middleware around every request: its connection knows when it has been answered, and what it is given comes in pieces.
-pub async fn watch(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + Unpin + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let answering = Answering::begin(&request);
-    let response = next.call(request).await?;
-    Ok(response.map_body(|_, body| Watched {
-        body,
-        rest: Bytes::new(),
-        _answering: answering,
-    }))
-}
-
-/// An answer's body, cut into pieces: actix-http's buffer grows to whatever it is given at once, and stays as large.
-struct Watched<B> {
-    body: B,
-    /// What has not been given on of what the body gave.
-    rest: Bytes,
-    _answering: Answering,
-}
-
-impl<B: MessageBody + Unpin> MessageBody for Watched<B> {
-    type Error = B::Error;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_next(cx)) {
-                Some(Ok(bytes)) => self.rest = bytes,
-                end => return Poll::Ready(end),
-            }
-        }
-        let piece = PIECE_BYTES.min(self.rest.len());
-        Poll::Ready(Some(Ok(self.rest.split_to(piece))))
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod http;
 mod idle;
 mod logging;
 pub mod message_log;
+pub mod output;
 pub mod patience;
 pub mod receiving;
 pub mod remembered;

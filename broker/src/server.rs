@@ -20,12 +20,13 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
-use crate::connections::{self, Connections};
+use crate::connections::Connections;
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
+use crate::output;
 use crate::patience::Judge;
 use crate::receiving::Receivings;
 use crate::remembered::Remembered;
@@ -140,7 +141,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
             // What is true now may not be so in a moment; the files that the binary holds say otherwise themselves.
             .wrap(DefaultHeaders::new().add((CACHE_CONTROL, "no-store")))
             .wrap(from_fn(http::close_at_the_end))
-            .wrap(from_fn(connections::watch))
+            .wrap(from_fn(output::give))
             .configure(http::routes)
     };
     let builder = Server::build()
@@ -222,6 +223,7 @@ impl Looks {
             }
             Err(error) => {
                 self.kernel_answers = false;
+                self.connections.count_unsent_no_more();
                 tracing::warn!(
                     %error,
                     "the kernel does not say what it holds for clients: --max-unsent-bytes is not kept"

@@ -5,7 +5,7 @@
 //! The load speaks raw WebSocket frames, so that on one core it can outrun the broker it measures.
 //!
 //! `hark-bench growth` (many topics), `fairness` (a quiet topic beside floods) and `soak` (retention) are tables of their own; so is
-//! `many` and `receipts`, what a message to a thousand topics and what a receipt costs, which are part of the first run too.
+//! `fan-out`, `receipts` and `many`, what a delivery, a receipt and a message to a thousand topics cost, which are part of the first run too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a program for people; what goes wrong may end it
 
@@ -43,6 +43,12 @@ fn main() {
     let local = tokio::task::LocalSet::new();
     match std::env::args().nth(1).as_deref() {
         None => costs(&runtime, dir, repeats),
+        Some("fan-out") => {
+            pin_to_core(1);
+            for _ in 0..repeats {
+                tokio::task::LocalSet::new().block_on(&runtime, fan_out(dir, None));
+            }
+        }
         Some("growth") => local.block_on(&runtime, growth::run(dir)),
         Some("fairness") => local.block_on(&runtime, fairness::run(dir, repeats)),
         Some("many") => local.block_on(&runtime, many::run(dir, ONE_CORE, 100)),
@@ -51,7 +57,25 @@ fn main() {
             local.block_on(&runtime, receipts(dir));
         }
         Some("soak") => local.block_on(&runtime, soak::run(dir)),
-        Some(other) => panic!("{other:?} is not growth, fairness, many, receipts or soak"),
+        Some(other) => panic!("{other:?} is not fan-out, growth, fairness, many, receipts or soak"),
+    }
+}
+
+/// What a delivery costs.
+async fn fan_out(dir: &Path, nats: Option<&Path>) {
+    let load = |peer| FanOut {
+        peer,
+        subscribers: 1000,
+        payload_bytes: 128,
+        window: 64,
+    };
+    for peer in [Peer::Hark, Peer::HarkEvents] {
+        let server = Server::start(dir, ONE_CORE);
+        load(peer).run(&server, RUN).await;
+    }
+    if let Some(nats) = nats {
+        let server = Server::start_nats(nats, dir, ONE_CORE).await;
+        load(Peer::Nats).run(&server, RUN).await;
     }
 }
 
@@ -82,21 +106,7 @@ fn costs(runtime: &tokio::runtime::Runtime, dir: &Path, repeats: u32) {
     for _ in 0..repeats {
         let local = tokio::task::LocalSet::new();
         local.block_on(runtime, async {
-            let load = |peer| FanOut {
-                peer,
-                subscribers: 1000,
-                payload_bytes: 128,
-                window: 64,
-            };
-            for peer in [Peer::Hark, Peer::HarkEvents] {
-                let server = Server::start(dir, ONE_CORE);
-                load(peer).run(&server, RUN).await;
-            }
-            if let Some(nats) = &nats {
-                let server = Server::start_nats(nats, dir, ONE_CORE).await;
-                load(Peer::Nats).run(&server, RUN).await;
-            }
-
+            fan_out(dir, nats.as_deref()).await;
             receipts(dir).await;
             many::run(dir, ONE_CORE, 100).await;
 

@@ -358,6 +358,41 @@ fn an_answer_for_http_1_0_has_no_chunks() {
     }
 }
 
+/// Whoever asks for a stream as if it were a WebSocket gets the stream, to the end of the connection: actix-http takes it for an upgrade, and
+/// would announce chunks and not write them, or not the last.
+#[test]
+fn an_event_stream_that_is_asked_for_as_a_websocket_has_no_chunks() {
+    let mut broker = Broker::start();
+    broker.http().publish("a", &json!("first")).ok();
+    for connection in ["Upgrade", "keep-alive", "close"] {
+        let mut events = Line::open(&broker);
+        events.write(&format!(
+            "GET /v1/topics/a/events?from=earliest HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\nUpgrade: websocket\r\n\r\n"
+        ));
+        let head = events.head();
+        assert!(head[0].starts_with("http/1.1 200"), "{head:?}");
+        assert!(head.contains(&"connection: close".to_owned()), "{head:?}");
+        let chunks = head
+            .iter()
+            .any(|line| line.starts_with("transfer-encoding"));
+        assert!(!chunks, "{head:?}");
+        let mut lines = Vec::new();
+        while !lines.contains(&"event: caught_up\n".to_owned()) {
+            let mut line = String::new();
+            events.0.read_line(&mut line).unwrap();
+            lines.push(line);
+        }
+        assert!(lines[0].starts_with("retry: "), "{lines:?}");
+        // The others are gone by now: a broker that is to end would wait for none of them.
+        if connection == "close" {
+            broker.stop();
+            let rest = events.rest();
+            assert!(rest.contains("event: goodbye\n"), "{rest:?}");
+            assert!(rest.ends_with("\n\n"), "{rest:?}");
+        }
+    }
+}
+
 /// Each batch on a connection of its own would pay for a new one each time.
 #[test]
 fn batches_of_lines_are_answered_on_one_connection() {

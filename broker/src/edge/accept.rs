@@ -17,7 +17,8 @@ use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
 use super::guarded::{Guarded, Patience};
-use crate::connections::{Connection, Connections, PIECE_BYTES};
+use crate::connections::{Connection, Connections};
+use crate::output::PIECE_BYTES;
 
 /// Connections beyond the most there may be that are still taken, each to be told so.
 pub const REFUSED_AT_ONCE: usize = 8;

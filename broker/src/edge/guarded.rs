@@ -18,12 +18,14 @@
 //!   its midst is told by the connection.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -31,7 +33,7 @@ use tokio::time::{Instant, Sleep};
 use super::chunks::{BadChunks, Chunks};
 use super::closing::Closing;
 use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
-use crate::connections::{Connection, Listed};
+use crate::connections::{self, Connection, Listed};
 use crate::patience::{Judge, Verdict};
 use crate::turns::Turn;
 
@@ -53,13 +55,20 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// When it is dropped, what was written and not sent is thrown away: or the connection would live on until it is taken.
     fn discard_on_close(&self);
+
+    /// A second hand on the socket, whose writing side is closed.
+    fn closed_for_writing(&self) -> io::Result<Socket>;
 }
 
 impl Transport for TcpStream {
     fn discard_on_close(&self) {
-        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "a connection that is cut was gone already");
-        }
+        connections::discard_on_close(self);
+    }
+
+    fn closed_for_writing(&self) -> io::Result<Socket> {
+        let socket = SockRef::from(self).try_clone()?;
+        socket.shutdown(Shutdown::Write)?;
+        Ok(socket)
     }
 }
 
@@ -604,28 +613,27 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         let this = self.get_mut();
         this.end_if_cut()?;
         let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
-        match &polled {
-            Poll::Pending => {
-                // actix-http may do nothing but write from here on, and the connection can still be cut.
-                this.connection.is_served_by(cx.waker());
-                this.write_blocked = true;
-                this.connection.wrote(None);
-            }
-            Poll::Ready(Ok(written)) => {
-                this.connection.wrote(Some(*written));
-                if std::mem::replace(&mut this.write_blocked, false) {
-                    // Reading had stopped, and is not asked for by itself.
-                    cx.waker().wake_by_ref();
-                }
-            }
-            Poll::Ready(Err(_)) => {}
-        }
+        wrote(&polled, &this.connection, &mut this.write_blocked, cx);
         polled
     }
 
+    /// What was handed past actix-http is written behind what it has written itself.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.end_if_cut()?;
+        let written = this.connection.output().write_all(|slices| {
+            let io = Pin::new(&mut this.io);
+            let polled = match slices {
+                // The cheaper call.
+                [one] => io.poll_write(cx, one),
+                some => io.poll_write_vectored(cx, some),
+            };
+            wrote(&polled, &this.connection, &mut this.write_blocked, cx);
+            polled
+        });
+        if ready!(written)? {
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
@@ -634,10 +642,37 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
     }
 }
 
+/// What became of an attempt to write.
+fn wrote(
+    polled: &Poll<io::Result<usize>>,
+    connection: &Connection,
+    write_blocked: &mut bool,
+    cx: &Context<'_>,
+) {
+    match polled {
+        Poll::Pending => {
+            // actix-http may do nothing but write from here on, and the connection can still be cut.
+            connection.is_served_by(cx.waker());
+            *write_blocked = true;
+            connection.wrote(None);
+        }
+        Poll::Ready(Ok(written)) => {
+            connection.wrote(Some(*written));
+            if std::mem::replace(write_blocked, false) {
+                // Reading had stopped, and is not asked for by itself.
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Ready(Err(_)) => {}
+    }
+}
+
 impl<T: Transport> Drop for Guarded<T> {
     fn drop(&mut self) {
         if self.connection.is_cut() {
             self.io.discard_on_close();
+        } else {
+            self.connection.end(|| self.io.closed_for_writing());
         }
     }
 }
@@ -646,7 +681,10 @@ impl<T: Transport> Drop for Guarded<T> {
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use bytes::Bytes;
 
     use super::*;
     use crate::connections::Connections;
@@ -704,6 +742,10 @@ mod tests {
 
     impl Transport for Fake {
         fn discard_on_close(&self) {}
+
+        fn closed_for_writing(&self) -> io::Result<Socket> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
     }
 
     const PATIENCE: Patience = Patience {
@@ -773,6 +815,73 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(until_pause(&mut stream).await.unwrap(), HEAD.as_bytes());
+    }
+
+    #[actix_web::test]
+    async fn what_goes_on_and_on_is_written_behind_what_actix_has_written() {
+        let mut stream = guarded(b"");
+        let said = |stream: &Guarded<Fake>| {
+            let written = stream.io.written.lock().unwrap();
+            String::from_utf8(written.clone()).unwrap()
+        };
+        for piece in ["one ", "two ", "three"] {
+            stream.connection.output().give(piece.into());
+        }
+        std::future::poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"head "))
+            .await
+            .unwrap();
+        assert_eq!(said(&stream), "head ");
+        stream.io.blocked = true;
+        std::future::poll_fn(|cx| {
+            assert!(Pin::new(&mut stream).poll_flush(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        // Nothing is read of one that does not take what it is given.
+        let reads = stream.io.reads.load(Ordering::Relaxed);
+        until_pause(&mut stream).await;
+        assert_eq!(stream.io.reads.load(Ordering::Relaxed), reads);
+        stream.io.blocked = false;
+        std::future::poll_fn(|cx| Pin::new(&mut stream).poll_flush(cx))
+            .await
+            .unwrap();
+        assert_eq!(said(&stream), "head one two three");
+    }
+
+    /// actix-http does nothing but write while the kernel takes no more, and stops reading for it.
+    #[actix_web::test]
+    async fn who_is_cut_while_it_only_writes_is_woken() {
+        for past_actix in [false, true] {
+            let mut stream = guarded(b"");
+            stream.io.blocked = true;
+            if past_actix {
+                stream.connection.output().give(Bytes::from_static(b"news"));
+            }
+            let woken = Arc::new(Woken::default());
+            let waker = woken.clone().into();
+            let mut cx = Context::from_waker(&waker);
+            let polled = match past_actix {
+                false => Pin::new(&mut stream)
+                    .poll_write(&mut cx, b"answer")
+                    .map(drop),
+                true => Pin::new(&mut stream).poll_flush(&mut cx).map(drop),
+            };
+            assert!(polled.is_pending());
+            assert!(!woken.0.load(Ordering::Relaxed));
+            assert!(stream.connection.cut());
+            assert!(woken.0.load(Ordering::Relaxed), "{past_actix}");
+            let flushed = Pin::new(&mut stream).poll_flush(&mut cx);
+            assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 
     #[actix_web::test]

@@ -39,6 +39,11 @@ impl EventWriter {
         self.text.is_empty()
     }
 
+    /// Room for so many bytes at once, where many events follow.
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes);
+    }
+
     /// Takes what was written since the last call.
     pub(super) fn take(&mut self) -> Bytes {
         std::mem::take(&mut self.text).into()

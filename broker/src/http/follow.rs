@@ -282,6 +282,7 @@ impl Follower {
             let subscription = &mut self.topics[at].subscription;
             let records = &delivery.batch.records()[delivery.start..];
             let frames = delivery.frames().iter().zip(records);
+            out.reserve(delivery.bytes.min(CHUNK_BYTES));
             for (frame, record) in frames.skip(next) {
                 if out.len() >= CHUNK_BYTES {
                     self.rest = Some(Rest::Live(delivery, next));

@@ -14,7 +14,6 @@ use hark_protocol::{CloseCode, Encoded, ErrorCode, ServerFrame, codec};
 use super::Session;
 use super::publishing::Receipts;
 use super::socket::SessionContext;
-use crate::connections::PIECE_BYTES;
 use crate::topic::{Asked, Credit, Delivery, Publisher, Receipt, Refused, RoomNews, Subscriber};
 
 /// What both sides of the socket share with the session.
@@ -131,17 +130,18 @@ impl Flow {
         self.write(OpCode::Close, payload);
     }
 
-    /// What the socket is given next.
-    pub(super) fn next_piece(&self) -> Option<Bytes> {
-        let mut written = self.written.borrow_mut();
-        let bytes = written.len().min(PIECE_BYTES);
-        let piece = written.split_to(bytes).freeze();
-        if written.is_empty() {
-            *written = BytesMut::new();
-        }
+    /// Room for so many bytes at once, where many frames follow.
+    fn reserve(&self, bytes: usize) {
+        self.written.borrow_mut().reserve(bytes);
+    }
+
+    /// What has been written since the last call.
+    pub(super) fn take_written(&self) -> Option<Bytes> {
+        let written = self.written.take();
         let given = self.given_since_heard.get();
-        self.given_since_heard.set(given.saturating_add(bytes));
-        (bytes > 0).then_some(piece)
+        self.given_since_heard
+            .set(given.saturating_add(written.len()));
+        (!written.is_empty()).then(|| written.freeze())
     }
 
     /// The client has sent something, be it a byte.
@@ -231,11 +231,11 @@ impl Publisher for Port {
 impl Session {
     /// Puts a frame on the wire.
     pub(super) fn send(&self, ctx: &mut SessionContext, frame: &ServerFrame) {
-        self.send_encoded(ctx, codec::encode_server(frame, self.subprotocol));
+        self.send_encoded(ctx, &codec::encode_server(frame, self.subprotocol));
     }
 
     /// Puts a frame on the wire. The context is there to say that it is the session's turn: behind it the socket looks at what was written.
-    pub(super) fn send_encoded(&self, _: &mut SessionContext, frame: Encoded) {
+    pub(super) fn send_encoded(&self, _: &mut SessionContext, frame: &Encoded) {
         match frame {
             Encoded::Text(text) => self.flow.write(OpCode::Text, text),
             Encoded::Binary(bytes) => self.flow.write(OpCode::Binary, bytes),
@@ -270,8 +270,9 @@ impl Session {
             return;
         };
         subscribed.subscription.fed(delivery.last_offset());
+        self.flow.reserve(delivery.bytes);
         for frame in delivery.frames() {
-            self.send_encoded(ctx, frame.clone());
+            self.send_encoded(ctx, frame);
         }
     }
 
@@ -311,7 +312,7 @@ impl Session {
             self.flow.page.set(PageProgress::Unwritten);
         }
         for frame in frames {
-            self.send_encoded(ctx, frame);
+            self.send_encoded(ctx, &frame);
         }
     }
 }

@@ -104,14 +104,11 @@ where
     type Item = S::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        if let Some(piece) = self.flow.next_piece() {
-            return Poll::Ready(Some(Ok(piece)));
-        }
         self.flow.body_polled();
         // It gives nothing itself: what it has to say is written to the flow. But it says when it ends.
         let given = self.body.as_mut().poll_next(cx);
-        match self.flow.next_piece() {
-            Some(piece) => Poll::Ready(Some(Ok(piece))),
+        match self.flow.take_written() {
+            Some(written) => Poll::Ready(Some(Ok(written))),
             None => given,
         }
     }

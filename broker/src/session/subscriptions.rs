@@ -276,7 +276,7 @@ impl Session {
             );
         }
         if let Some(gap) = seating.gap {
-            self.send_encoded(ctx, gap);
+            self.send_encoded(ctx, &gap);
         }
         match seating.live {
             true => self.say_caught_up(key, ctx),

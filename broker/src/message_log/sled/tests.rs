@@ -759,6 +759,30 @@ fn a_failing_sync_closes_the_log_for_writing_and_not_for_reading() {
     orders.append(texts(0..1)).unwrap();
 }
 
+/// Retention moves `first` with the commit whose messages are too many. Where that fails nobody may be given a place behind the head.
+#[test]
+fn what_was_trimmed_for_a_commit_that_failed_is_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention {
+        max_messages: 2,
+        ..Retention::default()
+    };
+    let options = SledOptions {
+        retention: Arc::new(move |_| retention),
+        ..options(dir.path())
+    };
+    let faults = options.faults.clone();
+    let bench = start(options);
+    bench.open("orders").append(texts(0..1)).unwrap();
+    faults.fail_next_sync();
+    bench.open("orders").append(texts(0..9)).unwrap_err();
+
+    let found = bench.open("orders").found;
+    assert_eq!((found.first, found.head), (2, 1));
+    let listed = bench.list().swap_remove(0);
+    assert_eq!((listed.first, listed.head), (2, 1));
+}
+
 #[test]
 fn producers_are_found_again_without_reading_everything() {
     let dir = tempfile::tempdir().unwrap();

@@ -604,3 +604,40 @@ fn a_lack_passes_and_what_waited_for_it_is_kept() {
     }
     assert_eq!(bench.log.health().warnings, Vec::<String>::new());
 }
+
+/// Whether it will be kept nobody knows yet: it may be on the disk after the next start, or not.
+#[test]
+fn who_opens_a_topic_waits_for_what_waits_with_a_commit() {
+    for fails in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Faults::default();
+        let bench = start(SledOptions {
+            faults: faults.clone(),
+            ..options(dir.path())
+        });
+        let a = bench.open("a");
+        a.append(vec![sent_by("p", 1)]).unwrap();
+        faults.lack(Some(rustix::io::Errno::NOSPC.raw_os_error()));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| a.append(vec![sent_by("p", 2)]));
+            until(|| bench.log.health().refuses_writes.is_some());
+            let opening = scope.spawn(|| bench.open("a").found);
+            // Whoever comes behind is answered: so the readers have been at it.
+            for n in 0..20 {
+                bench.open(&format!("other-{n}"));
+            }
+            assert!(!opening.is_finished(), "what is not committed was read");
+
+            if fails {
+                faults.fail_next_sync();
+            }
+            faults.lack(None);
+
+            assert_eq!(waiting.join().unwrap().is_err(), fails);
+            let found = opening.join().unwrap();
+            let newest = found.producers.first().map(|producer| producer.seq);
+            let kept = if fails { (1, None) } else { (2, Some(2)) };
+            assert_eq!((found.head, newest), kept);
+        });
+    }
+}
