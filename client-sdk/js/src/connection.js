@@ -217,6 +217,8 @@ export class Connection {
     const line = OPEN[transports[at]](
       { base, token, WebSocket, fetch, patienceMs },
       {
+        ready: () => {},
+        alive: () => {},
         open: (version) => this.#adopt(line, at, version),
         hear: (frame, size) => this.#events.hear(frame, size),
         lost: (loss) => (this.#line === line ? this.#over : failed)(loss),
