@@ -140,6 +140,15 @@ export class Inbox {
     for (const topic of [...this.#seats.keys()]) this.#reconcile(topic);
   }
 
+  /**
+   * @param {boolean} _proven
+   * @returns {number} the most losses in a row at one cursor
+   */
+  lost(_proven) {
+    this.disconnected();
+    return 0;
+  }
+
   disconnected() {
     this.#connected = false;
     this.#requests.clear();

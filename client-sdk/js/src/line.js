@@ -3,9 +3,12 @@
 // nothing above it knows which one it is. Owns the types, and the beat by which a line looks after itself.
 //
 // A line is opened by a function that gets a dial and a listener. It calls `listener.ready` at most once, when what there is to say
-// may be said, though nobody has answered yet; `listener.open` once, when Hark has; `listener.hear` only after that; `listener.alive`
-// whenever something has come; and `listener.lost` once, as the last thing, unless `close` came first: then it calls nothing any
+// may be said, though nobody has answered yet; `listener.open` once, when Hark has; `listener.hear` for each frame that comes; `listener.alive`
+// when something else has come; and `listener.lost` once, as the last thing, unless `close` came first: then it calls nothing any
 // more. It calls none of them before it has been handed out.
+
+import { elapsedSince, mark } from "./clock.js";
+import { every } from "./timer.js";
 
 /**
  * What a line is opened with.
@@ -67,11 +70,10 @@ export const HEARTBEAT_MS = 25_000;
  * @param {number} everyMs
  */
 export const startBeat = (beat, everyMs) => {
-  let last = Date.now();
-  return setInterval(() => {
-    const now = Date.now();
-    const jumped = now - last > everyMs + CHECK_MS;
-    last = now;
+  let last = mark();
+  return every(everyMs, () => {
+    const jumped = elapsedSince(last) > everyMs + CHECK_MS;
+    last = mark();
     beat(jumped);
-  }, everyMs);
+  });
 };

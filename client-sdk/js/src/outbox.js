@@ -305,8 +305,12 @@ export class Outbox {
     }
   }
 
-  /** The connection is gone. Everything waits for the next one. */
-  disconnected() {
+  /**
+   * The connection is gone. Everything waits for the next one.
+   *
+   * @param {boolean} _proven
+   */
+  disconnected(_proven) {
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
