@@ -56,11 +56,10 @@ export class Client {
         this.#hear(frame, size);
         this.#pump();
       },
-      lost: (blameless, opened) => {
+      lost: (loss) => {
         this.#isReady = this.#isOpen = false;
         this.#held = undefined;
-        this.#outbox.disconnected(blameless || !opened);
-        return this.#inbox.lost(blameless);
+        return Math.max(this.#outbox.lost(loss), this.#inbox.lost(loss));
       },
       end: (error) => {
         this.#ended = error ?? new HarkError("closed", "the client is closed");

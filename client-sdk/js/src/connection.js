@@ -53,6 +53,7 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  * @property {Line} line
  * @property {Proof} proof
  * @property {boolean} [isReady]
+ * @property {boolean} [isAlive] something came
  * @property {boolean} [isOpen]
  * @property {string} [version] Hark's
  * @property {any} [welcome] the frame
@@ -74,8 +75,8 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  * @property {() => void} ready what there is to say may be said
  * @property {(version?: string) => void} open
  * @property {(frame: any, size: number) => void} hear
- * @property {(blameless: boolean, opened: boolean) => number | undefined} lost the line is gone: it had proven itself, or was given
- *   up; it had been open. Returns how many losses in a row there were at one cursor by this transport
+ * @property {(loss: { proven: boolean, transport: Transport, transports: Transport[] }) => number} lost the line is gone; `proven`: that
+ *   says nothing against it. Returns how many losses in a row there were over one message by this transport
  * @property {(error?: ConnectionError) => void} end
  * @property {(change: import("../hark").StateChange) => void} state
  */
@@ -221,10 +222,10 @@ export class Connection {
       const { link, losses, ...loss } = await this.#serve();
       if (loss.again) return loss;
       // What was lost, and that may be a better one than it began with.
-      const at = link?.at ?? this.#next;
-      const opened = !!link?.isOpen;
-      this.#next = opened ? at : this.#home;
-      if (opened) {
+      const at = this.#next;
+      const opened = link?.isOpen;
+      if (!opened) this.#next = this.#home;
+      else {
         if (link.proof.isGiven) this.#outage = now();
         else unproven[at]++;
         this.#violations = loss.violation ? this.#violations + 1 : 0;
@@ -240,12 +241,12 @@ export class Connection {
       const isPassed = isSlow || loss.unusable || (opened && unproven[at] >= LOSSES_BEFORE_THE_NEXT_TRANSPORT);
       if (!isPassed) return loss;
       this.#next = isSlow ? transports.indexOf("sse") : (at + 1) % transports.length;
-      // At once, but not in a circle; nor to one that was itself lost like this.
-      if (this.#next === first || (opened && unproven[this.#next])) return loss;
+      // At once; but not in a circle, nor to one that was itself lost like this, nor before what Hark asked for.
+      if (this.#next === first || (opened && unproven[this.#next]) || loss.retryAfterMs) return loss;
     }
   }
 
-  /** @returns {Promise<Loss & { link?: Link, losses: number }>} with how many losses in a row there were at one cursor */
+  /** @returns {Promise<Loss & { link?: Link, losses: number }>} with how many losses in a row there were over one message */
   #serve() {
     return new Promise((resolve) => {
       let isOver = false;
@@ -296,7 +297,7 @@ export class Connection {
         ready: isReady,
         open: (version) => {
           isReady();
-          Object.assign(link, { isOpen: true, version });
+          Object.assign(link, { isOpen: true, isAlive: true, version });
           if (isUsed()) this.#opened(link);
         },
         hear: (frame, size) => {
@@ -307,7 +308,10 @@ export class Connection {
           if (type === "welcome") link.welcome = frame;
           if (isUsed() && (link.isOpen || type !== "welcome")) this.#events.hear(frame, size);
         },
-        alive: () => link.proof.heard(),
+        alive: () => {
+          link.isAlive = true;
+          link.proof.heard();
+        },
         lost: (loss) => {
           link.proof.stop();
           (isUsed() ? this.#over : failed)(loss);
@@ -348,6 +352,7 @@ export class Connection {
     // A lesser line, if this one was tried in the background.
     this.#drop(true, link);
     this.#link = link;
+    this.#next = link.at;
     if (link.trial) link.line.say({ type: "unsubscribe", id: TRIAL_ID, topic: link.trial });
     this.#events.ready();
     // In case there is nothing else to be answered.
@@ -367,9 +372,10 @@ export class Connection {
   /**
    * @param {boolean} [isGivenUp] it was not lost
    * @param {Link} [used] stays
-   * @returns {number} how many losses in a row there were at one cursor
+   * @returns {number} how many losses in a row there were over one message
    */
   #drop(isGivenUp, used) {
+    const { transports } = this.#options;
     const probe = this.#probe;
     const link = this.#link;
     clearTimeout(probe.timer);
@@ -379,7 +385,10 @@ export class Connection {
       other?.line.close();
     }
     probe.link = this.#attempt = this.#link = this.transport = undefined;
-    return (link && this.#events.lost(isGivenUp || link.proof.isGiven, !!link.isOpen)) ?? 0;
+    if (!link) return 0;
+    // What nothing came by says nothing about a message, either.
+    const proven = isGivenUp || link.proof.isGiven || !link.isAlive;
+    return this.#events.lost({ proven, transport: transports[link.at], transports });
   }
 
   /** While a lesser transport serves, the better ones are tried now and then. */

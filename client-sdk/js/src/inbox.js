@@ -141,10 +141,10 @@ export class Inbox {
   }
 
   /**
-   * @param {boolean} _proven
+   * @param {unknown} _loss
    * @returns {number} the most losses in a row at one cursor
    */
-  lost(_proven) {
+  lost(_loss) {
     this.disconnected();
     return 0;
   }

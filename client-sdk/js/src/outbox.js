@@ -308,9 +308,10 @@ export class Outbox {
   /**
    * The connection is gone. Everything waits for the next one.
    *
-   * @param {boolean} _proven
+   * @param {unknown} _loss
+   * @returns {number} the most losses in a row over one message
    */
-  disconnected(_proven) {
+  lost(_loss) {
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
@@ -319,6 +320,7 @@ export class Outbox {
       this.#stopWaiting(lane);
       this.#getReady(lane);
     }
+    return 0;
   }
 
   /**

@@ -43,30 +43,55 @@ export const browser = (t) => {
 };
 
 /**
- * A `fetch` whose answers the test gives, with the requests in their order. `answer(body)`: a body that is there, or none for one
- * that the test writes on with `write` and ends with `end`.
+ * A Hark behind a `fetch`. `state.is`: "there", "away" (no connection), "foreign" (a proxy's page), or "silent" (no answer);
+ * `streams`: the event streams, oldest first, each with `write`, `end` and `closed`.
  */
-export const scriptedFetch = () => {
+export const harkFetch = () => {
+  const state = { is: "there" };
   const requests = [];
-  const fetch = (url, { method = "GET", signal, body } = {}) =>
-    new Promise((resolve, reject) => {
-      const request = {
-        what: `${method} ${new URL(url).pathname}`,
-        query: new URL(url).searchParams,
-        body,
-        signal,
-        answer: (text = "", status = 200) => resolve(new Response(text, { status })),
-        fail: () => reject(new TypeError("fetch failed")),
-        stream() {
-          let out;
-          resolve(new Response(new ReadableStream({ start: (controller) => (out = controller) })));
-          signal?.addEventListener("abort", () => out.error(new Error("aborted")));
-          this.write = (text) => out.enqueue(new TextEncoder().encode(text));
-          this.end = () => out.close();
-        },
-      };
-      signal?.addEventListener("abort", () => reject(new Error("aborted")));
-      requests.push(request);
+  const streams = [];
+  const fetch = async (url, { method = "GET", body, signal } = {}) => {
+    const { pathname, searchParams } = new URL(url);
+    const what = `${method} ${pathname.replace("/prefix", "")}`;
+    requests.push(what);
+    if (state.is === "away") throw new TypeError("fetch failed");
+    if (state.is === "silent") {
+      return new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
+    }
+    if (state.is === "foreign") return new Response("<html>", { status: 404 });
+    const topics = searchParams.getAll("topic");
+    if (method === "POST") {
+      const receipts = body
+        .split("\n")
+        .filter(Boolean)
+        .map((line) => JSON.parse(line))
+        .map(({ id, topic, seq }) => JSON.stringify({ id, topic, cursor: `e:${seq}`, duplicate: false }) + "\n");
+      return new Response(receipts.join(""), { headers: { "content-type": "application/x-ndjson" } });
+    }
+    if (what !== "GET /v1/events") {
+      const pages = topics.map((topic) => ({ topic, messages: [], cursor: "e:0", caught_up: true }));
+      return Response.json({ pages, cursor: "e:0" });
+    }
+    const stream = { closed: false };
+    const readable = new ReadableStream({
+      start(out) {
+        stream.write = (text) => out.enqueue(new TextEncoder().encode(text));
+        stream.event = (frame) => stream.write(`event: ${frame.type}\ndata: ${JSON.stringify(frame)}\n\n`);
+        stream.end = () => out.close();
+        signal?.addEventListener("abort", () => {
+          stream.closed = true;
+          try {
+            out.error(new Error("aborted"));
+          } catch {
+            // It had ended.
+          }
+        });
+      },
     });
-  return { fetch, requests };
+    streams.push(stream);
+    stream.event({ type: "welcome", heartbeat_ms: 25_000, max_message_bytes: 1 << 20, max_inflight: 1024 });
+    for (const topic of topics) stream.event({ type: "subscribed", topic, cursor: "e:0", head: 0, resumed: true });
+    return new Response(readable, { headers: { "content-type": "text/event-stream" } });
+  };
+  return { fetch, requests, streams, state };
 };
