@@ -14,8 +14,8 @@ import { Subscription } from "./subscription.js";
 /** @typedef {import("../hark").Hark} Hark */
 
 /** Until Hark has said. */
-const LIMITS = { frameBytes: 1 << 20, inFlight: 1024, several: false };
-// Before that, no frame that a Hark with smaller limits might refuse.
+const LIMITS = { frameBytes: 1 << 20, inFlight: 1024, several: true };
+// Before that, no frame that an older Hark, or one with smaller limits, might refuse.
 const FIRST_FRAME_BYTES = 1 << 16;
 
 /** @implements {Hark} */
@@ -191,15 +191,18 @@ export class Client {
     while (this.#isReady) {
       const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, this.#limits);
       if (!next) return;
-      const { frameBytes } = this.#limits;
-      if (!this.#isOpen && isLarger(next.text, FIRST_FRAME_BYTES)) {
+      const { id, text } = next;
+      const { frameBytes, several } = this.#limits;
+      const isForSeveral = /^{"type":"publish","id":\d+,"topics"/.test(text);
+      if (!this.#isOpen && (isForSeveral || isLarger(text, FIRST_FRAME_BYTES))) {
         this.#held = next;
         return;
       }
       this.#held = undefined;
-      if (!isLarger(next.text, frameBytes)) this.#connection.publish(next.id, next.text);
-      // It was written when nobody had said so.
-      else this.#outbox.refused({ id: next.id, code: "too_large", message: tooLarge(frameBytes) });
+      // Of one that was written when nobody had said so yet.
+      if (isLarger(text, frameBytes)) this.#outbox.refused({ id, code: "too_large", message: tooLarge(frameBytes) });
+      else if (isForSeveral && !several) this.#outbox.refused({ id, code: "busy", message: "one by one, then" });
+      else this.#connection.publish(id, text);
     }
   }
 

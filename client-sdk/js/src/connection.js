@@ -150,8 +150,9 @@ export class Connection {
   /** @param {any} frame */
   say(frame) {
     if (frame.type === "subscribe") this.#topic = frame.topic;
-    if (frame.type !== "ping") this.#link?.proof.said();
-    this.#link?.line.say(frame);
+    const link = this.#link;
+    if (link && frame.type !== "ping") link.proof.isBusy = true;
+    link?.line.say(frame);
   }
 
   /**
@@ -159,8 +160,9 @@ export class Connection {
    * @param {string} text
    */
   publish(id, text) {
-    this.#link?.proof.said();
-    this.#link?.line.publish(id, text);
+    const link = this.#link;
+    if (link) link.proof.isBusy = true;
+    link?.line.publish(id, text);
   }
 
   /** The token runs out soon: says a new one, if there may be another. */

@@ -2,11 +2,8 @@
 // Whether a line is useful, not only open: something still came so long after the first answer that it brought. Owns that alone; what
 // follows from it is the connection's.
 
-import { now } from "./clock.js";
 import { PROOF_MS } from "./figures.js";
 import { later } from "./timer.js";
-
-const ANSWERS = ["subscribed", "published", "published_all"];
 
 export class Proof {
   isGiven = false;
@@ -14,8 +11,8 @@ export class Proof {
   isBusy = false;
   #ask;
   #given;
-  #since = NaN;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #isDue = false;
+  /** Runs since the first answer. @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
 
   /**
@@ -27,21 +24,19 @@ export class Proof {
     this.#given = given;
   }
 
-  said() {
-    this.isBusy = true;
-  }
-
   /** @param {string} [type] of the frame, if it was one */
   heard(type = "") {
     if (this.isGiven) return;
-    // Lines on which nothing comes behind the first answer have not served: so it has to be asked for.
-    if (!(this.#since > 0) && (ANSWERS.includes(type) || (type === "pong" && !this.isBusy))) {
-      this.#since = now();
-      this.#timer = later(PROOF_MS, this.#ask);
+    if (this.#isDue) {
+      this.isGiven = true;
+      this.#given();
+    } else if (/^(subscribed|published)/.test(type) || (type === "pong" && !this.isBusy)) {
+      // What comes no more behind its first answer has not served: so it has to be asked for.
+      this.#timer ??= later(PROOF_MS, () => {
+        this.#isDue = true;
+        this.#ask();
+      });
     }
-    if (now() - this.#since < PROOF_MS || !(this.#since > 0)) return;
-    this.isGiven = true;
-    this.#given();
   }
 
   stop() {

@@ -63,6 +63,38 @@ test("before `welcome` no large frame goes, nor one behind it", async (t) => {
   await Promise.all(receipts);
 });
 
+test("before `welcome` no message for several topics goes: only then it is known whether Hark takes it as one", async (t) => {
+  for (const [version, frames] of [
+    ["0.1.9", 2],
+    ["0.2.0", 1],
+  ]) {
+    await t.test(version, async (t) => {
+      const { hark, sockets, pass } = await start(t);
+      const results = hark.publishAll(["a", "b"], 1);
+      const next = hark.publish("a", 2);
+      sockets[0].upgrade();
+      assert.equal(sockets[0].said("publish").length, 0);
+      sockets[0].welcome({ version });
+      await pass(100);
+      const said = sockets[0].said("publish");
+      assert.equal(said.length, frames + 1);
+      for (const { id, topics } of said) {
+        const receipts = topics?.map((topic) => ({ topic, cursor: "e:1", duplicate: false }));
+        if (receipts) sockets[0].say({ type: "published_all", id, receipts });
+      }
+      sockets[0].receipts();
+      await next;
+      assert.deepEqual(
+        (await results).map(({ topic, cursor }) => [topic, cursor]),
+        [
+          ["a", "e:1"],
+          ["b", "e:1"],
+        ],
+      );
+    });
+  }
+});
+
 test("one that `welcome` does not allow fails, and those behind it go on", async (t) => {
   const { hark, sockets } = await start(t);
   const large = assert.rejects(hark.publish("a", "x".repeat(70_000)), { code: "too_large", maybeKept: false });
