@@ -270,7 +270,7 @@ const bySse = async (t, options) => {
     made: (socket) => socket.end(),
     ...options,
   });
-  await all.pass(0);
+  await all.pass(10);
   assert.equal(all.hark.transport, "sse");
   return { ...all, ...hark };
 };

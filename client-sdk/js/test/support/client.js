@@ -44,7 +44,7 @@ export const browser = (t) => {
 
 /**
  * A Hark behind a `fetch`. `state.is`: "there", "away" (no connection), "foreign" (a proxy's page), or "silent" (no answer);
- * `streams`: the event streams, oldest first, each with `write`, `end` and `closed`.
+ * `streams`: the event streams, oldest first, each with `event`, `write` and `end`; each has a comment every 25 s.
  */
 export const harkFetch = () => {
   const state = { is: "there" };
@@ -72,14 +72,15 @@ export const harkFetch = () => {
       const pages = topics.map((topic) => ({ topic, messages: [], cursor: "e:0", caught_up: true }));
       return Response.json({ pages, cursor: "e:0" });
     }
-    const stream = { closed: false };
+    const stream = {};
+    const beat = setInterval(() => stream.write(":\n\n"), 25_000);
     const readable = new ReadableStream({
       start(out) {
         stream.write = (text) => out.enqueue(new TextEncoder().encode(text));
         stream.event = (frame) => stream.write(`event: ${frame.type}\ndata: ${JSON.stringify(frame)}\n\n`);
-        stream.end = () => out.close();
+        stream.end = () => (clearInterval(beat), out.close());
         signal?.addEventListener("abort", () => {
-          stream.closed = true;
+          clearInterval(beat);
           try {
             out.error(new Error("aborted"));
           } catch {
