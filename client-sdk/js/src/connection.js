@@ -61,16 +61,6 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  */
 
 /**
- * What a line is opened for: to be used, or to be tried.
- *
- * @typedef {object} Purpose
- * @property {() => boolean} isOver it is not wanted any more
- * @property {(link: Link) => void} keep
- * @property {(link: Link) => void} ready
- * @property {(loss: Loss) => void} failed it will not open, or was lost before it was in use
- */
-
-/**
  * @typedef {object} Events
  * @property {() => void} ready what there is to say may be said
  * @property {(version?: string) => void} open
@@ -93,8 +83,10 @@ export class Connection {
   #unwatch;
   /** In use. @type {Link | undefined} */
   #link;
-  /** Not ready yet. @type {Link | undefined} */
-  #attempt;
+  /** That one, and those that are being opened or tried. @type {Set<Link>} */
+  #links = new Set();
+  /** How often a line was let go: what was begun before that is not wanted any more. */
+  #age = 0;
   /** Ends `#serve`. @type {(loss: Loss) => void} */
   #over = () => {};
   /** Ends `#wait` as early as Hark allows. */
@@ -110,13 +102,14 @@ export class Connection {
   /** Since when no line had proven itself. */
   #outage = now();
   #notBefore = 0;
-  #isStarted = false;
   /** The page is put away: nothing is tried until it is back. */
   #isAway = false;
   /** A token was refused; the callback has one chance to give a better one. */
   #tokenDoubted = false;
-  /** The try of a better transport. @type {{ timer?: ReturnType<typeof setTimeout>, link?: Link, wait: number }} */
-  #probe;
+  /** How long until a better transport is tried. */
+  #probeMs;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #probing;
   /** The topic that was subscribed to last. @type {string | undefined} */
   #topic;
 
@@ -129,7 +122,7 @@ export class Connection {
     this.#events = events;
     this.#tokens = new Tokens(options.token, options.patienceMs);
     this.#unproven = options.transports.map(() => 0);
-    this.#probe = { wait: options.probeMs };
+    this.#probeMs = options.probeMs;
     this.#unwatch = watchWake({
       network: (online) => this.#wake(true, online),
       looked: (afterLong) => this.#wake(afterLong),
@@ -192,10 +185,12 @@ export class Connection {
   }
 
   async #keepConnected() {
-    while (!this.#isClosed()) {
+    for (let isFirst = true; !this.#isClosed(); isFirst = false) {
       while (this.#isAway && !this.#isClosed()) await this.#wait(Infinity);
+      if (this.#isClosed()) return;
+      // An attempt that is begun anew is no other state.
+      if (isFirst || this.state !== "connecting") this.#set("connecting");
       // Told of a state, the application may close the client.
-      if (!this.#isClosed()) this.#set("connecting");
       if (this.#isClosed()) return;
       const { error, refused, final, again, retryAfterMs = 0 } = await this.#connect();
       if (this.#isClosed()) return;
@@ -239,7 +234,7 @@ export class Connection {
       // A page does not see the bytes of a message that is on its way over a WebSocket: one that takes long goes by an event stream.
       const isSlow = transports[at] === "websocket" && losses >= LOSSES_BEFORE_AN_EVENT_STREAM && transports.includes("sse");
       // It has time for that.
-      if (isSlow) this.#probe.wait = LONGEST_PROBE_MS;
+      if (isSlow) this.#probeMs = LONGEST_PROBE_MS;
       const isPassed = isSlow || loss.unusable || (opened && unproven[at] >= LOSSES_BEFORE_THE_NEXT_TRANSPORT);
       if (!isPassed) return loss;
       this.#next = isSlow ? transports.indexOf("sse") : (at + 1) % transports.length;
@@ -258,12 +253,7 @@ export class Connection {
         const link = this.#link;
         resolve({ ...loss, link, losses: this.#drop(loss.again) });
       };
-      this.#dial(this.#next, {
-        isOver: () => isOver,
-        keep: (link) => (this.#attempt = link),
-        ready: (link) => this.#use(link),
-        failed: this.#over,
-      });
+      this.#dial(this.#next, (link) => this.#use(link), this.#over);
     });
   }
 
@@ -271,9 +261,11 @@ export class Connection {
    * Begins to open a line.
    *
    * @param {number} at
-   * @param {Purpose} purpose
+   * @param {(link: Link) => void} ready something can be said over it
+   * @param {(loss: Loss) => void} failed it will not open, or was lost before it was in use
    */
-  async #dial(at, { isOver, keep, ready, failed }) {
+  async #dial(at, ready, failed) {
+    const age = this.#age;
     const { transports, base, WebSocket, fetch, patienceMs } = this.#options;
     const name = transports[at];
     let token;
@@ -281,10 +273,10 @@ export class Connection {
       token = await this.#tokens.get(this.#tokenDoubted ? "refused" : "connect");
     } catch (error) {
       // Whoever gives tokens may be away for a while, as Hark may be.
-      if (!isOver()) failed({ error: new ConnectionError("no_token", `no token: ${error}`) });
+      if (age === this.#age) failed({ error: new ConnectionError("no_token", `no token: ${error}`) });
       return;
     }
-    if (isOver()) return;
+    if (age !== this.#age) return;
     const isUsed = () => this.#link === link;
     const isReady = () => {
       if (link.isReady) return;
@@ -315,12 +307,12 @@ export class Connection {
           link.proof.heard();
         },
         lost: (loss) => {
-          link.proof.stop();
+          this.#end(link);
           (isUsed() ? this.#over : failed)(loss);
         },
       },
     );
-    keep(link);
+    this.#links.add(link);
   }
 
   /** @param {Link} link */
@@ -337,7 +329,7 @@ export class Connection {
     if (link === this.#link) {
       this.#failures = this.#violations = this.#unproven[at] = 0;
       this.#home = at;
-      if (!at) this.#probe.wait = this.#options.probeMs;
+      if (!at) this.#probeMs = this.#options.probeMs;
     } else {
       // It was tried with next to nothing: in use it has to prove itself once more.
       link.proof = this.#proofOf(link);
@@ -378,54 +370,48 @@ export class Connection {
    */
   #drop(isGivenUp, used) {
     const { transports } = this.#options;
-    const probe = this.#probe;
     const link = this.#link;
-    clearTimeout(probe.timer);
-    for (const other of [probe.link, this.#attempt, link]) {
-      if (other === used) continue;
-      other?.proof.stop();
-      other?.line.close();
-    }
-    probe.link = this.#attempt = this.#link = this.transport = undefined;
+    this.#age++;
+    clearTimeout(this.#probing);
+    for (const other of this.#links) if (other !== used) this.#end(other);
+    this.#link = this.transport = undefined;
     if (!link) return 0;
     // What nothing came by says nothing about a message, either.
     const proven = isGivenUp || link.proof.isGiven || !link.isAlive;
     return this.#events.lost({ proven, transport: transports[link.at], transports });
   }
 
+  /** @param {Link} link */
+  #end(link) {
+    this.#links.delete(link);
+    link.proof.stop();
+    link.line.close();
+  }
+
   /** While a lesser transport serves, the better ones are tried now and then. */
   #probeLater() {
-    const probe = this.#probe;
-    const used = this.#link;
-    clearTimeout(probe.timer);
-    if (!used?.at) return;
-    probe.timer = later(probe.wait * (0.5 + Math.random() / 2), () => this.#tryBetter(used, 0));
-    probe.wait = Math.min(probe.wait * 2, LONGEST_PROBE_MS);
+    clearTimeout(this.#probing);
+    if (!this.#next) return;
+    this.#probing = later(this.#probeMs * (0.5 + Math.random() / 2), () => this.#tryBetter(0));
+    this.#probeMs = Math.min(this.#probeMs * 2, LONGEST_PROBE_MS);
   }
 
   /**
-   * @param {Link} used
    * @param {number} at
    * @returns {unknown}
    */
-  #tryBetter(used, at) {
-    const isOver = () => used !== this.#link;
-    if (isOver()) return;
-    if (at >= used.at) return this.#probeLater();
+  #tryBetter(at) {
+    if (at >= this.#next) return this.#probeLater();
     const isWebSocket = this.#options.transports[at] === "websocket";
     const topic = this.#topic;
-    const failed = () => this.#tryBetter(used, at + 1);
+    const failed = () => this.#tryBetter(at + 1);
     // Without a topic HTTP is the same by each transport.
     if (!isWebSocket && !topic) return failed();
-    this.#dial(at, {
-      isOver,
-      failed,
-      keep: (link) => (this.#probe.link = link),
-      ready: (link) => {
-        link.trial = isWebSocket ? undefined : topic;
-        link.line.say(isWebSocket ? { type: "ping" } : { type: "subscribe", id: TRIAL_ID, topic, from: "now" });
-      },
-    });
+    const ready = (/** @type {Link} */ link) => {
+      link.trial = isWebSocket ? undefined : topic;
+      link.line.say(isWebSocket ? { type: "ping" } : { type: "subscribe", id: TRIAL_ID, topic, from: "now" });
+    };
+    this.#dial(at, ready, failed);
   }
 
   /**
@@ -468,9 +454,6 @@ export class Connection {
    * @param {{ retryInMs?: number, error?: import("./errors.js").HarkError }} [more]
    */
   #set(state, more) {
-    // An attempt that is begun anew.
-    if (state === "connecting" && state === this.state && this.#isStarted) return;
-    this.#isStarted = true;
     this.state = state;
     this.#events.state({ state, transport: this.transport, ...more });
   }
