@@ -124,16 +124,14 @@ export class Connection {
     this.#unproven = options.transports.map(() => 0);
     this.#probeMs = options.probeMs;
     this.#unwatch = watchWake({
-      network: (online) => this.#wake(true, online),
-      looked: (afterLong) => this.#wake(afterLong),
+      network: (online) => this.#isAway || this.#wake(true, online),
+      looked: (afterLong) => {
+        this.#isAway = false;
+        this.#wake(afterLong);
+      },
       left: () => {
         this.#isAway = true;
         this.#over({ again: true });
-      },
-      back: () => {
-        if (!this.#isAway) return;
-        this.#isAway = false;
-        this.#hurry();
       },
     });
     // Later, so that the application can listen first.
@@ -168,6 +166,7 @@ export class Connection {
   }
 
   reconnect() {
+    this.#isAway = false;
     this.#next = this.#home = this.#notBefore = 0;
     this.#hurry();
     this.#over({ again: true });
@@ -217,14 +216,15 @@ export class Connection {
     const first = this.#next;
     for (;;) {
       const { link, losses, ...loss } = await this.#serve();
-      if (loss.again) return loss;
+      const { isOpen: opened, proof } = link ?? {};
+      if (proof?.isGiven) this.#outage = now();
+      // It has nothing to do with the transport.
+      if (loss.again || loss.final || loss.refused) return loss;
       // What was lost, and that may be a better one than it began with.
       const at = this.#next;
-      const opened = link?.isOpen;
       if (!opened) this.#next = this.#home;
       else {
-        if (link.proof.isGiven) this.#outage = now();
-        else unproven[at]++;
+        if (!proof?.isGiven) unproven[at]++;
         this.#violations = loss.violation ? this.#violations + 1 : 0;
         if (this.#violations >= TRIES_BEFORE_A_CLOSE_CODE_IS_FINAL) {
           const sentence = `${loss.error?.message} (${this.#violations} times in a row)`;
@@ -419,7 +419,6 @@ export class Connection {
    * @param {boolean} [online] the network is there again, or gone
    */
   #wake(doubts, online) {
-    if (this.#isAway) return;
     if (this.#link?.isOpen) {
       if (doubts) this.#link.line.check(!!online);
     } else if (online) {

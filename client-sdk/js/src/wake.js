@@ -7,17 +7,16 @@ import { HEARTBEAT_MS } from "./line.js";
 
 /**
  * @typedef {object} Wake
- * @property {(online: boolean) => void} network it is there again, or gone
- * @property {(afterLong: boolean) => void} looked the page is looked at again; after longer than a heartbeat, or not
+ * @property {(online: boolean) => unknown} network it is there again, or gone
+ * @property {(afterLong: boolean) => void} looked the page is there again, after longer than a heartbeat or not
  * @property {() => void} left the page is put away, or ends: an open WebSocket would keep it out of the browser's cache
- * @property {() => void} back it is there again
  */
 
 /**
  * @param {Wake} wake
  * @returns {() => void} ends it
  */
-export const watchWake = ({ network, looked, left, back }) => {
+export const watchWake = ({ network, looked, left }) => {
   const { window, document, self } = globalThis;
   let hidden = mark();
   const look = () => {
@@ -29,7 +28,8 @@ export const watchWake = ({ network, looked, left, back }) => {
     [window ?? self, "online", () => network(true)],
     [window ?? self, "offline", () => network(false)],
     [window, "pagehide", left],
-    [window, "pageshow", back],
+    // Also a page's first one, with which nothing has happened yet.
+    [window, "pageshow", () => looked(false)],
     [document, "visibilitychange", look],
   ];
   for (const [target, type, listener] of watched) target?.addEventListener?.(type, listener);

@@ -218,6 +218,28 @@ test("one that cannot be had makes room at once, and one loss of one that was op
   assert.deepEqual(steps(), ["connecting", "websocket", "waiting", "connecting", "sse"]);
 });
 
+for (const [what, end, asked] of [
+  ["what is final is final", (socket) => socket.end(4400), ["connect", "connect"]],
+  ["a refused token is no reason for another transport", (socket) => socket.end(4401), ["connect", "connect", "refused"]],
+]) {
+  test(`${what}, also where room was to be made`, async (t) => {
+    t.mock.method(Math, "random", () => 0);
+    const { fetch, requests } = harkFetch();
+    const tokens = [];
+    const turns = [(socket) => (socket.accept(), socket.end()), (socket) => (socket.accept(), end(socket))];
+    const { hark, steps, pass } = await start(t, {
+      made: (socket) => turns.shift()?.(socket),
+      fetch,
+      transports: ALL,
+      token: (reason) => (tokens.push(reason), "any"),
+    });
+    await pass(100);
+    assert.deepEqual([requests, tokens], [[], asked]);
+    assert.equal(hark.state, asked.length > 2 ? "connecting" : "closed");
+    assert.ok(!steps().includes("sse"));
+  });
+}
+
 test("losses that are not in a row, with a proof between them, make no room", async (t) => {
   const { fetch } = harkFetch();
   const { sockets, hark, pass } = await start(t, { made: greet, fetch, transports: ALL });

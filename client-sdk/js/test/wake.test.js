@@ -120,9 +120,9 @@ test("a page that is put away lets its connection go, and has it again when it i
   await settled();
   assert.deepEqual([hark.state, changes.at(-1).retryInMs, changes.at(-1).error], ["waiting", undefined, undefined]);
   const receipt = hark.publish("a", 2);
+  page.happens("offline");
   page.happens("online");
   page.shows("hidden");
-  page.shows("visible");
   await pass(120_000);
   assert.equal(sockets.length, 1, "nothing is tried while it is away");
   page.happens("pageshow");
@@ -163,6 +163,16 @@ test("a page that is put away while it waits, or while it connects, is back as w
   page.happens("pageshow");
   await pass(1);
   assert.equal(sockets.length, 3);
+});
+
+test("a page that is seen is there, whatever it was told before", async (t) => {
+  const page = browser(t);
+  const { sockets, pass } = await start(t);
+  page.happens("pagehide");
+  await settled();
+  page.shows("visible");
+  await pass(1);
+  assert.equal(sockets.length, 2);
 });
 
 test("a client that is closed while its page is away stays closed", async (t) => {
