@@ -201,7 +201,7 @@ export class Client {
       this.#held = undefined;
       // Of one that was written when nobody had said so yet.
       if (isLarger(text, frameBytes)) this.#outbox.refused({ id, code: "too_large", message: tooLarge(frameBytes) });
-      else if (isForSeveral && !several) this.#outbox.refused({ id, code: "busy", message: "one by one, then" });
+      else if (isForSeveral && !several) this.#outbox.takeBack(id);
       else this.#connection.publish(id, text);
     }
   }

@@ -276,6 +276,19 @@ export class Outbox {
     }
   }
 
+  /**
+   * What was to be sent under this id was not: it has its turn again.
+   *
+   * @param {number} id
+   */
+  takeBack(id) {
+    for (const entry of [...(this.#inFlight.get(id)?.entries ?? [])]) {
+      entry.sendings--;
+      this.#goBack(entry.lane, entry.lane.entries.indexOf(entry));
+      this.#getReady(entry.lane);
+    }
+  }
+
   /** @param {{ id: number, code: string, message: string, expected_seq?: number, retry_after_ms?: number }} frame */
   refused(frame) {
     const waits = new Map();
