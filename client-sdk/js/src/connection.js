@@ -35,6 +35,8 @@ import { openWebSocket } from "./websocket.js";
 
 const MINUTE_MS = 60_000;
 const LONGEST_PROBE_MS = 600_000;
+// A line that is tried has so long: over HTTP a sign of life may take a heartbeat.
+const TRIAL_MS = 120_000;
 // Of the subscription that a line over HTTP is tried with: the client's own ids begin with 1.
 const TRIAL_ID = -1;
 
@@ -390,7 +392,6 @@ export class Connection {
 
   /** While a lesser transport serves, the better ones are tried now and then. */
   #probeLater() {
-    clearTimeout(this.#probing);
     if (!this.#next) return;
     this.#probing = later(this.#probeMs * (0.5 + Math.random() / 2), () => this.#tryBetter(0));
     this.#probeMs = Math.min(this.#probeMs * 2, LONGEST_PROBE_MS);
@@ -401,6 +402,7 @@ export class Connection {
    * @returns {unknown}
    */
   #tryBetter(at) {
+    clearTimeout(this.#probing);
     if (at >= this.#next) return this.#probeLater();
     const isWebSocket = this.#options.transports[at] === "websocket";
     const topic = this.#topic;
@@ -408,6 +410,10 @@ export class Connection {
     // Without a topic HTTP is the same by each transport.
     if (!isWebSocket && !topic) return failed();
     const ready = (/** @type {Link} */ link) => {
+      this.#probing = later(TRIAL_MS, () => {
+        this.#end(link);
+        failed();
+      });
       link.trial = isWebSocket ? undefined : topic;
       link.line.say(isWebSocket ? { type: "ping" } : { type: "subscribe", id: TRIAL_ID, topic, from: "now" });
     };

@@ -386,6 +386,30 @@ test("an event stream is tried by the topic that was subscribed to last, beside 
   assert.deepEqual(data, [1, 2]);
 });
 
+test("a line that neither proves itself nor ends is not tried for ever", async (t) => {
+  t.mock.method(Math, "random", () => 1);
+  const { fetch, requests } = harkFetch();
+  let isHeld = true;
+  const refusal = { code: "forbidden", message: "not by this transport" };
+  const { hark, pass } = await start(t, {
+    transports: ["sse", "longpoll"],
+    probeMs: 1000,
+    fetch: async (url, init) => {
+      if (!url.includes("/v1/events")) return fetch(url, init);
+      requests.push("stream");
+      return isHeld ? new Promise(() => {}) : Response.json(refusal, { status: 403 });
+    },
+  });
+  hark.subscribe("a");
+  await pass(20_000);
+  assert.equal(hark.transport, "longpoll");
+  isHeld = false;
+  requests.length = 0;
+  await pass(600_000);
+  const tries = requests.filter((what) => what === "stream").length;
+  assert.ok(tries >= 3 && tries <= 10, `${tries} tries in ten minutes`);
+});
+
 // --- what only the connection decides, without a client ---
 
 const connect = async (t, losses, { made = swallow, ...options }) => {
