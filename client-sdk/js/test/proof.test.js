@@ -31,6 +31,8 @@ test("the wait grows until a connection has served 10 s, however much it has ans
   const serve = async (ms) => {
     const socket = sockets.at(-1);
     greet(socket);
+    await settled();
+    socket.say({ type: "caught_up", topic: "a", cursor: "e:0" });
     await pass(ms);
     socket.end();
     await settled();
@@ -62,7 +64,7 @@ test("with nothing to answer, its first pong counts, and a pong beside a command
   const { hark, sockets, waits, pass } = await start(t);
   const serve = async () => {
     greet(sockets.at(-1));
-    await pass(11_000);
+    await pass(17_000);
     sockets.at(-1).end();
     await pass(5000);
   };
@@ -108,12 +110,17 @@ test("by every transport, too", async (t) => {
     if (request[0].includes("/v1/events")) streams.at(-1).end();
     return response;
   };
-  const { hark, sockets, pass } = await start(t, { made: cut, fetch: cutting, transports: ["websocket", "sse"] });
+  const { hark, sockets, waits, pass } = await start(t, {
+    made: cut,
+    fetch: cutting,
+    transports: ["websocket", "sse"],
+  });
   hark.subscribe("a");
   await pass(10_000);
   const tries = sockets.length + requests.filter((what) => what.includes("events")).length;
   assert.ok(sockets.length >= 2 && streams.length >= 2, "each has its turn");
   assert.ok(tries <= 16, `${tries} tries in 10 s`);
+  assert.ok(waits().length >= tries - 2, "at once only where it had not been tried yet");
 });
 
 test("the bound of the wait is 5 s for a minute, then 20 s", async (t) => {
@@ -375,6 +382,7 @@ test("an event stream is tried by the topic that was subscribed to last, beside 
   assert.deepEqual(steps().slice(before), ["sse"]);
   await pass(100);
   assert.equal(streams.length, 2, "the subscriptions go on by a stream of their own");
+  assert.ok(streams[0].closed, "and the one of the trial has ended");
   streams[1].event({ type: "message", topic: "a", offset: 1, time: 1, data: 1 });
   streams[1].event({ type: "message", topic: "a", offset: 2, time: 1, data: 2 });
   await pass(100);

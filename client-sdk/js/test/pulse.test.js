@@ -121,6 +121,22 @@ test("what is said meanwhile is no byte that moves", async (t) => {
   assert.notEqual(hark.state, "open");
 });
 
+test("what leaves is seen also while as much is said again", async (t) => {
+  const { hark, socket, pass } = await proven(t);
+  socket.bufferedAmount = 900_000;
+  socket.send = function (text) {
+    this.bufferedAmount += text.length;
+    this.sent.push(text);
+  };
+  for (let second = 1; second <= 60; second++) {
+    const before = socket.bufferedAmount;
+    hark.publish("a", second).catch(() => {});
+    socket.bufferedAmount = before;
+    await pass(1000);
+  }
+  assert.equal(hark.state, "open");
+});
+
 for (const monotonicToo of [false, true]) {
   test(`after a sleep it is asked at once, and not judged by the silence (${monotonicToo ? "both clocks go on" : "the wall's alone"})`, async (t) => {
     const { hark, socket, pass, sleep } = await proven(t);

@@ -125,6 +125,7 @@ test("a page that is put away lets its connection go, and has it again when it i
   page.shows("hidden");
   await pass(120_000);
   assert.equal(sockets.length, 1, "nothing is tried while it is away");
+  assert.equal(changes.filter(({ state }) => state === "waiting").length, 1);
   page.happens("pageshow");
   await pass(1);
   assert.equal(sockets.length, 2, "at once");

@@ -44,7 +44,7 @@ export const browser = (t) => {
 
 /**
  * A Hark behind a `fetch`. `state.is`: "there", "away" (no connection), "foreign" (a proxy's page), or "silent" (no answer);
- * `streams`: the event streams, oldest first, each with `event`, `write` and `end`; each has a comment every 25 s.
+ * `streams`: the event streams, oldest first, each with `event`, `write`, `end` and `closed`; each has a comment every 25 s.
  */
 export const harkFetch = () => {
   const state = { is: "there" };
@@ -80,6 +80,7 @@ export const harkFetch = () => {
         stream.event = (frame) => stream.write(`event: ${frame.type}\ndata: ${JSON.stringify(frame)}\n\n`);
         stream.end = () => (clearInterval(beat), out.close());
         signal?.addEventListener("abort", () => {
+          stream.closed = true;
           clearInterval(beat);
           try {
             out.error(new Error("aborted"));
