@@ -357,32 +357,36 @@ test("a probe that took over has to prove itself once more: what is cut then mak
   assert.deepEqual(steps(), ["connecting", "sse", "websocket", "waiting", "connecting", "websocket", "sse"]);
 });
 
-test("an event stream is tried by the topic that was subscribed to last, beside a long-poll", async (t) => {
+/** By long-poll, while an event stream is being tried by topic "a". */
+const byLongPoll = async (t) => {
   t.mock.method(Math, "random", () => 1);
-  const { fetch, streams, state } = harkFetch();
-  const { hark, pass, steps } = await start(t, {
+  const { fetch, streams } = harkFetch();
+  let isHeld = true;
+  const all = await start(t, {
     transports: ["sse", "longpoll"],
     probeMs: 1000,
-    fetch: (url, init) => {
-      const isStream = url.includes("/v1/events");
-      return isStream && state.isHeld ? new Promise(() => {}) : fetch(url, init);
-    },
+    fetch: (url, init) => (isHeld && url.includes("/v1/events") ? new Promise(() => {}) : fetch(url, init)),
   });
-  state.isHeld = true;
-  const events = hark.subscribe("a");
-  await pass(20_000);
-  assert.equal(hark.transport, "longpoll");
-  state.isHeld = false;
-  for (let second = 0; !streams.length && second < 60; second++) await pass(1000);
-  await pass(10_100);
+  const events = all.hark.subscribe("a");
+  await all.pass(20_000);
+  assert.equal(all.hark.transport, "longpoll");
+  isHeld = false;
+  for (let second = 0; !streams.length && second < 60; second++) await all.pass(1000);
+  await all.pass(10_100);
   assert.equal(streams.length, 1);
-  const before = steps().length;
-  streams[0].event({ type: "message", topic: "a", offset: 1, time: 1, data: "twice, if both were heard" });
-  await pass(100);
-  assert.deepEqual(steps().slice(before), ["sse"]);
-  await pass(100);
+  const isTaken = async () => {
+    streams[0].event({ type: "message", topic: "a", offset: 1, time: 1, data: "twice, if both were heard" });
+    await all.pass(200);
+    assert.equal(all.steps().at(-1), "sse");
+    assert.ok(streams[0].closed, "the stream of the trial has ended");
+  };
+  return { ...all, streams, events, isTaken };
+};
+
+test("an event stream is tried by the topic that was subscribed to last, beside a long-poll", async (t) => {
+  const { streams, events, pass, isTaken } = await byLongPoll(t);
+  await isTaken();
   assert.equal(streams.length, 2, "the subscriptions go on by a stream of their own");
-  assert.ok(streams[0].closed, "and the one of the trial has ended");
   streams[1].event({ type: "message", topic: "a", offset: 1, time: 1, data: 1 });
   streams[1].event({ type: "message", topic: "a", offset: 2, time: 1, data: 2 });
   await pass(100);
@@ -392,6 +396,13 @@ test("an event stream is tried by the topic that was subscribed to last, beside 
     if (value.type === "message") data.push(value.data);
   }
   assert.deepEqual(data, [1, 2]);
+});
+
+test("a topic that nobody wants any more when its trial is over is not read on", async (t) => {
+  const { streams, events, isTaken } = await byLongPoll(t);
+  events.close();
+  await isTaken();
+  assert.equal(streams.length, 1);
 });
 
 test("a line that neither proves itself nor ends is not tried for ever", async (t) => {
