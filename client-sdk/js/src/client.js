@@ -199,9 +199,8 @@ export class Client {
         return;
       }
       this.#held = undefined;
-      // Of one that was written when nobody had said so yet.
-      if (isLarger(text, frameBytes)) this.#outbox.refused({ id, code: "too_large", message: tooLarge(frameBytes) });
-      else if (isForSeveral && !several) this.#outbox.takeBack(id);
+      // It was made when nobody had said so yet.
+      if (isLarger(text, frameBytes) || (isForSeveral && !several)) this.#outbox.takeBack(id);
       else this.#connection.publish(id, text);
     }
   }

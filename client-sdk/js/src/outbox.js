@@ -229,6 +229,24 @@ export class Outbox {
   }
 
   /**
+   * What `next` gave last was not written after all, since Hark has said meanwhile that it allows less: it is next again.
+   *
+   * @param {number} id
+   */
+  takeBack(id) {
+    for (const entry of [...(this.#inFlight.get(id)?.entries ?? [])]) {
+      const { lane } = entry;
+      // Never written, it has no number.
+      if (!--entry.sendings) {
+        if (entry.seq) lane.nextSeq--;
+        Object.assign(entry, { seq: 0, asked: 0 });
+      }
+      this.#goBack(lane, lane.entries.indexOf(entry));
+      this.#getReady(lane);
+    }
+  }
+
+  /**
    * @param {Entry} entry the next of its lane
    * @returns {[string, number]} what it is counted under, and its number; none if it has a key
    */
@@ -273,19 +291,6 @@ export class Outbox {
         entry.lane.setbacks = 0;
         this.#finish(entry, { cursor, duplicate });
       }
-    }
-  }
-
-  /**
-   * What was to be sent under this id was not: it has its turn again.
-   *
-   * @param {number} id
-   */
-  takeBack(id) {
-    for (const entry of [...(this.#inFlight.get(id)?.entries ?? [])]) {
-      entry.sendings--;
-      this.#goBack(entry.lane, entry.lane.entries.indexOf(entry));
-      this.#getReady(entry.lane);
     }
   }
 
