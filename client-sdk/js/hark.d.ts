@@ -11,7 +11,7 @@ export interface StateChange {
   state: State;
   /** While `open`. */
   transport: Transport | undefined;
-  /** While `waiting`. */
+  /** While `waiting`; not when the page was put away: then the client waits until it is back. */
   retryInMs?: number;
   /** Why it is `waiting`, or `closed` for another reason than `close()`. */
   error?: HarkError;
@@ -29,6 +29,7 @@ export interface WebSocketLike {
   onmessage: ((event: any) => void) | null;
   onerror: ((event: any) => void) | null;
   onclose: ((event: any) => void) | null;
+  readonly bufferedAmount?: number;
   send(text: string): void;
   close(code: number): void;
 }
@@ -44,7 +45,7 @@ export interface Options {
   WebSocket?: (new (url: string, protocol: string) => WebSocketLike) | undefined;
   /** Default: the global one. */
   fetch?: typeof globalThis.fetch | undefined;
-  /** How long one attempt by one transport may take. Default: 6,000. */
+  /** How long one attempt by one transport may take, and the `token` function. Default: 6,000. */
   connectTimeoutMs?: number | undefined;
   /** After a fallback: about how long until a better transport is tried again. Doubles with each failure up to 10 minutes. Default: 15,000. */
   probeMs?: number | undefined;

@@ -13,6 +13,11 @@ import { Subscription } from "./subscription.js";
 
 /** @typedef {import("../hark").Hark} Hark */
 
+/** Until Hark has said. */
+const LIMITS = { frameBytes: 1 << 20, inFlight: 1024, several: true };
+// Before that, no frame that an older Hark, or one with smaller limits, might refuse.
+const FIRST_FRAME_BYTES = 1 << 16;
+
 /** @implements {Hark} */
 export class Client {
   #options;
@@ -21,11 +26,11 @@ export class Client {
   #inbox;
   #emitter = new Emitter();
   #lastId = 0;
-  /** Until Hark has said. */
-  #limits = { frameBytes: 1 << 20, inFlight: 1024, several: false };
-  /** Sent first, in case there is nothing else to be answered. */
-  #greeting = 0;
+  #limits = { ...LIMITS };
+  #isReady = false;
   #isOpen = false;
+  /** A frame that waits for `welcome`; and so does what is behind it. @type {{ id: number, text: string } | undefined} */
+  #held;
   /** @type {HarkError | undefined} */
   #ended;
 
@@ -36,22 +41,25 @@ export class Client {
     this.#outbox = new Outbox(this.#options.window, () => this.#pump());
     this.#inbox = new Inbox((frame) => this.#connection.say(frame), newId);
     this.#connection = new Connection(this.#options, {
+      ready: () => {
+        this.#isReady = true;
+        this.#limits = { ...LIMITS };
+        this.#inbox.connected();
+        this.#pump();
+      },
       open: (version) => {
         this.#isOpen = true;
         this.#limits.several = takesSeveral(version);
-        this.#greeting = newId();
-        this.#connection.say({ type: "ping", id: this.#greeting });
-        this.#inbox.connected();
         this.#pump();
       },
       hear: (frame, size) => {
         this.#hear(frame, size);
         this.#pump();
       },
-      lost: () => {
-        this.#isOpen = false;
-        this.#outbox.disconnected();
-        this.#inbox.disconnected();
+      lost: (loss) => {
+        this.#isReady = this.#isOpen = false;
+        this.#held = undefined;
+        return Math.max(this.#outbox.lost(loss), this.#inbox.lost(loss));
       },
       end: (error) => {
         this.#ended = error ?? new HarkError("closed", "the client is closed");
@@ -180,11 +188,20 @@ export class Client {
   }
 
   #pump() {
-    if (!this.#isOpen) return;
-    for (;;) {
-      const next = this.#outbox.next(() => ++this.#lastId, this.#limits);
+    while (this.#isReady) {
+      const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, this.#limits);
       if (!next) return;
-      this.#connection.publish(next.id, next.text);
+      const { id, text } = next;
+      const { frameBytes, several } = this.#limits;
+      const isForSeveral = /^{"type":"publish","id":\d+,"topics"/.test(text);
+      if (!this.#isOpen && (isForSeveral || isLarger(text, FIRST_FRAME_BYTES))) {
+        this.#held = next;
+        return;
+      }
+      this.#held = undefined;
+      // It was made when nobody had said so yet.
+      if (isLarger(text, frameBytes) || (isForSeveral && !several)) this.#outbox.takeBack(id);
+      else this.#connection.publish(id, text);
     }
   }
 
@@ -197,14 +214,11 @@ export class Client {
       case "message":
         return this.#inbox.message(frame, size);
       case "published":
-        this.#outbox.published(frame);
-        return this.#connection.settle();
+        return this.#outbox.published(frame);
       case "published_all":
-        this.#outbox.publishedAll(frame);
-        return this.#connection.settle();
+        return this.#outbox.publishedAll(frame);
       case "subscribed":
-        if (this.#inbox.subscribed(frame)) this.#connection.settle();
-        return;
+        return void this.#inbox.subscribed(frame);
       case "unsubscribed":
         return this.#inbox.unsubscribed(frame);
       case "caught_up":
@@ -216,9 +230,6 @@ export class Client {
       case "error":
         if (frame.code === "expiring") return void this.#connection.renew();
         if (!this.#inbox.refused(frame)) this.#outbox.refused(frame);
-        return;
-      case "pong":
-        if (frame.id === this.#greeting && !this.#outbox.unanswered && this.#inbox.isEmpty) this.#connection.settle();
         return;
       case "welcome":
         Object.assign(this.#limits, { frameBytes: frame.max_message_bytes, inFlight: frame.max_inflight });

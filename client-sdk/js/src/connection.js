@@ -1,6 +1,6 @@
 // @ts-check
-// Keeps a line to Hark: which transport, when to try again, with which token. Owns the state that the application sees; leaves what
-// is said over the line to the client.
+// Keeps a line to Hark: which transport, when to try again, with which token. Owns the state that the application sees, and the rules
+// of protocol/README.md ("How a client keeps its connection") about all of this; leaves what is said over the line to the client.
 //
 //             ┌──── waiting (full jitter, retry_after_ms) ◄───┐
 //             ▼                                               │ lost
@@ -8,21 +8,37 @@
 //             │ cannot be had: the next transport             │
 //             └── final close code, token refused twice ► closed ◄── close()
 //
-// A transport is passed over when it cannot be had here; one that has worked gets a second chance first, since then it is
-// more likely that Hark is away. While a lesser transport serves, those before it are tried in the background; but for one that
-// had opened and then let nothing through, which another try would not show.
+// A line is *ready* when something can be said over it, *open* when Hark has answered, and *proven* when it has served for a while.
+// Only what has proven itself counts: a transport is passed over at once when it cannot be had, and when it was lost unproven twice
+// in a row; the waits grow until a line has proven itself. While a lesser transport serves, those before it are tried in the
+// background, and one takes over when it has proven itself there.
 
 import { draw } from "./backoff.js";
+import { now } from "./clock.js";
 import { ConnectionError } from "./errors.js";
+import {
+  FIRST_WAIT_MS,
+  LONGEST_RETRY_AFTER_MS,
+  LONGEST_WAIT_IN_THE_FIRST_MINUTE_MS,
+  LONGEST_WAIT_MS,
+  LOSSES_BEFORE_AN_EVENT_STREAM,
+  LOSSES_BEFORE_THE_NEXT_TRANSPORT,
+  TRIES_BEFORE_A_CLOSE_CODE_IS_FINAL,
+} from "./figures.js";
 import { openLongPoll } from "./longpoll.js";
+import { Proof } from "./proof.js";
 import { openSse } from "./sse.js";
+import { later } from "./timer.js";
 import { Tokens } from "./token.js";
 import { watchWake } from "./wake.js";
 import { openWebSocket } from "./websocket.js";
 
-const FIRST_WAIT_MS = 250;
-const LONGEST_WAIT_MS = 20_000;
+const MINUTE_MS = 60_000;
 const LONGEST_PROBE_MS = 600_000;
+// A line that is tried has so long: over HTTP a sign of life may take a heartbeat.
+const TRIAL_MS = 120_000;
+// Of the subscription that a line over HTTP is tried with: the client's own ids begin with 1.
+const TRIAL_ID = -1;
 
 /** @typedef {import("./line.js").Line} Line */
 /** @typedef {import("./line.js").Loss} Loss */
@@ -32,10 +48,27 @@ const LONGEST_PROBE_MS = 600_000;
 const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
 
 /**
+ * A line, and how far it has come.
+ *
+ * @typedef {object} Link
+ * @property {number} at its transport
+ * @property {Line} line
+ * @property {Proof} proof
+ * @property {boolean} [isReady]
+ * @property {boolean} [isAlive] something came
+ * @property {boolean} [isOpen]
+ * @property {string} [version] Hark's
+ * @property {any} [welcome] the frame
+ * @property {string} [trial] the topic that it is tried with, in the background
+ */
+
+/**
  * @typedef {object} Events
+ * @property {() => void} ready what there is to say may be said
  * @property {(version?: string) => void} open
  * @property {(frame: any, size: number) => void} hear
- * @property {() => void} lost
+ * @property {(loss: { proven: boolean, transport: Transport, transports: Transport[] }) => number} lost the line is gone; `proven`: that
+ *   says nothing against it. Returns how many losses in a row there were over one message by this transport
  * @property {(error?: ConnectionError) => void} end
  * @property {(change: import("../hark").StateChange) => void} state
  */
@@ -50,26 +83,37 @@ export class Connection {
   #events;
   #tokens;
   #unwatch;
-  /** @type {Line | undefined} */
-  #line;
-  /** A line that is not open yet. @type {Line | undefined} */
-  #attempt;
+  /** In use. @type {Link | undefined} */
+  #link;
+  /** That one, and those that are being opened or tried. @type {Set<Link>} */
+  #links = new Set();
+  /** How often a line was let go: what was begun before that is not wanted any more. */
+  #age = 0;
   /** Ends `#serve`. @type {(loss: Loss) => void} */
   #over = () => {};
   /** Ends `#wait` as early as Hark allows. */
   #hurry = () => {};
   /** Which transport is tried next. */
   #next = 0;
-  /** Of each transport that has worked, whether it has failed since. @type {(boolean | undefined)[]} */
-  #failed = [];
-  /** Of each transport, whether it let nothing through once it was open. @type {(boolean | undefined)[]} */
-  #held = [];
+  /** Which one is tried first: the last that has proven itself. */
+  #home = 0;
+  /** Of each transport, how many lines in a row were open and lost unproven. @type {number[]} */
+  #unproven;
+  #violations = 0;
   #failures = 0;
+  /** Since when no line had proven itself. */
+  #outage = now();
   #notBefore = 0;
+  /** The page is put away: nothing is tried until it is back. */
+  #isAway = false;
   /** A token was refused; the callback has one chance to give a better one. */
   #tokenDoubted = false;
-  /** The try of a better transport. @type {{ timer?: ReturnType<typeof setTimeout>, line?: Line, wait: number }} */
-  #probe = { wait: 0 };
+  /** How long until a better transport is tried. */
+  #probeMs;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #probing;
+  /** The topic that was subscribed to last. @type {string | undefined} */
+  #topic;
 
   /**
    * @param {import("./options.js").Settled} options
@@ -78,15 +122,30 @@ export class Connection {
   constructor(options, events) {
     this.#options = options;
     this.#events = events;
-    this.#tokens = new Tokens(options.token);
-    this.#unwatch = watchWake((online) => this.#wake(online));
+    this.#tokens = new Tokens(options.token, options.patienceMs);
+    this.#unproven = options.transports.map(() => 0);
+    this.#probeMs = options.probeMs;
+    this.#unwatch = watchWake({
+      network: (online) => this.#isAway || this.#wake(true, online),
+      looked: (afterLong) => {
+        this.#isAway = false;
+        this.#wake(afterLong);
+      },
+      left: () => {
+        this.#isAway = true;
+        this.#over({ again: true });
+      },
+    });
     // Later, so that the application can listen first.
     queueMicrotask(() => this.#keepConnected());
   }
 
   /** @param {any} frame */
   say(frame) {
-    this.#line?.say(frame);
+    if (frame.type === "subscribe") this.#topic = frame.topic;
+    const link = this.#link;
+    if (link && frame.type !== "ping") link.proof.isBusy = true;
+    link?.line.say(frame);
   }
 
   /**
@@ -94,26 +153,23 @@ export class Connection {
    * @param {string} text
    */
   publish(id, text) {
-    this.#line?.publish(id, text);
-  }
-
-  /** Hark does its work: the next failure is a first one. */
-  settle() {
-    this.#failures = 0;
-    this.#tokenDoubted = false;
+    const link = this.#link;
+    if (link) link.proof.isBusy = true;
+    link?.line.publish(id, text);
   }
 
   /** The token runs out soon: says a new one, if there may be another. */
   async renew() {
     if (!this.#tokens.changes) return;
-    const line = this.#line;
+    const link = this.#link;
     // Without a new token Hark ends the connection in time, and the next one asks again.
     const token = await this.#tokens.get("expiring").catch(() => undefined);
-    if (token && line === this.#line) this.say({ type: "auth", token });
+    if (token && link === this.#link) link?.line.say({ type: "auth", token });
   }
 
   reconnect() {
-    this.#next = this.#notBefore = 0;
+    this.#isAway = false;
+    this.#next = this.#home = this.#notBefore = 0;
     this.#hurry();
     this.#over({ again: true });
   }
@@ -122,7 +178,7 @@ export class Connection {
   close(error) {
     if (this.#isClosed()) return;
     this.#unwatch();
-    this.#over({ error });
+    this.#over({ error, again: true });
     this.#set("closed", { error });
     this.#notBefore = 0;
     this.#hurry();
@@ -130,8 +186,11 @@ export class Connection {
   }
 
   async #keepConnected() {
-    while (!this.#isClosed()) {
-      this.#set("connecting");
+    for (let isFirst = true; !this.#isClosed(); isFirst = false) {
+      while (this.#isAway && !this.#isClosed()) await this.#wait(Infinity);
+      if (this.#isClosed()) return;
+      // An attempt that is begun anew is no other state.
+      if (isFirst || this.state !== "connecting") this.#set("connecting");
       // Told of a state, the application may close the client.
       if (this.#isClosed()) return;
       const { error, refused, final, again, retryAfterMs = 0 } = await this.#connect();
@@ -140,11 +199,11 @@ export class Connection {
       if (final || (refused && (!this.#tokens.changes || this.#tokenDoubted))) return this.close(error);
       if (refused) this.#tokenDoubted = true;
       if (again) continue;
-      const wait = retryAfterMs + draw(this.#failures++, FIRST_WAIT_MS, LONGEST_WAIT_MS);
-      this.#notBefore = Date.now() + retryAfterMs;
-      const waited = this.#wait(wait);
-      this.#set("waiting", { retryInMs: Math.ceil(wait), error });
-      await waited;
+      const asked = Math.min(Math.max(retryAfterMs, 0) || 0, LONGEST_RETRY_AFTER_MS);
+      this.#notBefore = now() + asked;
+      const isLong = now() - this.#outage >= MINUTE_MS;
+      const longest = isLong ? LONGEST_WAIT_MS : LONGEST_WAIT_IN_THE_FIRST_MINUTE_MS;
+      await this.#wait(asked + draw(this.#failures++, FIRST_WAIT_MS, longest), error);
     }
   }
 
@@ -154,138 +213,240 @@ export class Connection {
    * @returns {Promise<Loss>}
    */
   async #connect() {
+    const { transports } = this.#options;
+    const unproven = this.#unproven;
+    const first = this.#next;
     for (;;) {
-      const loss = await this.#serve(this.#next);
-      // What was lost, and that may be a better one than it began with. The next attempt begins with it.
+      const { link, losses, ...loss } = await this.#serve();
+      const { isOpen: opened, proof } = link ?? {};
+      if (proof?.isGiven) this.#outage = now();
+      // It has nothing to do with the transport.
+      if (loss.again || loss.final || loss.refused) return loss;
+      // What was lost, and that may be a better one than it began with.
       const at = this.#next;
-      if (loss.again || (loss.opened && !loss.unusable)) return loss;
-      // One that has worked gets a second chance.
-      const passOver = loss.unusable && (loss.opened || this.#failed[at] !== false);
-      if (this.#failed[at] === false) this.#failed[at] = true;
-      this.#held[at] = loss.unusable && loss.opened;
-      if (passOver && at + 1 < this.#options.transports.length) {
-        this.#next = at + 1;
-      } else {
-        this.#next = 0;
-        return loss;
+      if (!opened) this.#next = this.#home;
+      else {
+        if (!proof?.isGiven) unproven[at]++;
+        this.#violations = loss.violation ? this.#violations + 1 : 0;
+        if (this.#violations >= TRIES_BEFORE_A_CLOSE_CODE_IS_FINAL) {
+          const sentence = `${loss.error?.message} (${this.#violations} times in a row)`;
+          return { final: true, error: new ConnectionError("closed_by_hark", sentence) };
+        }
       }
+      // A page does not see the bytes of a message that is on its way over a WebSocket: one that takes long goes by an event stream.
+      const isSlow = transports[at] === "websocket" && losses >= LOSSES_BEFORE_AN_EVENT_STREAM && transports.includes("sse");
+      // It has time for that.
+      if (isSlow) this.#probeMs = LONGEST_PROBE_MS;
+      const isPassed = isSlow || loss.unusable || (opened && unproven[at] >= LOSSES_BEFORE_THE_NEXT_TRANSPORT);
+      if (!isPassed) return loss;
+      this.#next = isSlow ? transports.indexOf("sse") : (at + 1) % transports.length;
+      // At once; but not in a circle, nor to one that was itself lost like this, nor before what Hark asked for.
+      if (this.#next === first || (opened && unproven[this.#next]) || loss.retryAfterMs) return loss;
     }
   }
 
-  /**
-   * @param {number} at
-   * @returns {Promise<Loss & { opened: boolean }>}
-   */
-  #serve(at) {
+  /** @returns {Promise<Loss & { link?: Link, losses: number }>} with how many losses in a row there were over one message */
+  #serve() {
     return new Promise((resolve) => {
       let isOver = false;
-      const over = (/** @type {Loss} */ loss) => {
+      this.#over = (loss) => {
         if (isOver) return;
         isOver = true;
-        const opened = !!this.#line;
-        this.#drop();
-        resolve({ ...loss, opened });
+        const link = this.#link;
+        resolve({ ...loss, link, losses: this.#drop(loss.again) });
       };
-      this.#over = over;
-      this.#dial(
-        at,
-        () => isOver,
-        (line) => (this.#attempt = line),
-        over,
-      );
+      this.#dial(this.#next, (link) => this.#use(link), this.#over);
     });
   }
 
   /**
-   * Begins to open a line, which is taken into use when it is open.
+   * Begins to open a line.
    *
    * @param {number} at
-   * @param {() => boolean} isOver it is not wanted any more
-   * @param {(line: Line) => void} keep
-   * @param {(loss: Loss) => void} failed it will not open
+   * @param {(link: Link) => void} ready something can be said over it
+   * @param {(loss: Loss) => void} failed it will not open, or was lost before it was in use
    */
-  async #dial(at, isOver, keep, failed) {
+  async #dial(at, ready, failed) {
+    const age = this.#age;
     const { transports, base, WebSocket, fetch, patienceMs } = this.#options;
+    const name = transports[at];
     let token;
     try {
       token = await this.#tokens.get(this.#tokenDoubted ? "refused" : "connect");
     } catch (error) {
       // Whoever gives tokens may be away for a while, as Hark may be.
-      return failed({ error: new ConnectionError("no_token", `no token: ${error}`) });
+      if (age === this.#age) failed({ error: new ConnectionError("no_token", `no token: ${error}`) });
+      return;
     }
-    if (isOver()) return;
-    const line = OPEN[transports[at]](
+    if (age !== this.#age) return;
+    const isUsed = () => this.#link === link;
+    const isReady = () => {
+      if (link.isReady) return;
+      link.isReady = true;
+      ready(link);
+    };
+    const link = /** @type {Link} */ ({ at });
+    link.proof = this.#proofOf(link);
+    link.line = OPEN[name](
       { base, token, WebSocket, fetch, patienceMs },
       {
-        open: (version) => this.#adopt(line, at, version),
-        hear: (frame, size) => this.#events.hear(frame, size),
-        lost: (loss) => (this.#line === line ? this.#over : failed)(loss),
+        ready: isReady,
+        open: (version) => {
+          isReady();
+          Object.assign(link, { isOpen: true, isAlive: true, version });
+          if (isUsed()) this.#opened(link);
+        },
+        hear: (frame, size) => {
+          const { type } = frame;
+          if (/^(authenticated|subscribed|published)/.test(type)) this.#tokenDoubted = false;
+          // A line over HTTP may answer some commands itself.
+          if (name === "websocket" || !/^(pong|unsubscribed)$/.test(type)) link.proof.heard(type);
+          if (type === "welcome") link.welcome = frame;
+          if (isUsed() && (link.isOpen || type !== "welcome")) this.#events.hear(frame, size);
+        },
+        alive: () => {
+          link.isAlive = true;
+          link.proof.heard();
+        },
+        lost: (loss) => {
+          this.#end(link);
+          (isUsed() ? this.#over : failed)(loss);
+        },
       },
     );
-    keep(line);
+    this.#links.add(link);
+  }
+
+  /** @param {Link} link */
+  #proofOf(link) {
+    return new Proof(
+      () => link.line.say({ type: "ping" }),
+      () => this.#isProven(link),
+    );
+  }
+
+  /** @param {Link} link */
+  #isProven(link) {
+    const { at } = link;
+    if (link === this.#link) {
+      this.#failures = this.#violations = this.#unproven[at] = 0;
+      this.#home = at;
+      if (!at) this.#probeMs = this.#options.probeMs;
+    } else {
+      // It was tried with next to nothing: in use it has to prove itself once more.
+      link.proof = this.#proofOf(link);
+      this.#use(link);
+    }
   }
 
   /**
-   * @param {Line} line
-   * @param {number} at
-   * @param {string} [version]
+   * What there is to say is said over this line from now on.
+   *
+   * @param {Link} link
    */
-  #adopt(line, at, version) {
+  #use(link) {
     // A lesser line, if this one was tried in the background.
-    this.#drop(line);
-    this.#line = line;
-    this.#next = at;
-    this.#failed[at] = false;
+    this.#drop(true, link);
+    this.#link = link;
+    this.#next = link.at;
+    if (link.trial) link.line.say({ type: "unsubscribe", id: TRIAL_ID, topic: link.trial });
+    this.#events.ready();
+    // In case there is nothing else to be answered.
+    if (!link.proof.isBusy) link.line.say({ type: "ping" });
+    if (link.isOpen) this.#opened(link);
+  }
+
+  /** @param {Link} link */
+  #opened({ at, version, welcome }) {
     this.transport = this.#options.transports[at];
+    if (welcome) this.#events.hear(welcome, 0);
     this.#events.open(version);
-    this.#probe.wait = this.#options.probeMs;
     this.#probeLater();
     this.#set("open");
   }
 
-  /** @param {Line} [opened] stays */
-  #drop(opened) {
-    clearTimeout(this.#probe.timer);
-    for (const line of [this.#probe.line, this.#attempt]) if (line !== opened) line?.close();
-    this.#probe.line = this.#attempt = undefined;
-    if (!this.#line) return;
-    this.#line.close();
-    this.#line = this.transport = undefined;
-    this.#events.lost();
+  /**
+   * @param {boolean} [isGivenUp] it was not lost
+   * @param {Link} [used] stays
+   * @returns {number} how many losses in a row there were over one message
+   */
+  #drop(isGivenUp, used) {
+    const { transports } = this.#options;
+    const link = this.#link;
+    this.#age++;
+    clearTimeout(this.#probing);
+    for (const other of this.#links) if (other !== used) this.#end(other);
+    this.#link = this.transport = undefined;
+    if (!link) return 0;
+    // What nothing came by says nothing about a message, either.
+    const proven = isGivenUp || link.proof.isGiven || !link.isAlive;
+    return this.#events.lost({ proven, transport: transports[link.at], transports });
+  }
+
+  /** @param {Link} link */
+  #end(link) {
+    this.#links.delete(link);
+    link.proof.stop();
+    link.line.close();
   }
 
   /** While a lesser transport serves, the better ones are tried now and then. */
   #probeLater() {
     if (!this.#next) return;
-    const probe = this.#probe;
-    const served = this.#line;
-    const isOver = () => served !== this.#line;
-    let at = 0;
-    const tryNext = () => {
-      if (isOver()) return;
-      while (this.#held[at]) at++;
-      if (at >= this.#next) this.#probeLater();
-      else this.#dial(at++, isOver, (line) => (probe.line = line), tryNext);
+    this.#probing = later(this.#probeMs * (0.5 + Math.random() / 2), () => this.#tryBetter(0));
+    this.#probeMs = Math.min(this.#probeMs * 2, LONGEST_PROBE_MS);
+  }
+
+  /**
+   * @param {number} at
+   * @returns {unknown}
+   */
+  #tryBetter(at) {
+    clearTimeout(this.#probing);
+    if (at >= this.#next) return this.#probeLater();
+    const isWebSocket = this.#options.transports[at] === "websocket";
+    const topic = this.#topic;
+    const failed = () => this.#tryBetter(at + 1);
+    // Without a topic HTTP is the same by each transport.
+    if (!isWebSocket && !topic) return failed();
+    const ready = (/** @type {Link} */ link) => {
+      this.#probing = later(TRIAL_MS, () => {
+        this.#end(link);
+        failed();
+      });
+      link.trial = isWebSocket ? undefined : topic;
+      link.line.say(isWebSocket ? { type: "ping" } : { type: "subscribe", id: TRIAL_ID, topic, from: "now" });
     };
-    clearTimeout(probe.timer);
-    probe.timer = setTimeout(tryNext, probe.wait * (0.5 + Math.random() / 2));
-    probe.wait = Math.min(probe.wait * 2, LONGEST_PROBE_MS);
+    this.#dial(at, ready, failed);
   }
 
-  /** @param {boolean} online the network has just come back */
-  #wake(online) {
-    this.#line?.check(online);
-    this.#hurry();
+  /**
+   * @param {boolean} doubts whether the line still holds
+   * @param {boolean} [online] the network is there again, or gone
+   */
+  #wake(doubts, online) {
+    if (this.#link?.isOpen) {
+      if (doubts) this.#link.line.check(!!online);
+    } else if (online) {
+      // What was begun while the network was away may hang.
+      this.#next = this.#home;
+      this.#over({ again: true });
+    }
+    if (online !== false) this.#hurry();
   }
 
-  /** @param {number} ms */
-  #wait(ms) {
-    return new Promise((resolve) => {
-      let timer = setTimeout(resolve, ms);
+  /**
+   * @param {number} ms
+   * @param {import("./errors.js").HarkError} [error]
+   */
+  #wait(ms, error) {
+    return new Promise((/** @type {(nothing: void) => void} */ resolve) => {
+      let timer = later(ms, resolve);
       this.#hurry = () => {
         clearTimeout(timer);
-        timer = setTimeout(resolve, this.#notBefore - Date.now());
+        timer = later(this.#notBefore - now(), resolve);
       };
+      this.#set("waiting", { error, ...(ms < Infinity && { retryInMs: Math.ceil(ms) }) });
     });
   }
 

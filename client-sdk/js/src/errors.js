@@ -53,7 +53,8 @@ export class SubscribeError extends HarkError {
 export const tooLarge = (bytes) => `the message makes a frame of more than ${bytes} bytes`;
 
 const PASSING = ["busy", "log_unavailable", "rate_limited", "internal"];
-const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
+// Anything between may say so too; it is believed when it is all that ever comes.
+const VIOLATIONS = [1002, 1003, 1007, 1009];
 
 /**
  * Whether the same command may succeed when it is sent again unchanged.
@@ -63,8 +64,15 @@ const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010];
 export const mayPass = (code) => PASSING.includes(code);
 
 /**
- * Whether a WebSocket's close code says that connecting again makes no sense.
+ * Whether a WebSocket's close code says that connecting again makes no sense. Only Hark can say so, not what is between.
  *
  * @param {number} code
  */
-export const isFinalClose = (code) => FINAL.includes(code) || (code >= 4400 && code < 4500);
+export const isFinalClose = (code) => code >= 4400 && code < 4500;
+
+/**
+ * Whether it says that the client broke a protocol.
+ *
+ * @param {number} code
+ */
+export const isViolation = (code) => VIOLATIONS.includes(code);

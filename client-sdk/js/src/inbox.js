@@ -140,6 +140,15 @@ export class Inbox {
     for (const topic of [...this.#seats.keys()]) this.#reconcile(topic);
   }
 
+  /**
+   * @param {unknown} _loss
+   * @returns {number} the most losses in a row at one cursor
+   */
+  lost(_loss) {
+    this.disconnected();
+    return 0;
+  }
+
   disconnected() {
     this.#connected = false;
     this.#requests.clear();

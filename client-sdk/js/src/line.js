@@ -2,8 +2,13 @@
 // What a transport is to the rest: a line. It says and hears the frames of protocol/README.md, whatever it carries them by, so that
 // nothing above it knows which one it is. Owns the types, and the beat by which a line looks after itself.
 //
-// A line is opened by a function that gets a dial and a listener. It calls `listener.open` once, or never; `listener.hear` only
-// after that; `listener.lost` once, as the last thing, unless `close` came first: then it calls nothing any more.
+// A line is opened by a function that gets a dial and a listener. It calls `listener.ready` at most once, when what there is to say
+// may be said, though nobody has answered yet; `listener.open` once, when Hark has; `listener.hear` for each frame that comes; `listener.alive`
+// when something else has come; and `listener.lost` once, as the last thing, unless `close` came first: then it calls nothing any
+// more. It calls none of them before it has been handed out.
+
+import { elapsedSince, mark } from "./clock.js";
+import { every } from "./timer.js";
 
 /**
  * What a line is opened with.
@@ -18,8 +23,10 @@
 
 /**
  * @typedef {object} Listener
+ * @property {() => void} ready a line that does not call it is ready when it is open
  * @property {(version?: string) => void} open with Hark's version, where a line is told
  * @property {(frame: any, size: number) => void} hear a frame and how many characters it had
+ * @property {() => void} alive bytes came that are no frame, or no whole one yet (by HTTP: part of an answer, a comment)
  * @property {(loss: Loss) => void} lost
  */
 
@@ -31,6 +38,7 @@
  * @property {boolean} [unusable] another transport may do: this one cannot be had here
  * @property {boolean} [refused] the token is no good
  * @property {boolean} [final] connecting again makes no sense
+ * @property {boolean} [violation] the other end says that a protocol was broken: connecting again makes no sense if it always ends so
  * @property {boolean} [opened] it had been open
  * @property {boolean} [again] at once
  * @property {number} [retryAfterMs] what Hark asked for
@@ -38,9 +46,10 @@
 
 /**
  * @typedef {object} Line
- * @property {(frame: any) => void} say
+ * @property {(frame: any) => void} say a command, or `ping`, which a line over HTTP passes over in silence: there nothing is asked
  * @property {(id: number, text: string) => void} publish
- * @property {(online: boolean) => void} check something may have happened: finds out soon whether the line still holds
+ * @property {(online: boolean) => void} check something may have happened: finds out soon whether the line still holds;
+ *   `online`: the network was away
  * @property {() => void} close
  */
 
@@ -61,11 +70,10 @@ export const HEARTBEAT_MS = 25_000;
  * @param {number} everyMs
  */
 export const startBeat = (beat, everyMs) => {
-  let last = Date.now();
-  return setInterval(() => {
-    const now = Date.now();
-    const jumped = now - last > everyMs + CHECK_MS;
-    last = now;
+  let last = mark();
+  return every(everyMs, () => {
+    const jumped = elapsedSince(last) > everyMs + CHECK_MS;
+    last = mark();
     beat(jumped);
-  }, everyMs);
+  });
 };

@@ -229,6 +229,24 @@ export class Outbox {
   }
 
   /**
+   * What `next` gave last was not written after all, since Hark has said meanwhile that it allows less: it is next again.
+   *
+   * @param {number} id
+   */
+  takeBack(id) {
+    for (const entry of [...(this.#inFlight.get(id)?.entries ?? [])]) {
+      const { lane } = entry;
+      // Never written, it has no number.
+      if (!--entry.sendings) {
+        if (entry.seq) lane.nextSeq--;
+        Object.assign(entry, { seq: 0, asked: 0 });
+      }
+      this.#goBack(lane, lane.entries.indexOf(entry));
+      this.#getReady(lane);
+    }
+  }
+
+  /**
    * @param {Entry} entry the next of its lane
    * @returns {[string, number]} what it is counted under, and its number; none if it has a key
    */
@@ -305,8 +323,13 @@ export class Outbox {
     }
   }
 
-  /** The connection is gone. Everything waits for the next one. */
-  disconnected() {
+  /**
+   * The connection is gone. Everything waits for the next one.
+   *
+   * @param {unknown} _loss
+   * @returns {number} the most losses in a row over one message
+   */
+  lost(_loss) {
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
@@ -315,6 +338,7 @@ export class Outbox {
       this.#stopWaiting(lane);
       this.#getReady(lane);
     }
+    return 0;
   }
 
   /**

@@ -1,16 +1,25 @@
 // @ts-check
-// The application's token. Owns that its callback never runs twice at the same time: who asks meanwhile gets the same answer.
+// The application's token. Owns that its callback never runs twice at the same time (who asks meanwhile gets the same answer), and
+// that one which never answers is given up.
+
+import { HarkError } from "./errors.js";
+import { within } from "./timer.js";
 
 /** @typedef {import("../hark").TokenReason} TokenReason */
 
 export class Tokens {
   #source;
+  #patienceMs;
   /** @type {Promise<string | undefined> | undefined} */
   #flight;
 
-  /** @param {import("../hark").Options["token"]} source */
-  constructor(source) {
+  /**
+   * @param {import("../hark").Options["token"]} source
+   * @param {number} patienceMs how long the callback may take
+   */
+  constructor(source, patienceMs) {
     this.#source = source;
+    this.#patienceMs = patienceMs;
   }
 
   /** Whether asking again may bring another token. */
@@ -25,7 +34,10 @@ export class Tokens {
   get(reason) {
     const source = this.#source;
     if (typeof source !== "function") return Promise.resolve(source);
+    const ms = this.#patienceMs;
+    const late = () => new HarkError("no_token", `the token function gave nothing within ${ms} ms`);
     // `async`, so that a callback that throws rejects.
-    return (this.#flight ??= (async () => source(reason))().finally(() => (this.#flight = undefined)));
+    const ask = async () => source(reason);
+    return (this.#flight ??= within(ask(), ms, late).finally(() => (this.#flight = undefined)));
   }
 }

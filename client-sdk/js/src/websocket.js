@@ -1,31 +1,34 @@
 // @ts-check
-// A line over one WebSocket (`hark.v1.json`). Owns what its end means, and finding out that it is dead: a page cannot see
-// WebSocket pings, so the client sends `ping` frames when nothing was heard for a heartbeat.
+// A line over one WebSocket (`hark.v1.json`). Owns what is said first, and what its end means; whether it still holds is found out
+// in pulse.js.
+//
+// Nothing can be said before the upgrade is answered (RFC 6455, 4.1). Then the token, and all else that there is to say, goes at
+// once: nobody waits for `welcome`.
 
-import { ConnectionError, isFinalClose } from "./errors.js";
-import { CHECK_MS, HEARTBEAT_MS, SILENT_HEARTBEATS, startBeat } from "./line.js";
+import { elapsedSince, mark } from "./clock.js";
+import { ConnectionError, isFinalClose, isViolation } from "./errors.js";
+import { Pulse } from "./pulse.js";
+import { later } from "./timer.js";
+
+// An attempt that ends so much later than it should has slept through its time, which says nothing against the transport.
+const LATE_MS = 1000;
 
 /** @type {import("./line.js").Open} */
 export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) => {
   const url = `${base.replace(/^http/, "ws")}/ws`;
+  const began = mark();
   let isOpen = false;
   let isOver = false;
-  let heard = 0;
-  let heartbeatMs = HEARTBEAT_MS;
   /** @type {import("../hark").WebSocketLike | undefined} */
   let socket;
-  /** @type {ReturnType<typeof setInterval> | undefined} */
-  let pulse;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let deadline;
   /** @type {number | undefined} */
   let retryAfterMs;
 
   const over = () => {
     if (isOver) return true;
     isOver = true;
-    clearInterval(pulse);
-    clearTimeout(deadline);
+    clearTimeout(patience);
+    pulse.stop();
     socket?.close(1000);
   };
   /**
@@ -36,41 +39,41 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
   const lose = (code, message, more) => {
     if (!over()) listener.lost({ error: new ConnectionError(code, message), retryAfterMs, ...more });
   };
-  const say = (/** @type {any} */ frame) => socket?.send(JSON.stringify(frame));
-
-  const check = () => {
-    say({ type: "ping" });
-    clearTimeout(deadline);
-    deadline = setTimeout(() => lose("lost", "no answer to a check"), CHECK_MS);
-  };
-  const beat = (/** @type {boolean} */ jumped) => {
-    const silentMs = Date.now() - heard;
-    if (jumped) check();
-    else if (silentMs >= heartbeatMs * SILENT_HEARTBEATS) lose("lost", `nothing heard for ${silentMs} ms`);
-    else if (silentMs >= heartbeatMs) say({ type: "ping" });
+  const pulse = new Pulse(
+    () => say({ type: "ping" }),
+    () => socket?.bufferedAmount ?? 0,
+    (reason) => lose("lost", reason),
+  );
+  const say = (/** @type {any} */ frame) => {
+    if (frame.type === "auth") frame = { id: 0, ...frame };
+    pulse.say(() => socket?.send(JSON.stringify(frame)), frame.type === "ping" ? undefined : frame.id);
   };
 
   try {
     socket = new /** @type {NonNullable<typeof WebSocket>} */ (WebSocket)(url, "hark.v1.json");
-    deadline = setTimeout(() => lose("unreachable", `no welcome from ${url} in time`, { unusable: true }), patienceMs);
   } catch (error) {
     // As every other way to end: not before the line has been handed out.
-    deadline = setTimeout(() => lose("unreachable", String(error), { unusable: true }), 0);
+    later(0, () => lose("unreachable", String(error), { unusable: true }));
   }
+  const patience = later(patienceMs, () =>
+    lose("unreachable", `no welcome from ${url} in time`, { unusable: elapsedSince(began) < patienceMs + LATE_MS }),
+  );
   if (socket) {
-    socket.onopen = () => token && say({ type: "auth", token });
+    socket.onopen = () => {
+      if (isOver) return;
+      if (token) say({ type: "auth", token });
+      listener.ready();
+    };
     socket.onmessage = ({ data }) => {
-      heard = Date.now();
-      // Of a check: whatever comes, it holds.
-      if (isOpen) clearTimeout(deadline);
       let frame;
       try {
         frame = JSON.parse(data);
       } catch {
         // Of a newer Hark, perhaps. If it was a message, the next one shows the hole.
-        return;
       }
       if (isOver) return;
+      pulse.heard(frame?.id);
+      if (!frame) return;
       if (frame.type === "error" && frame.code === "unauthenticated" && !(frame.id > 0)) {
         lose(frame.code, frame.message, { refused: true });
       } else if (isOpen) {
@@ -78,11 +81,11 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
         listener.hear(frame, data.length);
       } else if (frame.type === "welcome") {
         isOpen = true;
-        clearTimeout(deadline);
-        heartbeatMs = frame.heartbeat_ms;
-        pulse = startBeat(beat, Math.min(heartbeatMs / 2, CHECK_MS));
-        listener.open(frame.version);
+        clearTimeout(patience);
+        pulse.heartbeatMs = frame.heartbeat_ms || pulse.heartbeatMs;
+        pulse.start();
         listener.hear(frame, 0);
+        listener.open(frame.version);
       }
     };
     // A close follows, and says as much as there is to say.
@@ -90,20 +93,17 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
     socket.onclose = ({ code, reason }) => {
       if (code === 4401) lose("unauthenticated", reason || "the token was refused", { refused: true });
       else if (isFinalClose(code))
-        lose("closed_by_hark", `Hark closed the connection (${code}): ${reason}`, {
-          final: isOpen || code >= 4400,
-          unusable: !isOpen,
-        });
+        lose("closed_by_hark", `Hark closed the connection (${code}): ${reason}`, { final: true });
       else if (isOpen || code === 1012 || code === 1013 || code >= 4500)
-        lose("lost", `the connection ended (${code}) ${reason}`);
+        lose("lost", `the connection ended (${code}) ${reason}`, { violation: isOpen && isViolation(code) });
       else lose("unreachable", `${url} cannot be reached by WebSocket`, { unusable: true });
     };
   }
 
   return {
     say,
-    publish: (_, text) => socket?.send(text),
-    check,
+    publish: (id, text) => pulse.say(() => socket?.send(text), id),
+    check: () => pulse.ask(),
     close: over,
   };
 };

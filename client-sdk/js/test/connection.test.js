@@ -2,37 +2,8 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { connect } from "../src/index.js";
 import { draw } from "../src/backoff.js";
-import { scriptedWebSocket } from "./support/socket.js";
-
-/** Lets everything that is due now happen. */
-const settled = async () => {
-  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
-};
-const start = async (t, options = {}) => {
-  let now = 1_000_000;
-  t.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
-  t.mock.method(Date, "now", () => now);
-  const { WebSocket, sockets } = scriptedWebSocket();
-  const hark = connect({ url: "https://hark.test/prefix/", WebSocket, transports: ["websocket"], ...options });
-  const changes = [];
-  hark.on("state", (change) => changes.push(change));
-  t.after(() => hark.close());
-  await settled();
-  const pass = async (ms) => {
-    // In steps, so that what one timer begins is seen by the next.
-    await settled();
-    for (let step = 0; step < 50; step++) {
-      now += Math.ceil(ms / 50);
-      t.mock.timers.tick(Math.ceil(ms / 50));
-      await settled();
-    }
-  };
-  /** The machine sleeps: its clock goes on, its timers do not. */
-  const sleep = (ms) => (now += ms);
-  return { hark, sockets, changes, pass, sleep };
-};
+import { browser, settled, start } from "./support/client.js";
 
 test("the URL of the WebSocket, and its subprotocol", async (t) => {
   const { sockets } = await start(t);
@@ -54,33 +25,8 @@ test("the bound of the wait doubles up to the longest", () => {
   }
 });
 
-test("the wait grows until something is answered, not when the connection stands", async (t) => {
-  t.mock.method(Math, "random", () => 1);
-  const { hark, sockets, changes, pass } = await start(t);
-  hark.subscribe("a");
-  const waits = () => changes.filter(({ state }) => state === "waiting").map(({ retryInMs }) => retryInMs);
-  sockets[0].end();
-  await pass(250);
-  sockets[1].accept();
-  sockets[1].end();
-  await pass(500);
-  assert.deepEqual(waits(), [250, 500]);
-  sockets[2].accept();
-  sockets[2].say({
-    type: "subscribed",
-    id: sockets[2].said("subscribe")[0].id,
-    topic: "a",
-    cursor: "e:0",
-    head: 0,
-    resumed: false,
-  });
-  sockets[2].end();
-  await settled();
-  assert.deepEqual(waits(), [250, 500, 250]);
-});
-
 test("close codes tell whether to connect again", async (t) => {
-  for (const again of [1001, 1006, 1011, 1012, 1013, 4500, 4501]) {
+  for (const again of [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 4000, 4399, 4500, 4501]) {
     await t.test(String(again), async (t) => {
       const { hark, sockets, pass } = await start(t);
       sockets[0].accept();
@@ -90,7 +36,7 @@ test("close codes tell whether to connect again", async (t) => {
       assert.equal(hark.state, "connecting");
     });
   }
-  for (const never of [1000, 1002, 1003, 1007, 1008, 1009, 1010, 4400, 4401, 4499]) {
+  for (const never of [4400, 4401, 4402, 4499]) {
     await t.test(String(never), async (t) => {
       const { hark, sockets, changes, pass } = await start(t);
       const lost = assert.rejects(hark.publish("a", 1), {
@@ -114,6 +60,61 @@ test("close codes tell whether to connect again", async (t) => {
   }
 });
 
+for (const code of [1002, 1003, 1007, 1009]) {
+  const open = async (t) => {
+    const all = await start(t, { transports: ["websocket"] });
+    const end = async (code, servedMs = 0) => {
+      const socket = all.sockets.at(-1);
+      socket.answers = true;
+      socket.accept();
+      await all.pass(servedMs);
+      socket.end(code, "too much");
+      await settled();
+      await all.pass(all.waits().at(-1));
+    };
+    return { ...all, end };
+  };
+
+  test(`${code} is final the third time in a row`, async (t) => {
+    const { hark, changes, end } = await open(t);
+    await end(code);
+    await end(1009);
+    assert.equal(hark.state, "connecting");
+    await end(code);
+    assert.equal(hark.state, "closed");
+    assert.equal(changes.at(-1).error.code, "closed_by_hark");
+    assert.match(changes.at(-1).error.message, /too much/);
+  });
+
+  test(`${code} is not, when a connection has proven itself between`, async (t) => {
+    const { hark, end } = await open(t);
+    await end(code);
+    await end(code);
+    await end(code, 10_100);
+    await end(code);
+    assert.equal(hark.state, "connecting");
+    await end(code);
+    assert.equal(hark.state, "closed");
+  });
+
+  test(`${code} is not, with another end between`, async (t) => {
+    const { hark, end } = await open(t);
+    for (const other of [code, code, 1006, code, code]) await end(other);
+    assert.equal(hark.state, "connecting");
+  });
+
+  test(`${code} before \`welcome\` comes of something else, and of nothing final`, async (t) => {
+    const { hark, sockets, waits, pass } = await open(t);
+    for (let times = 0; times < 5; times++) {
+      sockets.at(-1).upgrade();
+      sockets.at(-1).end(code);
+      await settled();
+      await pass(waits().at(-1));
+    }
+    assert.equal(hark.state, "connecting");
+  });
+}
+
 test("the token callback is never called twice at a time", async (t) => {
   const asked = [];
   let answer;
@@ -123,7 +124,7 @@ test("the token callback is never called twice at a time", async (t) => {
   answer("one");
   await settled();
   sockets[0].accept();
-  assert.deepEqual(JSON.parse(sockets[0].sent[0]), { type: "auth", token: "one" });
+  assert.deepEqual(JSON.parse(sockets[0].sent[0]), { id: 0, type: "auth", token: "one" });
   for (let times = 0; times < 3; times++) sockets[0].say({ type: "error", code: "expiring", message: "soon" });
   await settled();
   assert.deepEqual(asked, ["connect", "expiring"]);
@@ -170,78 +171,57 @@ test("a callback that fails is asked again later", async (t) => {
   assert.equal(sockets[0].said("auth")[0].token, "good");
 });
 
-test("a connection without a sound is asked, and given up", async (t) => {
-  const { hark, sockets, pass } = await start(t);
-  sockets[0].accept({ heartbeat_ms: 20_000 });
-  await pass(26_000);
-  assert.ok(sockets[0].said("ping").length >= 2, "the greeting, and one after a heartbeat");
-  sockets[0].say({ type: "pong" });
-  await pass(26_000);
-  assert.equal(hark.state, "open");
-  await pass(30_000);
-  assert.equal(sockets[0].closedWith, 1000);
-  assert.ok(sockets.length >= 2, "a new one is tried");
-});
-
-test("after a sleep the connection is checked at once", async (t) => {
-  const { hark, sockets, pass, sleep } = await start(t);
+test("a callback that never answers is given up, and asked again", async (t) => {
+  const asked = [];
+  const token = (reason) => (asked.push(reason), asked.length < 3 ? new Promise(() => {}) : "good");
+  t.mock.method(Math, "random", () => 1);
+  const { hark, sockets, changes, pass } = await start(t, { token, connectTimeoutMs: 2000 });
+  await pass(1900);
+  assert.equal(hark.state, "connecting");
+  await pass(200);
+  assert.equal(changes.at(-1).error.code, "no_token");
+  assert.match(changes.at(-1).error.message, /2000 ms/);
+  await pass(3000);
+  assert.equal(asked.length, 3);
   sockets[0].accept();
-  for (const answered of [true, false]) {
-    sleep(3_600_000);
-    const before = sockets[0].said("ping").length;
-    await pass(5000);
-    assert.equal(sockets[0].said("ping").length, before + 1);
-    assert.equal(hark.state, "open", "silence says nothing yet");
-    if (answered) sockets[0].say({ type: "pong" });
-    await pass(5100);
-    assert.equal(hark.state === "open", answered);
-  }
+  assert.equal(sockets[0].said("auth")[0].token, "good");
 });
 
-/** A browser's window and document, as far as they are listened to. */
-const browser = (t) => {
-  const window = new EventTarget();
-  const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
-  Object.assign(globalThis, { window, document });
-  t.after(() => {
-    delete globalThis.window;
-    delete globalThis.document;
-  });
-  return { window, document };
-};
+test("nor does one that never answers stop a connection that stands", async (t) => {
+  const asked = [];
+  const token = (reason) => (asked.push(reason), reason === "expiring" ? new Promise(() => {}) : "good");
+  const { hark, sockets, pass } = await start(t, { token });
+  sockets[0].answers = true;
+  sockets[0].accept();
+  sockets[0].say({ type: "authenticated", id: 0, identity: "ana" });
+  sockets[0].say({ type: "error", code: "expiring", message: "soon" });
+  await pass(60_000);
+  assert.equal(hark.state, "open");
+  sockets[0].say({ type: "error", code: "expiring", message: "soon" });
+  await pass(0);
+  assert.deepEqual(asked, ["connect", "expiring", "expiring"]);
+  sockets[0].end(4401);
+  // Not before the one that hangs is given up.
+  await pass(7000);
+  assert.deepEqual(asked.slice(3), ["refused"]);
+  assert.equal(sockets.length, 2);
+});
 
-for (const [name, wake] of Object.entries({
-  online: ({ window }) => window.dispatchEvent(new Event("online")),
-  offline: ({ window }) => window.dispatchEvent(new Event("offline")),
-  pageshow: ({ window }) => window.dispatchEvent(new Event("pageshow")),
-  "a page that is looked at again": ({ document }) => document.dispatchEvent(new Event("visibilitychange")),
-})) {
-  test(`${name}: checks the connection with a short deadline`, async (t) => {
-    const page = browser(t);
-    const { hark, sockets, pass } = await start(t);
-    sockets[0].accept();
-    wake(page);
-    assert.equal(sockets[0].said("ping").length, 2);
-    sockets[0].say({ type: "pong" });
-    await pass(5100);
-    assert.equal(hark.state, "open", "it was answered");
-    wake(page);
-    await pass(5100);
-    assert.notEqual(hark.state, "open", "it was not");
-  });
-
-  test(`${name}: does not wait any longer`, async (t) => {
-    t.mock.method(Math, "random", () => 1);
-    const page = browser(t);
-    const { hark, sockets, pass } = await start(t);
-    sockets[0].end();
-    await settled();
-    assert.equal(hark.state, "waiting");
-    wake(page);
-    await pass(1);
-    assert.equal(sockets.length, 2);
-  });
-}
+test("a token that was good and has run out is followed by a fresh one, as often as that happens", async (t) => {
+  const asked = [];
+  const { hark, sockets, pass } = await start(t, { token: (reason) => (asked.push(reason), `t${asked.length}`) });
+  for (let times = 0; times < 4; times++) {
+    const socket = sockets.at(-1);
+    socket.answers = true;
+    socket.accept();
+    socket.say({ type: "authenticated", id: 0, identity: "ana" });
+    await pass(60_000);
+    socket.end(4401, "run out");
+    await pass(300);
+  }
+  assert.deepEqual(asked, ["connect", "refused", "refused", "refused", "refused"]);
+  assert.equal(hark.state, "connecting");
+});
 
 test("what Hark asked for is waited for, whoever wakes", async (t) => {
   const page = browser(t);
@@ -250,10 +230,10 @@ test("what Hark asked for is waited for, whoever wakes", async (t) => {
   sockets[0].say({ type: "goodbye", reason: "restart", retry_after_ms: 2000 });
   sockets[0].end(1012);
   await settled();
-  page.window.dispatchEvent(new Event("online"));
+  page.happens("online");
   await pass(1900);
   assert.equal(sockets.length, 1);
-  await pass(200);
+  await pass(100);
   assert.equal(sockets.length, 2);
   hark.close();
   assert.equal(hark.state, "closed");
@@ -275,6 +255,26 @@ for (const when of ["connecting", "open", "waiting"]) {
   });
 }
 
+test("`reconnect` waits for nothing, and sets no timer to a date", async (t) => {
+  t.mock.method(Math, "random", () => 1);
+  const { hark, sockets, pass, clock } = await start(t);
+  for (let times = 0; times < 8; times++) {
+    sockets.at(-1).end();
+    await settled();
+    await pass(times % 2 ? 0 : 5000);
+  }
+  assert.equal(hark.state, "waiting");
+  const tries = sockets.length;
+  hark.reconnect();
+  await pass(1);
+  assert.equal(sockets.length, tries + 1);
+  hark.close();
+  assert.ok(
+    clock.lengths.every((ms) => ms >= 0 && ms < 2 ** 31),
+    `${clock.lengths}`,
+  );
+});
+
 test("a closed client listens to nothing and says nothing", async (t) => {
   const page = browser(t);
   const { hark, sockets, changes } = await start(t);
@@ -282,7 +282,7 @@ test("a closed client listens to nothing and says nothing", async (t) => {
   const said = sockets[0].sent.length;
   hark.close();
   hark.close();
-  page.window.dispatchEvent(new Event("online"));
+  page.happens("online");
   sockets[0].say({ type: "goodbye", reason: "restart", retry_after_ms: 1 });
   hark.reconnect();
   await settled();
@@ -291,92 +291,4 @@ test("a closed client listens to nothing and says nothing", async (t) => {
     changes.map(({ state }) => state),
     ["connecting", "open", "closed"],
   );
-});
-
-/** A `fetch` whose answers the test gives, in the order of the requests. */
-const scriptedFetch = () => {
-  const requests = [];
-  const fetch = (url, { method = "GET", signal }) =>
-    new Promise((resolve, reject) => {
-      signal.addEventListener("abort", () => reject(new Error("aborted")));
-      requests.push({ what: `${method} ${new URL(url).pathname}`, answer: () => resolve(new Response("")) });
-    });
-  return { fetch, requests };
-};
-const steps = (changes) => changes.map(({ state, transport }) => transport ?? state);
-
-test("a slow answer on an event stream's line is no reason to do with less", async (t) => {
-  const page = browser(t);
-  const { fetch, requests } = scriptedFetch();
-  const { hark, changes, pass } = await start(t, { fetch, transports: ["sse", "longpoll"] });
-  requests[0].answer();
-  await pass(1);
-  page.window.dispatchEvent(new Event("pageshow"));
-  await pass(5400);
-  assert.equal(requests.length, 3, "the check was not answered, so there is a new line");
-  requests[2].answer();
-  await pass(1);
-  assert.deepEqual(steps(changes), ["connecting", "sse", "waiting", "connecting", "sse"]);
-  assert.equal(hark.transport, "sse");
-});
-
-for (const [what, silent] of Object.entries({
-  "that is not answered": () => new Promise(() => {}),
-  "that is answered with nothing": async () => new Response(new ReadableStream()),
-})) {
-  test(`where a stream got through once, another one ${what} is no reason to do with less`, async (t) => {
-    const requests = [];
-    let isSlow = false;
-    const welcome = `data: {"type":"welcome","heartbeat_ms":25000,"max_message_bytes":9999,"max_inflight":9}\n\n`;
-    const fetch = async (url, { method = "GET", signal }) => {
-      requests.push(`${method} ${new URL(url).pathname}`);
-      if (method === "POST") return new Response("");
-      if (isSlow) {
-        const aborted = new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
-        return Promise.race([silent(), aborted]);
-      }
-      const body = new ReadableStream({ start: (stream) => stream.enqueue(new TextEncoder().encode(welcome)) });
-      return new Response(body);
-    };
-    const { hark, changes, pass } = await start(t, { fetch, transports: ["sse", "longpoll"] });
-    hark.subscribe("a");
-    await pass(50);
-    isSlow = true;
-    hark.subscribe("b");
-    await pass(6500);
-    assert.deepEqual(steps(changes), ["connecting", "sse", "waiting", "connecting", "sse"]);
-    assert.ok(!requests.includes("GET /prefix/v1/messages"), "no long-poll");
-  });
-}
-
-test("what is better is tried in the background: not a WebSocket alone", async (t) => {
-  const { fetch, requests } = scriptedFetch();
-  const { hark, sockets, changes, pass } = await start(t, {
-    fetch,
-    transports: ["websocket", "sse", "longpoll"],
-    probeMs: 1000,
-  });
-  sockets[0].end();
-  // Server-sent events are slow this once.
-  await pass(6100);
-  assert.equal(requests.length, 2);
-  requests[1].answer();
-  await pass(1);
-  assert.equal(hark.transport, "longpoll");
-  await pass(1000);
-  assert.equal(sockets.length, 2, "a WebSocket is tried first");
-  sockets[1].end();
-  await pass(1);
-  requests.at(-1).answer();
-  await pass(1);
-  assert.deepEqual(steps(changes), ["connecting", "longpoll", "sse"]);
-  // It opens, but its stream is held back: then it is passed over as at the start.
-  hark.subscribe("a");
-  await pass(1);
-  assert.equal(requests.at(-1).what, "GET /prefix/v1/events");
-  await pass(6100);
-  requests.at(-1).answer();
-  await pass(1);
-  assert.deepEqual(steps(changes), ["connecting", "longpoll", "sse", "longpoll"]);
-  hark.close();
 });
