@@ -43,7 +43,7 @@ const start = (t, transport, answer, options) => {
     return new Promise((resolve, reject) => {
       signal.addEventListener("abort", () => reject(new Error("aborted")));
       const answered = isAsk
-        ? (answer.ask?.(request) ?? new Response(""))
+        ? (answer.ask?.(request) ?? new Response("", { headers: { "content-type": "application/x-ndjson" } }))
         : (answer[method.toLowerCase()]?.(request) ?? new Promise(() => {}));
       Promise.resolve(answered).then(resolve, reject);
     });
