@@ -3,16 +3,16 @@
 // unread yet): it asks for a little more time first.
 
 import { now } from "./clock.js";
+import { ANSWER_WITHIN_MS } from "./figures.js";
 import { later } from "./timer.js";
 
 // So late does no timer run, but after a sleep or a freeze.
 const LATE_MS = 2000;
-/** How long an answer may take from somebody who was asked. */
-export const ANSWER_WITHIN_MS = 3000;
-
 export class Deadline {
   #expire;
   #at = 0;
+  /** When the timer looks. */
+  #looksAt = Infinity;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
 
@@ -22,23 +22,25 @@ export class Deadline {
    */
   constructor(ms, expire) {
     this.#expire = expire;
-    this.extend(ms);
-    this.#arm();
+    this.set(ms);
   }
 
-  /** At least so long from now on. No timer is set for it: a body has many pieces. */
-  extend(/** @type {number} */ ms) {
-    this.#at = Math.max(this.#at, now() + ms);
+  /** So long from now on. One that is put off needs no new timer: a body has many pieces. */
+  set(/** @type {number} */ ms) {
+    this.#at = now() + ms;
+    if (this.#at < this.#looksAt) this.#look();
   }
 
   clear() {
     clearTimeout(this.#timer);
   }
 
-  #arm() {
+  #look() {
+    clearTimeout(this.#timer);
+    this.#looksAt = this.#at;
     this.#timer = later(this.#at - now(), () => {
-      if (now() - this.#at > LATE_MS) this.extend(ANSWER_WITHIN_MS);
-      if (now() < this.#at) this.#arm();
+      if (now() - this.#at > LATE_MS) this.#at = now() + ANSWER_WITHIN_MS;
+      if (now() < this.#at) this.#look();
       else this.#expire();
     });
   }

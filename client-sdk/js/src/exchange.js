@@ -75,10 +75,11 @@ export const exchange = async ({ url, fetch, init, signal, patienceMs, pieceMs, 
   signal.addEventListener("abort", stopped);
   if (signal.aborted) stopped();
   try {
+    if (failure) throw failure;
     const response = await wait(send(fetch, url, { ...init, signal: stop.signal }));
     if (response.body === undefined) withoutStreams.add(fetch);
-    const extend = (/** @type {number} */ ms) => deadline.extend(ms);
-    return await use(new Answer(response, { wait, extend, moved, pieceMs }));
+    const allow = (/** @type {number} */ ms) => deadline.set(ms);
+    return await use(new Answer(response, { wait, allow, moved, pieceMs }));
   } finally {
     signal.removeEventListener("abort", stopped);
     deadline.clear();
@@ -89,22 +90,22 @@ export const exchange = async ({ url, fetch, init, signal, patienceMs, pieceMs, 
 /** @typedef {<T>(promise: Promise<T>) => Promise<T>} Wait */
 
 export class Answer {
-  #pieceMs;
+  #pieceMs = 0;
   #response;
   #wait;
-  #extend;
+  #allow;
   #moved;
 
   /**
    * @param {Response} response
-   * @param {{ wait: Wait, extend: (ms: number) => void, moved: () => void, pieceMs: number }} watch
+   * @param {{ wait: Wait, allow: (ms: number) => void, moved: () => void, pieceMs: number }} watch
    */
-  constructor(response, { wait, extend, moved, pieceMs }) {
-    this.#pieceMs = pieceMs;
+  constructor(response, { wait, allow, moved, pieceMs }) {
     this.#response = response;
     this.#wait = wait;
-    this.#extend = extend;
+    this.#allow = allow;
     this.#moved = moved;
+    this.allow(pieceMs);
   }
 
   get ok() {
@@ -126,10 +127,10 @@ export class Answer {
     return !!this.#response.body?.getReader && !!globalThis.TextDecoder;
   }
 
-  /** From now on each piece gives so much time anew, and so does this one. */
+  /** From now on each piece gives so much time anew, and so does this one; 0: none does. */
   allow(/** @type {number} */ pieceMs) {
     this.#pieceMs = pieceMs;
-    this.#extend(pieceMs);
+    if (pieceMs) this.#allow(pieceMs);
   }
 
   /** The whole body. */
@@ -158,19 +159,24 @@ export class Answer {
   async *#pieces() {
     const { body } = this.#response;
     if (!body || !this.streams) {
-      this.#extend(this.#pieceMs + unseenMs(PAGE_BYTES));
+      this.#allow(this.#pieceMs + unseenMs(PAGE_BYTES));
       yield await this.#wait(this.#response.text());
       this.#moved();
       return;
     }
     const reader = body.getReader();
     const decoder = new TextDecoder();
-    for (;;) {
-      const { done, value } = await this.#wait(reader.read());
-      this.#extend(this.#pieceMs);
-      this.#moved();
-      yield decoder.decode(value, { stream: !done });
-      if (done) return;
+    try {
+      for (;;) {
+        const { done, value } = await this.#wait(reader.read());
+        this.allow(this.#pieceMs);
+        this.#moved();
+        yield decoder.decode(value, { stream: !done });
+        if (done) return;
+      }
+    } finally {
+      // It is read to its end, or nobody wants the rest. One that has failed says so once more.
+      reader.cancel().catch(() => {});
     }
   }
 }

@@ -10,9 +10,9 @@
 
 import { elapsedSince, mark, now } from "./clock.js";
 import { formatCursor, parseCursor } from "./cursor.js";
-import { ANSWER_WITHIN_MS } from "./deadline.js";
 import { ConnectionError } from "./errors.js";
 import { Lost, exchange, lost } from "./exchange.js";
+import { ANSWER_WITHIN_MS, PROOF_MS } from "./figures.js";
 import { readPages } from "./pages.js";
 import { Publisher } from "./publisher.js";
 import { refusalOf } from "./refusal.js";
@@ -24,10 +24,6 @@ const STREAM_TOPICS = 32;
 const STREAM_QUERY_CHARS = 6000;
 // What one round trip takes along, even on a bad line.
 const SHORT_CHARS = 8192;
-// A stream that lived so long behind its first `subscribed` is of use.
-const PROOF_MS = 10_000;
-// In a row, and none of them was of use before.
-const SILENCES_BEFORE_THE_NEXT_TRANSPORT = 2;
 
 /**
  * @typedef {object} Topic
@@ -45,7 +41,7 @@ const SILENCES_BEFORE_THE_NEXT_TRANSPORT = 2;
  * @property {Topics} topics
  * @property {Place} [place] whether it may hold a connection
  * @property {Run} [run]
- * @property {number} silences in a row
+ * @property {boolean} isProven something came well behind its start, since it fell silent last
  */
 
 /**
@@ -444,7 +440,7 @@ export class HttpLine {
         const chars = [...topics.values()].reduce((sum, { size }) => sum + size, topic.size);
         return topics.size < STREAM_TOPICS && chars <= STREAM_QUERY_CHARS;
       };
-      const stream = [...this.#streams].find(hasRoom) ?? { topics: new Map(), silences: 0 };
+      const stream = [...this.#streams].find(hasRoom) ?? { topics: new Map(), isProven: false };
       stream.topics.set(name, topic);
       this.#streams.add(stream);
       this.#changed.add(stream);
@@ -502,16 +498,18 @@ export class HttpLine {
   /** @param {Run} run */
   #moved(run) {
     run.heard = mark();
-    if (run.began !== undefined && now() - run.began >= PROOF_MS) run.stream.silences = 0;
+    if (run.began !== undefined && now() - run.began >= PROOF_MS) run.stream.isProven = true;
   }
 
   /**
-   * Its connection is gone, or something lets through only what comes first.
+   * Its connection is gone, or something lets through only what comes first. If nothing speaks against the second, another transport is the better
+   * guess: this one is tried again in the background.
    *
    * @param {Stream} stream
    */
   #restartSilent(stream) {
-    if (++stream.silences < SILENCES_BEFORE_THE_NEXT_TRANSPORT) this.#start(stream);
-    else this.#lose(lost("unreachable", "the event stream falls silent each time", { unusable: true }));
+    if (!stream.isProven) return this.#lose(lost("unreachable", "the event stream fell silent", { unusable: true }));
+    stream.isProven = false;
+    this.#start(stream);
   }
 }

@@ -114,7 +114,7 @@ export class Publisher {
     }
     if (!open.size) return;
     const { code = "lost", message = "not every message was answered" } = refusal ?? {};
-    throw lost(code, message, { refused: code === "unauthenticated" });
+    throw lost(code, message, { refused: code === "unauthenticated", unusable: !this.#line.isOpen });
   }
 }
 

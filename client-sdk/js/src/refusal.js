@@ -4,8 +4,8 @@
 
 import { mayPass } from "./errors.js";
 import { lost } from "./exchange.js";
+import { LONGEST_RETRY_AFTER_MS } from "./figures.js";
 
-const LONGEST_RETRY_AFTER_MS = 300_000;
 // All that are in protocol/README.md.
 const CODES = [
   ..."bad_frame bad_topic bad_cursor too_large unauthenticated forbidden expiring not_subscribed already_subscribed".split(" "),

@@ -2,9 +2,9 @@
 // Reads a stream as server-sent events, through `fetch`: an `EventSource` takes no token and tells nothing of a refusal. Owns the
 // text of events as Hark writes it, and what silence on a stream means; the ids in it are for others, since the frames say the same.
 
-import { ANSWER_WITHIN_MS } from "./deadline.js";
 import { mayPass } from "./errors.js";
 import { lost } from "./exchange.js";
+import { ANSWER_WITHIN_MS } from "./figures.js";
 import { HttpLine, Silent } from "./http.js";
 import { HEARTBEAT_MS } from "./line.js";
 
