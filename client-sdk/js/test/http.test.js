@@ -26,21 +26,16 @@ const waited = (changes, least = 1) =>
 test("the token goes with every request, and none where there is none", async (t) => {
   const { hark, requests } = start(t, "sse", {}, { token: async () => "secret" });
   hark.subscribe("a:b@c", { from: { last: 5 } });
-  await until("the stream is asked for", () => requests.length === 2);
+  const stream = await until("the stream is asked for", () => requests.find(({ method }) => method === "GET"));
+  assert.equal(stream.pathname, "/prefix/v1/events");
   assert.deepEqual(
-    requests.map(({ method, pathname, headers }) => [method, pathname, headers.authorization]),
-    [
-      ["POST", "/prefix/v1/messages", "Bearer secret"],
-      ["GET", "/prefix/v1/events", "Bearer secret"],
-    ],
-  );
-  assert.deepEqual(
-    [...requests[1].query],
+    [...stream.query],
     [
       ["topic", "a:b@c"],
       ["from", "last:5"],
     ],
   );
+  assert.ok(requests.every(({ headers }) => headers.authorization === "Bearer secret"));
   const without = start(t, "sse", {});
   await until("it asks", () => without.requests.length);
   assert.equal(without.requests[0].headers.authorization, undefined);
@@ -350,10 +345,15 @@ test("long-poll: a page of another epoch, with messages and without", async (t) 
 
 for (const transport of ["sse", "longpoll"]) {
   test(`${transport}: a place that is none ends that subscription alone`, { timeout: 20_000 }, async (t) => {
+    const goodStream = () => {
+      const stream = eventStream();
+      stream.begin("good");
+      return stream.response;
+    };
     const { hark, changes } = start(t, transport, {
       get: () =>
         transport === "sse"
-          ? new Promise(() => {})
+          ? goodStream()
           : json({ pages: [{ topic: "good", messages: [], cursor: "e:3", caught_up: true }], cursor: "c" }),
     });
     const good = hark.subscribe("good");
