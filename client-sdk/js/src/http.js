@@ -11,7 +11,7 @@
 import { elapsedSince, mark, now } from "./clock.js";
 import { formatCursor, parseCursor } from "./cursor.js";
 import { ConnectionError } from "./errors.js";
-import { Lost, exchange, lost } from "./exchange.js";
+import { Lost, exchange, lost, unseenMs } from "./exchange.js";
 import { ANSWER_WITHIN_MS, PROOF_MS } from "./figures.js";
 import { readPages } from "./pages.js";
 import { Publisher } from "./publisher.js";
@@ -22,8 +22,10 @@ import { later } from "./timer.js";
 const STREAM_TOPICS = 32;
 // Proxies take request lines of 8 KB.
 const STREAM_QUERY_CHARS = 6000;
+// Besides what the bytes need on their way, which nobody sees: so long does Hark wait for one that stalls, and most proxies for Hark.
+const PUBLISH_PATIENCE_MS = 60_000;
 // What one round trip takes along, even on a bad line.
-const SHORT_CHARS = 8192;
+const SHORT_BYTES = 8192;
 
 /**
  * @typedef {object} Topic
@@ -239,22 +241,27 @@ export class HttpLine {
     this.tell({ ...frame, id }, size);
   }
 
+  get fetch() {
+    return this.#dial.fetch;
+  }
+
   /**
    * @param {string} body
-   * @param {number} patienceMs
+   * @param {number} bytes that it has
    * @param {AbortSignal} signal
    * @param {(answer: Answer) => Promise<T>} use
    * @template T
    */
-  async post(body, patienceMs, signal, use) {
+  async post(body, bytes, signal, use) {
+    const waitMs = unseenMs(bytes);
+    let pieceMs = PUBLISH_PATIENCE_MS + waitMs;
     const isAlone = !this.isOpen && !this.#streams.size && !this.#added.size;
-    // Nobody sees the bytes of an upload: whether Hark is there is asked beside one that may be long, and says one that is short itself.
-    if (isAlone && body.length > SHORT_CHARS) this.#askOnce();
-    else if (isAlone) patienceMs = this.patienceMs;
+    // Nobody sees the bytes of an upload: whether Hark is there is asked beside one that may take long, and said by one that is short.
+    if (isAlone && bytes > SHORT_BYTES) this.#askOnce();
+    else if (isAlone) pieceMs = this.patienceMs;
     const init = { method: "POST", body, headers: { "content-type": "application/x-ndjson" } };
     const late = () => this.#late({ unusable: !this.isOpen });
-    const pieceMs = patienceMs;
-    return this.#exchange({ path: "/v1/messages", init, signal, patienceMs, pieceMs, waitMs: 0, late }, use);
+    return this.#exchange({ path: "/v1/messages", init, signal, patienceMs: pieceMs, pieceMs, waitMs, late }, use);
   }
 
   /**
@@ -352,7 +359,7 @@ export class HttpLine {
 
   /** Publishes nothing: says whether there is a Hark that takes this token, and not a cache, a proxy or another server. */
   async #ask() {
-    await this.post("", this.patienceMs, this.#stop.signal, async (answer) => {
+    await this.post("", 0, this.#stop.signal, async (answer) => {
       const refusal = !answer.ok && (await this.refusalOf(answer));
       if (refusal && answer.status === 403) throw lost(refusal.code, refusal.message, { final: true });
       const text = refusal ? "" : await answer.text();

@@ -2,12 +2,18 @@
 // Publishes over `POST /v1/messages`, one request at a time, for the order. Owns what goes in a request, and which message an answer is for. How many
 // messages may be unanswered is the outbox's business: all that it has given goes in the next request.
 
-import { lost, unseenMs } from "./exchange.js";
+import { now } from "./clock.js";
+import { lost } from "./exchange.js";
 
 // Hark answers a batch of this size when it is there, and keeps the connection.
 const MOST_BYTES = 1 << 20;
-// Besides what the bytes need on their way, which nobody sees: so long does Hark wait for one that stalls, and most proxies for Hark.
-const PATIENCE_MS = 60_000;
+// A line that breaks before a large request is through takes small ones: found out by halves, down to this.
+const LEAST_BYTES = 1 << 14;
+// A request that took longer was large enough.
+const SLOW_MS = 20_000;
+
+/** How large a request may be, by what got through lately. @type {WeakMap<typeof fetch, number>} */
+const mostBytes = new WeakMap();
 
 /** @typedef {{ id: number, text: string }} Message */
 
@@ -17,7 +23,8 @@ export class Publisher {
   #waiting = [];
   /** A request is under way. @type {AbortController | undefined} */
   #stop;
-  #mostBytes = MOST_BYTES;
+  /** What something in between takes: a batch is never too large for Hark. */
+  #foreignMost = MOST_BYTES;
   #isOver = false;
 
   /** @param {import("./http.js").HttpLine} line */
@@ -65,9 +72,17 @@ export class Publisher {
     let count = 0;
     for (let bytes = 0; count < this.#waiting.length; count++) {
       bytes += byteLength(this.#waiting[count].text) + 1;
-      if (count && bytes > this.#mostBytes) break;
+      if (count && bytes > this.#most) break;
     }
     return this.#waiting.splice(0, count);
+  }
+
+  get #most() {
+    return Math.min(mostBytes.get(this.#line.fetch) ?? MOST_BYTES, this.#foreignMost);
+  }
+
+  set #most(bytes) {
+    mostBytes.set(this.#line.fetch, Math.min(Math.max(bytes, LEAST_BYTES), MOST_BYTES));
   }
 
   /**
@@ -80,21 +95,23 @@ export class Publisher {
   async #post(batch, open, signal) {
     const body = batch.map(({ text }) => text).join("\n");
     const bytes = byteLength(body);
+    const began = now();
     try {
-      return await this.#line.post(body, PATIENCE_MS + unseenMs(bytes), signal, async (answer) => {
+      return await this.#line.post(body, bytes, signal, async (answer) => {
         if (answer.status === 413 && batch.length > 1) {
-          // Of something in between: a batch is never too large for Hark. What it takes is found out by halves.
-          this.#mostBytes = bytes / 2;
+          this.#foreignMost = bytes / 2;
           return true;
         }
         const refusal = !answer.ok && (await this.#line.refusalOf(answer));
         if (refusal) for (const { id } of batch) this.#line.tell({ ...refusal, type: "error", id });
         else await this.#hearAll(answer, open);
+        this.#most *= now() - began > SLOW_MS ? 1 / 2 : 2;
         return false;
       });
     } catch (error) {
-      if (!signal.aborted) throw error;
-      return true;
+      if (signal.aborted) return true;
+      if (open.size === batch.length) this.#most = bytes / 2;
+      throw error;
     }
   }
 

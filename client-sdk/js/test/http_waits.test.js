@@ -313,6 +313,33 @@ test("a batch that a proxy finds too large goes in halves", async (t) => {
   assert.equal(sizes.filter((size) => size > 100_000).length, 2);
 });
 
+test("a line that breaks before a large request is through gets smaller ones, until they take a while", async (t) => {
+  const clock = fakeClock(t);
+  // 12 KB a second, and it breaks after 30 s.
+  const sizes = [];
+  const post = (request) => {
+    if (!request.body) return nothing();
+    sizes.push(request.body.length);
+    const ms = request.body.length / 12;
+    return new Promise((resolve, reject) =>
+      setTimeout(() => (ms > 30_000 ? reject(new TypeError("fetch failed")) : resolve(receipts(request))), Math.min(ms, 30_000)),
+    );
+  };
+  const { fetch } = scriptedFetch({ post });
+  let waiting = Array.from({ length: 1000 }, (_, at) => ({ id: at + 1, text: JSON.stringify({ id: at + 1, topic: "a", data: "x".repeat(960) }) }));
+  for (let lines = 0; waiting.length; lines++) {
+    assert.ok(lines < 5, "it comes through");
+    const { line, heard, told } = openLine(t, openSse, {}, () => {}, { fetch });
+    await clock.pass(10);
+    for (const { id, text } of waiting) line.publish(id, text);
+    for (let s = 0; s < 200 && !told.lost.length; s++) await clock.pass(1000);
+    const answered = new Set(heard.map(({ id }) => id));
+    waiting = waiting.filter(({ id }) => !answered.has(id));
+    line.close();
+  }
+  assert.ok(sizes.slice(3).every((size) => size < 300_000), `${sizes}`);
+});
+
 test("all that waits goes in the next request, up to 1 MiB of bytes", async (t) => {
   const clock = fakeClock(t);
   const posts = [];
