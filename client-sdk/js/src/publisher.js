@@ -105,12 +105,13 @@ export class Publisher {
         const refusal = !answer.ok && (await this.#line.refusalOf(answer));
         if (refusal) for (const { id } of batch) this.#line.tell({ ...refusal, type: "error", id });
         else await this.#hearAll(answer, open);
-        this.#most *= now() - began > SLOW_MS ? 1 / 2 : 2;
+        // What is far from the bound says nothing about it.
+        if (bytes > this.#most / 2) this.#most *= now() - began > SLOW_MS ? 1 / 2 : 2;
         return false;
       });
     } catch (error) {
       if (signal.aborted) return true;
-      if (open.size === batch.length) this.#most = bytes / 2;
+      if (open.size === batch.length && bytes > LEAST_BYTES) this.#most = bytes / 2;
       throw error;
     }
   }
