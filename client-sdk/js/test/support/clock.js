@@ -38,7 +38,8 @@ export const fakeClock = (t) => {
 
   return {
     lengths,
-    get pending() {
+    /** How many timers are set. */
+    get waiting() {
       return timers.size;
     },
     /** Both clocks move; what is due on the way runs, in its order. */
