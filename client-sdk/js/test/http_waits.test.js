@@ -244,7 +244,7 @@ test("after close nothing goes on: no request, no timer, no word", async (t) => 
     await clock.pass(1_000_000);
     assert.deepEqual([requests.length, heard.length, told.lost], [asked, said, []]);
     assert.ok(requests.every(({ signal }) => signal.aborted));
-    assert.equal(clock.pending, 0);
+    assert.equal(clock.waiting, 0);
     t.mock.restoreAll();
   }
 });
@@ -257,7 +257,7 @@ test("a request that has ended leaves no timer behind", async (t) => {
     publish(id)(line);
     await clock.pass(10);
   }
-  assert.deepEqual([heard.length, clock.pending], [3, 0]);
+  assert.deepEqual([heard.length, clock.waiting], [3, 0]);
 });
 
 for (const [header, expected, more] of [

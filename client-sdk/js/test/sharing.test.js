@@ -117,7 +117,7 @@ test("who waits for a place polls about once a second, one at a time, and takes 
   for (const at of [0, 3, 4, 5, 6, 7]) assert.deepEqual(read(lines[at]), ["first", "second"], `page ${at}`);
   for (const { line } of lines) line.close();
   await clock.pass(10);
-  assert.deepEqual([locks.held(), clock.pending, pool.busy], [[], 0, 0]);
+  assert.deepEqual([locks.held(), clock.waiting, pool.busy], [[], 0, 0]);
 });
 
 test("each of a page's streams counts", async (t) => {
