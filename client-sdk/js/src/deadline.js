@@ -1,6 +1,6 @@
 // @ts-check
-// A deadline that every sign of life puts off. Owns that a verdict which comes late is not spoken (the machine slept, and what has come meanwhile is
-// unread yet): it asks for a little more time first.
+// A deadline that every sign of life puts off. Owns that a verdict which comes late is not spoken (the machine slept, and what
+// has come meanwhile is unread yet): it asks for a little more time first.
 
 import { now } from "./clock.js";
 import { ANSWER_WITHIN_MS } from "./figures.js";

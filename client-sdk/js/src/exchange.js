@@ -1,6 +1,7 @@
 // @ts-check
-// One request over HTTP and its answer. Owns that each of its waits has an end, what a `fetch` may lack, and how an answer is read: by
-// pieces, so that every byte is a sign of life, or as one text where `fetch` shows no pieces. Leaves to others what is asked, and what a refusal means.
+// One request over HTTP and its answer. Owns that each of its waits has an end, what a `fetch` may lack, and how an answer is
+// read: by pieces, so that every byte is a sign of life, or as one text where `fetch` shows no pieces. Leaves to others what is
+// asked, and what a refusal means.
 
 import { Deadline } from "./deadline.js";
 import { ConnectionError } from "./errors.js";

@@ -1,12 +1,14 @@
 // @ts-check
-// A line over HTTP, for where a WebSocket cannot be had: it reads by streams of at most 32 topics (`sse.js` or `pages.js`), and publishes by `publisher.js`.
-// Owns which topic is read by which stream, from where, and when the line is open; leaves to `exchange.js` how a request ends, and to `sharing.js` which
-// stream may hold a connection.
+// A line over HTTP, for where a WebSocket cannot be had: it reads by streams of at most 32 topics (`sse.js` or `pages.js`), and
+// publishes by `publisher.js`. Owns which topic is read by which stream, from where, and when the line is open; leaves to
+// `exchange.js` how a request ends, and to `sharing.js` which stream may hold a connection.
 //
-// To the rest it looks like a WebSocket: a `subscribe` is answered with `subscribed` when a stream that holds the topic says where it
-// starts. A stream whose topics change is started again, after the cursors of what came last, so nothing is missed or twice.
+// To the rest it looks like a WebSocket: a `subscribe` is answered with `subscribed` when a stream that holds the topic says
+// where it starts. A stream whose topics change is started again, after the cursors of what came last, so nothing is missed or
+// twice.
 //
-// The line is open when Hark has answered anything: the first stream or publish says so by the way. Only a line that has nothing to ask with asks for that alone.
+// The line is open when Hark has answered anything: the first stream or publish says so by the way. Only a line that has nothing
+// to ask with asks for that alone.
 
 import { elapsedSince, mark, now } from "./clock.js";
 import { formatCursor, parseCursor } from "./cursor.js";
@@ -22,7 +24,8 @@ import { later } from "./timer.js";
 const STREAM_TOPICS = 32;
 // Proxies take request lines of 8 KB.
 const STREAM_QUERY_CHARS = 6000;
-// Besides what the bytes need on their way, which nobody sees: so long does Hark wait for one that stalls, and most proxies for Hark.
+// Besides what the bytes need on their way, which nobody sees: so long does Hark wait for one that stalls, and most proxies for
+// Hark.
 const PUBLISH_PATIENCE_MS = 60_000;
 // What one round trip takes along, even on a bad line.
 const SHORT_BYTES = 8192;
@@ -194,7 +197,8 @@ export class HttpLine {
   }
 
   /**
-   * Asks for a stream, or a part of it. Whether the run goes on: not when a topic was refused, and the stream is started again without it.
+   * Asks for a stream, or a part of it. Whether the run goes on: not when a topic was refused, and the stream is started again
+   * without it.
    *
    * @param {Run} run
    * @param {string} path
@@ -256,7 +260,8 @@ export class HttpLine {
     const waitMs = unseenMs(bytes);
     let pieceMs = PUBLISH_PATIENCE_MS + waitMs;
     const isAlone = !this.isOpen && !this.#streams.size && !this.#added.size;
-    // Nobody sees the bytes of an upload: whether Hark is there is asked beside one that may take long, and said by one that is short.
+    // Nobody sees the bytes of an upload: whether Hark is there is asked beside one that may take long, and said by one that is
+    // short.
     if (isAlone && bytes > SHORT_BYTES) this.#askOnce();
     else if (isAlone) pieceMs = this.patienceMs;
     const init = { method: "POST", body, headers: { "content-type": "application/x-ndjson" } };
@@ -509,8 +514,8 @@ export class HttpLine {
   }
 
   /**
-   * Its connection is gone, or something lets through only what comes first. If nothing speaks against the second, another transport is the better
-   * guess: this one is tried again in the background.
+   * Its connection is gone, or something lets through only what comes first. If nothing speaks against the second, another
+   * transport is the better guess: this one is tried again in the background.
    *
    * @param {Stream} stream
    */

@@ -1,5 +1,6 @@
 // @ts-check
-// A line that reads page by page, where nothing else gets through. Owns nothing: pages are `pages.js`, and the rest is as for event streams.
+// A line that reads page by page, where nothing else gets through. Owns nothing: pages are `pages.js`, and the rest is as for
+// event streams.
 
 import { HttpLine } from "./http.js";
 import { readPages } from "./pages.js";

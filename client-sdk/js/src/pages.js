@@ -1,6 +1,6 @@
 // @ts-check
-// Reads topics page by page. Owns what a page means in frames, and when the next one is asked for: each request waits at Hark until there is something, or,
-// where a browser has no connection to spare for that, asks now and then.
+// Reads topics page by page. Owns what a page means in frames, and when the next one is asked for: each request waits at Hark
+// until there is something, or, where a browser has no connection to spare for that, asks now and then.
 
 import { now } from "./clock.js";
 import { formatCursor, parseCursor } from "./cursor.js";

@@ -1,6 +1,6 @@
 // @ts-check
-// Publishes over `POST /v1/messages`, one request at a time, for the order. Owns what goes in a request, and which message an answer is for. How many
-// messages may be unanswered is the outbox's business: all that it has given goes in the next request.
+// Publishes over `POST /v1/messages`, one request at a time, for the order. Owns what goes in a request, and which message an
+// answer is for. How many messages may be unanswered is the outbox's business: all that it has given goes in the next request.
 
 import { now } from "./clock.js";
 import { lost } from "./exchange.js";

@@ -1,6 +1,6 @@
 // @ts-check
-// What an HTTP status other than 200 means. Owns telling Hark's refusals from what something in between says, which never ends a client for good, and
-// for how long to stay away.
+// What an HTTP status other than 200 means. Owns telling Hark's refusals from what something in between says, which never ends a
+// client for good, and for how long to stay away.
 
 import { mayPass } from "./errors.js";
 import { lost } from "./exchange.js";
@@ -8,12 +8,17 @@ import { LONGEST_RETRY_AFTER_MS } from "./figures.js";
 
 // All that are in protocol/README.md.
 const CODES = [
-  ..."bad_frame bad_topic bad_cursor too_large unauthenticated forbidden expiring not_subscribed already_subscribed".split(" "),
-  ..."too_many_subscriptions too_many_topics out_of_sequence rate_limited busy log_unavailable unsupported internal".split(" "),
+  ..."bad_frame bad_topic bad_cursor too_large unauthenticated forbidden expiring not_subscribed already_subscribed".split(
+    " ",
+  ),
+  ..."too_many_subscriptions too_many_topics out_of_sequence rate_limited busy log_unavailable unsupported internal".split(
+    " ",
+  ),
 ];
 
 /**
- * Hark's code and sentence, of what is not to be asked again. What may pass, asks for another token, or is not of Hark at all, is thrown as the line's end.
+ * Hark's code and sentence, of what is not to be asked again. What may pass, asks for another token, or is not of Hark at all, is
+ * thrown as the line's end.
  *
  * @param {import("./exchange.js").Answer} answer
  * @param {string} base
@@ -51,13 +56,16 @@ const read = (text) => {
 };
 
 /**
- * What `Retry-After` asks for: seconds, or a date (RFC 9110, 10.2.3), which is looked at beside the answer's own: the two are of one clock.
+ * What `Retry-After` asks for: seconds, or a date (RFC 9110, 10.2.3), which is looked at beside the answer's own: the two are of
+ * one clock.
  *
  * @param {import("./exchange.js").Answer} answer
  * @returns {number | undefined}
  */
 const retryAfterOf = (answer) => {
   const value = answer.header("retry-after").trim();
-  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - (Date.parse(answer.header("date")) || Date.now());
+  const ms = /^\d+$/.test(value)
+    ? Number(value) * 1000
+    : Date.parse(value) - (Date.parse(answer.header("date")) || Date.now());
   return ms > 0 ? Math.min(ms, LONGEST_RETRY_AFTER_MS) : undefined;
 };

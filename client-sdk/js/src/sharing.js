@@ -1,9 +1,11 @@
 // @ts-check
-// A browser gives all pages of an origin six connections to a server that speaks HTTP/1.1. Owns that requests without an end (event streams, long-polls)
-// hold four of them at most, so that a publish always finds one, and so does whoever has to poll meanwhile. Elsewhere nothing is shared.
+// A browser gives all pages of an origin six connections to a server that speaks HTTP/1.1. Owns that requests without an end
+// (event streams, long-polls) hold four of them at most, so that a publish always finds one, and so does whoever has to poll
+// meanwhile. Elsewhere nothing is shared.
 //
-// Pages count by Web Locks: a stream has one of four places, or waits for one and polls until then, in turn with the others that wait. Where there are no
-// Web Locks (a page by plain HTTP) each stream has a place until a request of any page hangs: then all pages that hear of it poll for a while.
+// Pages count by Web Locks: a stream has one of four places, or waits for one and polls until then, in turn with the others that
+// wait. Where there are no Web Locks (a page by plain HTTP) each stream has a place until a request of any page hangs: then all
+// pages that hear of it poll for a while.
 
 import { later } from "./timer.js";
 

@@ -1,6 +1,7 @@
 // @ts-check
 // Reads a stream as server-sent events, through `fetch`: an `EventSource` takes no token and tells nothing of a refusal. Owns the
-// text of events as Hark writes it, and what silence on a stream means; the ids in it are for others, since the frames say the same.
+// text of events as Hark writes it, and what silence on a stream means; the ids in it are for others, since the frames say the
+// same.
 
 import { mayPass } from "./errors.js";
 import { lost } from "./exchange.js";
@@ -11,7 +12,8 @@ import { HEARTBEAT_MS } from "./line.js";
 /** @type {import("./http.js").Read} */
 const readEvents = async (line, run) => {
   let isWelcome = false;
-  // What keeps the events to itself until there are more, as some proxies do, is of no use: nothing that comes without a `welcome` gives it more time.
+  // What keeps the events to itself until there are more, as some proxies do, is of no use: nothing that comes without a
+  // `welcome` gives it more time.
   const late = () => (isWelcome ? new Silent() : held(line));
   await line.get(
     run,

@@ -1,5 +1,5 @@
-// What answers mean over HTTP, where it must be provoked: refusals, restarts, proxies' pages, streams that fall silent. With a `fetch`
-// that is the test.
+// What answers mean over HTTP, where it must be provoked: refusals, restarts, proxies' pages, streams that fall silent. With a
+// `fetch` that is the test.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -322,7 +322,8 @@ for (const [what, resumed, expected] of [
 }
 
 test("long-poll: a page of another epoch, with messages and without", async (t) => {
-  const page = (cursor, ...messages) => json({ pages: [{ topic: "a", messages, cursor, caught_up: true }], cursor: "c" });
+  const page = (cursor, ...messages) =>
+    json({ pages: [{ topic: "a", messages, cursor, caught_up: true }], cursor: "c" });
   const pages = [
     page("old:5", message(5)),
     page("new:6", message(6)),

@@ -1,5 +1,5 @@
-// Against the real broker, through what real lines and proxies do to HTTP. Whatever it is, each message arrives once and each publish has its receipt, and
-// no client ends for it.
+// Against the real broker, through what real lines and proxies do to HTTP. Whatever it is, each message arrives once and each
+// publish has its receipt, and no client ends for it.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -73,7 +73,10 @@ for (const transport of ["sse", "longpoll"])
     assert.deepEqual(await messages(events, 2), ["first", large]);
     await receipt;
     assert.deepEqual(await broker.history("a"), ["first", large]);
-    assert.deepEqual(changes.map(({ state }) => state), ["connecting", "open"]);
+    assert.deepEqual(
+      changes.map(({ state }) => state),
+      ["connecting", "open"],
+    );
     assert.equal(proxy.requests.filter((line) => line.startsWith("POST")).length, 1);
   });
 

@@ -5,7 +5,19 @@ import test from "node:test";
 import { openLongPoll } from "../src/longpoll.js";
 import { openSse } from "../src/sse.js";
 import { fakeClock } from "./support/clock.js";
-import { eventStream, html, json, nothing, openLine, page, pages, receipts, refusal, streamed, subscribe } from "./support/http.js";
+import {
+  eventStream,
+  html,
+  json,
+  nothing,
+  openLine,
+  page,
+  pages,
+  receipts,
+  refusal,
+  streamed,
+  subscribe,
+} from "./support/http.js";
 import { until } from "./support/until.js";
 
 const OPEN = { sse: openSse, longpoll: openLongPoll };
@@ -22,8 +34,18 @@ test("an event stream is the first request, and its welcome opens the line", asy
   stream.say({ type: "message", topic: "a", offset: 1, time: 1, data: 1 });
   await until("the message", () => heard.length === 3);
   assert.deepEqual(told.opened, ["1.2.3"]);
-  assert.deepEqual(heard.map(({ type, id }) => [type, id]), [["welcome", undefined], ["subscribed", 1], ["message", 0]]);
-  assert.deepEqual(requests.map(({ method, pathname }) => `${method} ${pathname}`), ["GET /v1/events"]);
+  assert.deepEqual(
+    heard.map(({ type, id }) => [type, id]),
+    [
+      ["welcome", undefined],
+      ["subscribed", 1],
+      ["message", 0],
+    ],
+  );
+  assert.deepEqual(
+    requests.map(({ method, pathname }) => `${method} ${pathname}`),
+    ["GET /v1/events"],
+  );
 });
 
 test("a page is the first request, has as many messages as Hark gives, and opens the line", async (t) => {
@@ -50,10 +72,15 @@ test("a publish is the first request, and its receipt opens the line", async (t)
 
 for (const [transport, open] of Object.entries(OPEN)) {
   test(`${transport}: what has nothing to ask with asks for that, and answers a ping by it`, async (t) => {
-    const { requests, heard, told } = openLine(t, open, { post: receipts }, (line) => line.say({ type: "ping", id: 3 }));
+    const { requests, heard, told } = openLine(t, open, { post: receipts }, (line) =>
+      line.say({ type: "ping", id: 3 }),
+    );
     await until("the pong", () => heard.length);
     assert.deepEqual([heard, told.opened.length], [[{ type: "pong", id: 3 }], 1]);
-    assert.deepEqual(requests.map(({ method, body }) => [method, body]), [["POST", ""]]);
+    assert.deepEqual(
+      requests.map(({ method, body }) => [method, body]),
+      [["POST", ""]],
+    );
   });
 
   test(`${transport}: who leaves the only topic before the first request is not forgotten`, async (t) => {
@@ -97,7 +124,10 @@ for (const [transport, open] of Object.entries(OPEN)) {
   });
 
   // The head is there, and then nothing, or nothing at all.
-  for (const [what, answer] of Object.entries({ "no answer": () => undefined, "a head without a body": () => streamed("text/event-stream").response }))
+  for (const [what, answer] of Object.entries({
+    "no answer": () => undefined,
+    "a head without a body": () => streamed("text/event-stream").response,
+  }))
     for (const [how, wanted] of Object.entries({
       subscription: (line) => line.say(subscribe("a")),
       publish: (line) => line.publish(1, '{"id":1,"topic":"a","data":1}'),
@@ -109,7 +139,10 @@ for (const [transport, open] of Object.entries(OPEN)) {
         await clock.pass(690);
         assert.deepEqual(told.lost, []);
         await clock.pass(20);
-        assert.deepEqual(told.lost.map(({ unusable }) => unusable), [true]);
+        assert.deepEqual(
+          told.lost.map(({ unusable }) => unusable),
+          [true],
+        );
         assert.ok(requests.every(({ signal }) => signal.aborted));
       });
 }
@@ -118,11 +151,15 @@ test("a large publish is given its time while a short question finds out whether
   const clock = fakeClock(t);
   const large = JSON.stringify({ id: 1, topic: "a", data: "x".repeat(900_000) });
   let receipt;
-  const post = (request) => (request.body === "" ? nothing() : new Promise((resolve) => (receipt = () => resolve(receipts(request)))));
+  const post = (request) =>
+    request.body === "" ? nothing() : new Promise((resolve) => (receipt = () => resolve(receipts(request))));
   const { told, heard } = openLine(t, openSse, { post }, (line) => line.publish(1, large));
   await clock.pass(75_000);
   assert.deepEqual([told.opened.length, told.lost.length], [1, 0]);
   receipt();
   await clock.pass(10);
-  assert.deepEqual(heard.map(({ type }) => type), ["published"]);
+  assert.deepEqual(
+    heard.map(({ type }) => type),
+    ["published"],
+  );
 });

@@ -1,4 +1,5 @@
-// Over HTTP every wait has an end, and progress is bytes: as long as they move, nothing is given up; when they stop, it is. Time is the test's.
+// Over HTTP every wait has an end, and progress is bytes: as long as they move, nothing is given up; when they stop, it is. Time
+// is the test's.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -21,7 +22,8 @@ import {
   welcome,
 } from "./support/http.js";
 
-const publish = (id) => (line) => line.publish(id, JSON.stringify({ id, topic: "a", data: id, producer: "p", seq: id }));
+const publish = (id) => (line) =>
+  line.publish(id, JSON.stringify({ id, topic: "a", data: id, producer: "p", seq: id }));
 const subscribed = { type: "subscribed", topic: "a", cursor: "e:0", head: 9, resumed: true };
 const large = "x".repeat(900_000);
 /** Writes a text as a line of 12 KB/s would let it through. */
@@ -35,10 +37,16 @@ const trickle = async (clock, stream, text) => {
 test("sse: a message of 900 KB on 12 KB/s arrives, and the line is the same", async (t) => {
   const clock = fakeClock(t);
   const stream = eventStream();
-  const { heard, told, requests } = openLine(t, openSse, { get: () => stream.response }, (line) => line.say(subscribe("a")));
+  const { heard, told, requests } = openLine(t, openSse, { get: () => stream.response }, (line) =>
+    line.say(subscribe("a")),
+  );
   await clock.pass(10);
   stream.begin("a");
-  await trickle(clock, stream, `data: ${JSON.stringify({ type: "message", topic: "a", offset: 1, time: 1, data: large })}\n\n`);
+  await trickle(
+    clock,
+    stream,
+    `data: ${JSON.stringify({ type: "message", topic: "a", offset: 1, time: 1, data: large })}\n\n`,
+  );
   assert.equal(heard.at(-1).data, large);
   assert.deepEqual([told.lost, requests.length], [[], 1]);
 });
@@ -61,14 +69,18 @@ test("longpoll: a message of 900 KB on 12 KB/s arrives, also as the first thing 
 test("a publish of 900 KB whose upload takes 75 s is answered; one whose flow died is given up", async (t) => {
   const clock = fakeClock(t);
   const waiting = [];
-  const post = (request) => (request.body ? new Promise((resolve) => waiting.push(() => resolve(receipts(request)))) : nothing());
+  const post = (request) =>
+    request.body ? new Promise((resolve) => waiting.push(() => resolve(receipts(request)))) : nothing();
   const { line, heard, told } = openLine(t, openSse, { post });
   await clock.pass(10);
   line.publish(1, JSON.stringify({ id: 1, topic: "a", data: large }));
   await clock.pass(75_000);
   waiting[0]();
   await clock.pass(10);
-  assert.deepEqual(heard.map(({ id }) => id), [1]);
+  assert.deepEqual(
+    heard.map(({ id }) => id),
+    [1],
+  );
   line.publish(2, '{"id":2,"topic":"a","data":2}');
   await clock.pass(59_000);
   assert.deepEqual(told.lost, []);
@@ -79,7 +91,9 @@ test("a publish of 900 KB whose upload takes 75 s is answered; one whose flow di
 test("answers of a publish that come slowly are waited for, and those that stop are not", async (t) => {
   const clock = fakeClock(t);
   const stream = streamed("application/x-ndjson");
-  const { line, heard, told, requests } = openLine(t, openSse, { post: ({ body }) => (body ? stream.response : nothing()) });
+  const { line, heard, told, requests } = openLine(t, openSse, {
+    post: ({ body }) => (body ? stream.response : nothing()),
+  });
   await clock.pass(10);
   for (const id of [1, 2, 3]) publish(id)(line);
   for (const id of [1, 2]) {
@@ -107,12 +121,21 @@ for (const [what, refused] of Object.entries({
     publish(1)(line);
     publish(2)(line);
     await clock.pass(10);
-    assert.deepEqual(heard.map(({ type, id }) => [type, id]), [["published", 1]]);
-    assert.deepEqual(told.lost.map(({ unusable, final }) => [!!unusable, !!final]), [[false, false]]);
+    assert.deepEqual(
+      heard.map(({ type, id }) => [type, id]),
+      [["published", 1]],
+    );
+    assert.deepEqual(
+      told.lost.map(({ unusable, final }) => [!!unusable, !!final]),
+      [[false, false]],
+    );
   });
 
 test("longpoll: a page whose body dies is given up, and so is a wait without an answer", async (t) => {
-  for (const [dead, waitedMs] of [[() => streamed("application/json").response, 15_000], [() => undefined, 40_000]]) {
+  for (const [dead, waitedMs] of [
+    [() => streamed("application/json").response, 15_000],
+    [() => undefined, 40_000],
+  ]) {
     const clock = fakeClock(t);
     let asked = 0;
     const get = () => (asked++ ? dead() : pages(page("a")));
@@ -143,7 +166,10 @@ test("sse: a stream that falls silent without a byte behind its start is given u
   await clock.pass(100);
   assert.deepEqual(told.lost, []);
   await clock.pass(200);
-  assert.deepEqual(told.lost.map(({ unusable }) => unusable), [true]);
+  assert.deepEqual(
+    told.lost.map(({ unusable }) => unusable),
+    [true],
+  );
   assert.ok(requests.every(({ signal }) => signal.aborted));
 });
 
@@ -164,7 +190,10 @@ test("sse: one that had more falls silent: it is started again behind its cursor
   await clock.pass(27_900);
   assert.deepEqual(told.lost, []);
   await clock.pass(200);
-  assert.deepEqual(told.lost.map(({ unusable }) => unusable), [true]);
+  assert.deepEqual(
+    told.lost.map(({ unusable }) => unusable),
+    [true],
+  );
 });
 
 test("sse: a comment is a sign of life, and a stream that had them may fall silent again", async (t) => {
@@ -212,7 +241,8 @@ test("a stream that is judged late, because the machine slept, is waited for a l
 test("when the network comes back, streams and what is being published go anew at once", async (t) => {
   const clock = fakeClock(t);
   const posts = [];
-  const post = (request) => (request.body ? (posts.push(request), posts.length > 1 ? receipts(request) : undefined) : nothing());
+  const post = (request) =>
+    request.body ? (posts.push(request), posts.length > 1 ? receipts(request) : undefined) : nothing();
   const { line, heard, requests, told } = openLine(t, openSse, { post, get: () => undefined });
   await clock.pass(10);
   line.say(subscribe("a"));
@@ -221,8 +251,14 @@ test("when the network comes back, streams and what is being published go anew a
   publish(2)(line);
   line.check(true);
   await clock.pass(10);
-  assert.deepEqual(posts.map(({ body }) => body.split("\n").map((text) => JSON.parse(text).seq)), [[1], [1, 2]]);
-  assert.deepEqual(heard.filter(({ type }) => type === "published").map(({ id }) => id), [1, 2]);
+  assert.deepEqual(
+    posts.map(({ body }) => body.split("\n").map((text) => JSON.parse(text).seq)),
+    [[1], [1, 2]],
+  );
+  assert.deepEqual(
+    heard.filter(({ type }) => type === "published").map(({ id }) => id),
+    [1, 2],
+  );
   assert.equal(requests.filter(({ method }) => method === "GET").length, 2);
   assert.deepEqual(told.lost, []);
 });
@@ -282,17 +318,27 @@ for (const [header, expected, more] of [
       const post = () => (code === "busy" ? refusal(503, code, headers) : html(503, headers));
       const { told } = openLine(t, openLongPoll, { post });
       await clock.pass(10);
-      assert.deepEqual(told.lost.map(({ retryAfterMs, unusable }) => [retryAfterMs, !!unusable]), [[expected, false]]);
+      assert.deepEqual(
+        told.lost.map(({ retryAfterMs, unusable }) => [retryAfterMs, !!unusable]),
+        [[expected, false]],
+      );
     });
 
 test("what is refused for good is no loss, though its status may look like one", async (t) => {
-  for (const [status, code] of [[429, "too_many_topics"], [501, "unsupported"], [413, "too_large"]]) {
+  for (const [status, code] of [
+    [429, "too_many_topics"],
+    [501, "unsupported"],
+    [413, "too_large"],
+  ]) {
     const clock = fakeClock(t);
     const { told, heard } = openLine(t, openSse, { get: () => refusal(status, code), post: receipts }, (line) =>
       line.say(subscribe("a")),
     );
     await clock.pass(10);
-    assert.deepEqual(heard.map(({ type, id, code }) => [type, id, code]), [["error", 1, code]]);
+    assert.deepEqual(
+      heard.map(({ type, id, code }) => [type, id, code]),
+      [["error", 1, code]],
+    );
     assert.deepEqual(told.lost, []);
     t.mock.restoreAll();
   }
@@ -309,7 +355,10 @@ test("a batch that a proxy finds too large goes in halves", async (t) => {
   await clock.pass(10);
   for (let id = 1; id <= 10; id++) line.publish(id, JSON.stringify({ id, topic: "a", data: "x".repeat(30_000) }));
   await clock.pass(10);
-  assert.deepEqual(heard.map(({ id }) => id), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+  assert.deepEqual(
+    heard.map(({ id }) => id),
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+  );
   assert.equal(sizes.filter((size) => size > 100_000).length, 2);
 });
 
@@ -322,11 +371,17 @@ test("a line that breaks before a large request is through gets smaller ones, un
     sizes.push(request.body.length);
     const ms = request.body.length / 12;
     return new Promise((resolve, reject) =>
-      setTimeout(() => (ms > 30_000 ? reject(new TypeError("fetch failed")) : resolve(receipts(request))), Math.min(ms, 30_000)),
+      setTimeout(
+        () => (ms > 30_000 ? reject(new TypeError("fetch failed")) : resolve(receipts(request))),
+        Math.min(ms, 30_000),
+      ),
     );
   };
   const { fetch } = scriptedFetch({ post });
-  let waiting = Array.from({ length: 1000 }, (_, at) => ({ id: at + 1, text: JSON.stringify({ id: at + 1, topic: "a", data: "x".repeat(960) }) }));
+  let waiting = Array.from({ length: 1000 }, (_, at) => ({
+    id: at + 1,
+    text: JSON.stringify({ id: at + 1, topic: "a", data: "x".repeat(960) }),
+  }));
   for (let lines = 0; waiting.length; lines++) {
     assert.ok(lines < 5, "it comes through");
     const { line, heard, told } = openLine(t, openSse, {}, () => {}, { fetch });
@@ -337,7 +392,10 @@ test("a line that breaks before a large request is through gets smaller ones, un
     waiting = waiting.filter(({ id }) => !answered.has(id));
     line.close();
   }
-  assert.ok(sizes.slice(3).every((size) => size < 300_000), `${sizes}`);
+  assert.ok(
+    sizes.slice(3).every((size) => size < 300_000),
+    `${sizes}`,
+  );
 });
 
 test("all that waits goes in the next request, up to 1 MiB of bytes", async (t) => {
@@ -361,7 +419,10 @@ test("all that waits goes in the next request, up to 1 MiB of bytes", async (t) 
     waiting[at]?.();
     await clock.pass(10);
   }
-  assert.deepEqual(posts.map((body) => body.split("\n").length), [1, 10, 1, 988]);
+  assert.deepEqual(
+    posts.map((body) => body.split("\n").length),
+    [1, 10, 1, 988],
+  );
   assert.ok(posts.every((body, at) => at === 2 || new TextEncoder().encode(body).length <= 1 << 20));
 });
 
@@ -390,9 +451,14 @@ test("without body streams receipts and pages are read as text, and event stream
   assert.equal(requests.filter(({ method }) => method === "POST").length, 1);
   assert.deepEqual(told.lost, []);
 
-  const sse = openLine(t, openSse, { get: () => withoutBodies(eventStream().response) }, (line) => line.say(subscribe("a")));
+  const sse = openLine(t, openSse, { get: () => withoutBodies(eventStream().response) }, (line) =>
+    line.say(subscribe("a")),
+  );
   await clock.pass(10);
-  assert.deepEqual(sse.told.lost.map(({ unusable }) => unusable), [true]);
+  assert.deepEqual(
+    sse.told.lost.map(({ unusable }) => unusable),
+    [true],
+  );
 });
 
 test("without body streams a page of 900 KB on 12 KB/s has its time, though nothing is seen of it", async (t) => {

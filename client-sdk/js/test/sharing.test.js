@@ -13,11 +13,14 @@ const server = () => {
   const topics = new Map();
   const readers = new Set();
   const of = (topic) => topics.get(topic) ?? topics.set(topic, []).get(topic);
-  const after = (topic, from) => (from === "now" ? of(topic).length : from === "earliest" ? 0 : Number(from.split(":")[1]));
+  const after = (topic, from) =>
+    from === "now" ? of(topic).length : from === "earliest" ? 0 : Number(from.split(":")[1]);
   const message = (topic, offset) => ({ type: "message", topic, offset, time: 1, data: of(topic)[offset - 1] });
   const pageOf = (topic, from) => {
     const start = after(topic, from);
-    const messages = of(topic).slice(start).map((_, at) => message(topic, start + at + 1));
+    const messages = of(topic)
+      .slice(start)
+      .map((_, at) => message(topic, start + at + 1));
     return { topic, messages, cursor: `e:${of(topic).length}`, caught_up: true };
   };
   const asked = ({ query }) => query.getAll("topic").map((topic, at) => [topic, query.getAll("from")[at]]);
@@ -33,7 +36,12 @@ const server = () => {
         for (let offset = start + 1; offset <= of(topic).length; offset++) stream.say(message(topic, offset));
       }
       const names = new Set(request.query.getAll("topic"));
-      readers.add(Object.assign(reader, { isStream: true, published: (topic, offset) => names.has(topic) && stream.say(message(topic, offset)) }));
+      readers.add(
+        Object.assign(reader, {
+          isStream: true,
+          published: (topic, offset) => names.has(topic) && stream.say(message(topic, offset)),
+        }),
+      );
       return stream.response;
     }
     const page = () => pages(...asked(request).map(([topic, from]) => pageOf(topic, from)));
@@ -66,13 +74,20 @@ const start = async (t, { tabs, browser, open = openSse, topics = ["a"] }) => {
   const lines = [];
   for (let n = 0; n < tabs; n++) {
     lines.push(
-      openLine(t, open, {}, (line) => topics.forEach((topic, at) => line.say({ type: "subscribe", id: at + 1, topic, from: "now" })), {
-        fetch,
-      }),
+      openLine(
+        t,
+        open,
+        {},
+        (line) => topics.forEach((topic, at) => line.say({ type: "subscribe", id: at + 1, topic, from: "now" })),
+        {
+          fetch,
+        },
+      ),
     );
     await clock.pass(10);
   }
-  const read = ({ heard }, topic = "a") => heard.filter((frame) => frame.type === "message" && frame.topic === topic).map(({ data }) => data);
+  const read = ({ heard }, topic = "a") =>
+    heard.filter((frame) => frame.type === "message" && frame.topic === topic).map(({ data }) => data);
   const receipts = ({ heard }) => heard.filter(({ type }) => type === "published").map(({ id }) => id);
   let lastId = 1000;
   const publish = ({ line }, data, topic = "a") => line.publish(++lastId, JSON.stringify({ id: lastId, topic, data }));
@@ -81,9 +96,16 @@ const start = async (t, { tabs, browser, open = openSse, topics = ["a"] }) => {
 
 for (const [transport, open] of Object.entries({ sse: openSse, longpoll: openLongPoll }))
   test(`${transport}: seven pages hold four connections, and each publishes and reads`, async (t) => {
-    const { clock, hark, pool, lines, read, receipts, publish } = await start(t, { tabs: 7, browser: { locks: fakeLocks() }, open });
+    const { clock, hark, pool, lines, read, receipts, publish } = await start(t, {
+      tabs: 7,
+      browser: { locks: fakeLocks() },
+      open,
+    });
     await clock.pass(3000);
-    assert.deepEqual(lines.map(({ told }) => told.opened.length), Array(7).fill(1));
+    assert.deepEqual(
+      lines.map(({ told }) => told.opened.length),
+      Array(7).fill(1),
+    );
     assert.equal(hark.held(), 4);
     for (const [at, tab] of lines.entries()) {
       publish(tab, at);
@@ -93,7 +115,10 @@ for (const [transport, open] of Object.entries({ sse: openSse, longpoll: openLon
     await clock.pass(5000);
     for (const tab of lines) assert.deepEqual(read(tab), [0, 1, 2, 3, 4, 5, 6]);
     assert.ok(pool.most <= 6);
-    assert.deepEqual(lines.flatMap(({ told }) => told.lost), []);
+    assert.deepEqual(
+      lines.flatMap(({ told }) => told.lost),
+      [],
+    );
   });
 
 test("who waits for a place polls about once a second, one at a time, and takes the place that gets free", async (t) => {
@@ -122,7 +147,11 @@ test("who waits for a place polls about once a second, one at a time, and takes 
 
 test("each of a page's streams counts", async (t) => {
   const topics = Array.from({ length: 6 * 32 }, (_, n) => `t${n}`);
-  const { clock, hark, pool, lines, read, publish } = await start(t, { tabs: 1, browser: { locks: fakeLocks() }, topics });
+  const { clock, hark, pool, lines, read, publish } = await start(t, {
+    tabs: 1,
+    browser: { locks: fakeLocks() },
+    topics,
+  });
   await clock.pass(2000);
   assert.equal(hark.streams(), 4);
   for (const topic of topics) publish(lines[0], topic, topic);
@@ -136,7 +165,9 @@ test("a stream that is started again keeps its place", async (t) => {
   lines[0].line.say({ type: "subscribe", id: 2, topic: "b", from: "now" });
   await clock.pass(2000);
   assert.equal(hark.streams(), 4);
-  assert.ok(lines[0].requests.length === 0 && lines[0].heard.some(({ type, topic }) => type === "subscribed" && topic === "b"));
+  assert.ok(
+    lines[0].requests.length === 0 && lines[0].heard.some(({ type, topic }) => type === "subscribed" && topic === "b"),
+  );
 });
 
 const noLocks = {
@@ -160,7 +191,10 @@ for (const [what, browser] of Object.entries(noLocks))
     publish(lines[5], "second");
     await clock.pass(3000);
     for (const tab of lines) assert.deepEqual(read(tab), ["first", "second"]);
-    assert.deepEqual(lines.flatMap(({ told }) => told.lost), []);
+    assert.deepEqual(
+      lines.flatMap(({ told }) => told.lost),
+      [],
+    );
     // Some minutes later it may be otherwise.
     for (const { line } of lines.slice(3)) line.close();
     await clock.pass(300_000);
@@ -174,7 +208,10 @@ for (const [what, browser] of Object.entries(noLocks))
 test("no locks: the seventh page opens, though nobody publishes", async (t) => {
   const { clock, lines, read, publish } = await start(t, { tabs: 7, browser: noLocks["no locks"]() });
   await clock.pass(7000);
-  assert.deepEqual(lines.map(({ told }) => [told.opened.length, told.lost.length]), Array(7).fill([1, 0]));
+  assert.deepEqual(
+    lines.map(({ told }) => [told.opened.length, told.lost.length]),
+    Array(7).fill([1, 0]),
+  );
   publish(lines[6], "first");
   await clock.pass(3000);
   for (const tab of lines) assert.deepEqual(read(tab), ["first"]);

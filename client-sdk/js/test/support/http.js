@@ -7,7 +7,10 @@ export const json = (body, status = 200, headers = {}) =>
 export const refusal = (status, code, headers) => json({ code, message: `says ${code}` }, status, headers);
 
 export const html = (status = 200, headers = {}) =>
-  new Response("<!doctype html>\n<h1>Please sign in</h1>\n", { status, headers: { "content-type": "text/html", ...headers } });
+  new Response("<!doctype html>\n<h1>Please sign in</h1>\n", {
+    status,
+    headers: { "content-type": "text/html", ...headers },
+  });
 
 /** Hark's answer to a request that publishes nothing. */
 export const nothing = () => new Response("", { headers: { "content-type": "application/x-ndjson" } });
@@ -69,7 +72,8 @@ export const page = (topic, ...messages) => ({
 export const pages = (...pages) => json({ pages, cursor: "c" });
 
 /**
- * A `fetch` that keeps what it was asked, and is answered by `answer.get` and `answer.post`; without an answer a request hangs until it is aborted.
+ * A `fetch` that keeps what it was asked, and is answered by `answer.get` and `answer.post`; without an answer a request hangs
+ * until it is aborted.
  */
 export const scriptedFetch = (answer) => {
   const requests = [];
@@ -82,7 +86,10 @@ export const scriptedFetch = (answer) => {
       const abort = () => reject(new DOMException("aborted", "AbortError"));
       if (signal.aborted) return abort();
       signal.addEventListener("abort", abort);
-      Promise.resolve(answer[method.toLowerCase()]?.(request, requests.length) ?? new Promise(() => {})).then(resolve, reject);
+      Promise.resolve(answer[method.toLowerCase()]?.(request, requests.length) ?? new Promise(() => {})).then(
+        resolve,
+        reject,
+      );
     });
   };
   return { fetch, requests };

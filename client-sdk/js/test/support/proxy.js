@@ -1,5 +1,5 @@
-// A proxy in front of a broker that can be as unkind as proxies and lines are: refuse WebSockets, swallow them, hold streams back, answer
-// with pages of its own, let bodies die, let through only so many bytes a second, cut what is under way.
+// A proxy in front of a broker that can be as unkind as proxies and lines are: refuse WebSockets, swallow them, hold streams
+// back, answer with pages of its own, let bodies die, let through only so many bytes a second, cut what is under way.
 
 import http from "node:http";
 import net from "node:net";

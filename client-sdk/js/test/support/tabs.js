@@ -94,7 +94,8 @@ export const fakeChannels = () => {
       channels.add(this);
     }
     postMessage(data) {
-      for (const other of channels) if (other !== this && other.name === this.name) queueMicrotask(() => other.onmessage?.({ data }));
+      for (const other of channels)
+        if (other !== this && other.name === this.name) queueMicrotask(() => other.onmessage?.({ data }));
     }
     close() {
       channels.delete(this);
@@ -104,7 +105,11 @@ export const fakeChannels = () => {
 
 /** Makes this a page: it has an address, and what else a browser gives it, or not. */
 export const beAPage = (t, { locks, BroadcastChannel } = {}) => {
-  const globals = { location: { origin: "http://hark.test", href: "http://hark.test/" }, navigator: { locks }, BroadcastChannel };
+  const globals = {
+    location: { origin: "http://hark.test", href: "http://hark.test/" },
+    navigator: { locks },
+    BroadcastChannel,
+  };
   for (const [name, value] of Object.entries(globals)) {
     const before = Object.getOwnPropertyDescriptor(globalThis, name);
     Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
