@@ -6,15 +6,12 @@ import { mayPass } from "./errors.js";
 import { lost } from "./exchange.js";
 import { LONGEST_RETRY_AFTER_MS } from "./figures.js";
 
-// All that are in protocol/README.md.
-const CODES = [
-  ..."bad_frame bad_topic bad_cursor too_large unauthenticated forbidden expiring not_subscribed already_subscribed".split(
-    " ",
-  ),
-  ..."too_many_subscriptions too_many_topics out_of_sequence rate_limited busy log_unavailable unsupported internal".split(
-    " ",
-  ),
-];
+/** All that are in protocol/README.md. */
+export const CODES = `
+  bad_frame bad_topic bad_cursor too_large unauthenticated forbidden expiring not_subscribed already_subscribed
+  too_many_subscriptions too_many_topics out_of_sequence rate_limited busy log_unavailable unsupported internal`
+  .trim()
+  .split(/\s+/);
 
 /**
  * Hark's code and sentence, of what is not to be asked again. What may pass, asks for another token, or is not of Hark at all, is

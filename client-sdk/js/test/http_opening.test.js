@@ -1,8 +1,10 @@
 // How a line over HTTP opens: by the answer to what it has to ask anyhow; and what of all that may answer is Hark.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import test from "node:test";
 import { openLongPoll } from "../src/longpoll.js";
+import { CODES } from "../src/refusal.js";
 import { openSse } from "../src/sse.js";
 import { fakeClock } from "./support/clock.js";
 import {
@@ -161,5 +163,14 @@ test("a large publish is given its time while a short question finds out whether
   assert.deepEqual(
     heard.map(({ type }) => type),
     ["published"],
+  );
+});
+
+test("the codes that count as Hark's are those of the protocol", () => {
+  const readme = readFileSync(new URL("../../../protocol/README.md", import.meta.url), "utf8");
+  const [errors] = readme.split("\n## Errors\n")[1].split("\n## ");
+  assert.deepEqual(
+    [...errors.matchAll(/^\| `(\w+)` \|/gm)].map(([, code]) => code),
+    CODES,
   );
 });
