@@ -213,9 +213,12 @@ export class HttpLine {
     run.quietMs = waitMs + ANSWER_WITHIN_MS;
     const moved = () => this.#moved(run);
     const request = { path, signal: run.stop.signal, patienceMs, pieceMs, waitMs, moved, late };
-    const refusal = await this.#exchange(request, (answer) =>
-      answer.ok ? use(answer) : refusalOf(answer, this.#dial.base, { unusable: !this.heard }),
-    );
+    const refusal = await this.#exchange(request, (answer) => {
+      if (!answer.ok) return refusalOf(answer, this.#dial.base, { unusable: !this.heard });
+      // Only Hark says so, and the page behind it may take long.
+      if (answer.header("hark-cursor")) this.#open();
+      return use(answer);
+    });
     if (!refusal) return true;
     await this.#takeOut(run, refusal);
     return false;

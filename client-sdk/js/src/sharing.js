@@ -1,19 +1,24 @@
 // @ts-check
-// A browser gives all pages of an origin six connections to a server that speaks HTTP/1.1. Owns that requests without an end
-// (event streams, long-polls) hold four of them at most, so that a publish always finds one, and so does whoever has to poll
-// meanwhile. Elsewhere nothing is shared.
+// A browser gives all pages of an origin six connections to a server that speaks HTTP/1.1. Owns that requests without an end (event
+// streams, long-polls) hold four of them at most, so that a publish always finds one, and so does whoever has to poll meanwhile.
+// Elsewhere nothing is shared.
 //
 // Pages count by Web Locks: a stream has one of four places, or waits for one and polls until then, in turn with the others that
-// wait. Where there are no Web Locks (a page by plain HTTP) each stream has a place until a request of any page hangs: then all
-// pages that hear of it poll for a while.
+// wait. Where there are no Web Locks (a page by plain HTTP) pages ask each other, and who does not answer is not counted. So when a
+// request of any page hangs nevertheless, all pages that hear of it poll for a while.
 
 import { later } from "./timer.js";
 
 const PLACES = 4;
 const HANG_MS = 5000;
 const CROWDED_MS = 300_000;
+// So long do other pages have to say what they hold.
+const COUNT_MS = 100;
+// A page that crashed does not say that it has left.
+const AGAIN_MS = 10_000;
 
 /** @typedef {() => void} Release */
+/** @typedef {{ asks?: number, to?: number, held?: number, left?: boolean, crowded?: boolean }} Word what pages tell each other */
 
 /** What the streams of one line know of the others, in this page and in all of its origin. */
 export class Sharing {
@@ -21,12 +26,16 @@ export class Sharing {
   #crowded;
   /** @type {LockManager | undefined} */
   #locks;
-  /** Where there are no locks. @type {BroadcastChannel | undefined} */
+  /** Where there are no locks: pages ask each other, if they can, and requests are watched. @type {BroadcastChannel | undefined} */
   #channel;
   #watches = false;
+  /** How many places this line holds. */
+  #held = 0;
+  /** How many others hold, by the number of the question. @type {Map<number, number>} */
+  #counts = new Map();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #easing;
-  /** Called when it is not crowded any more. @type {Set<Release>} */
+  /** Called when there may be a place. @type {Set<Release>} */
   #waiting = new Set();
 
   /**
@@ -54,7 +63,14 @@ export class Sharing {
       this.#locks = undefined;
       this.#watch();
     }
-    return this.#locks || this.#easing ? undefined : () => {};
+    if (this.#locks || this.#easing) return undefined;
+    if (!this.#watches) return () => {};
+    if ((await this.#countOthers()) + this.#held >= PLACES) return undefined;
+    this.#held++;
+    return () => {
+      this.#held--;
+      this.#tell({ left: true });
+    };
   }
 
   /**
@@ -62,28 +78,7 @@ export class Sharing {
    * @returns {Promise<Release>} of the first place that gets free
    */
   wait(signal) {
-    const locks = this.#locks;
-    return new Promise((resolve) => {
-      if (!locks) {
-        const free = () => resolve(() => {});
-        this.#waiting.add(free);
-        return signal.addEventListener("abort", () => this.#waiting.delete(free));
-      }
-      const others = new AbortController();
-      signal.addEventListener("abort", () => others.abort());
-      for (let n = 1; n <= PLACES; n++) {
-        hold(locks, `${this.#name} ${n}`, { signal: others.signal }).then(
-          (release) => {
-            // Two may come in the same moment.
-            if (others.signal.aborted) return release?.();
-            others.abort();
-            resolve(/** @type {Release} */ (release));
-          },
-          // Another one came first, or nobody waits any more.
-          () => {},
-        );
-      }
-    });
+    return this.#locks ? waitForLock(this.#locks, this.#name, signal) : this.#waitUnlocked(signal);
   }
 
   /**
@@ -107,7 +102,7 @@ export class Sharing {
   request(ms) {
     if (!this.#watches) return () => {};
     const timer = later(HANG_MS + ms, () => {
-      this.#channel?.postMessage("crowded");
+      this.#tell({ crowded: true });
       this.#crowd();
     });
     return () => clearTimeout(timer);
@@ -116,8 +111,8 @@ export class Sharing {
   close() {
     this.#watches = false;
     this.#channel?.close();
+    this.#channel = undefined;
     clearTimeout(this.#easing);
-    this.#waiting.clear();
   }
 
   #watch() {
@@ -125,17 +120,71 @@ export class Sharing {
     this.#watches = true;
     if (!globalThis.BroadcastChannel) return;
     this.#channel = new BroadcastChannel(this.#name);
-    this.#channel.onmessage = () => this.#crowd();
+    this.#channel.onmessage = ({ data }) => this.#hear(data);
+  }
+
+  /** @param {Word} word */
+  #tell(word) {
+    this.#channel?.postMessage(word);
+  }
+
+  /** @param {Word} word */
+  #hear({ asks, to = 0, held = 0, left, crowded }) {
+    const count = this.#counts.get(to);
+    if (count !== undefined) this.#counts.set(to, count + held);
+    // Who asked before is first.
+    if (asks) this.#tell({ to: asks, held: this.#held + this.#counts.size });
+    if (left) for (const look of this.#waiting) look();
+    if (crowded) this.#crowd();
+  }
+
+  async #countOthers() {
+    if (!this.#channel) return 0;
+    const question = Math.random();
+    this.#counts.set(question, 0);
+    this.#tell({ asks: question });
+    await new Promise((resolve) => later(COUNT_MS, () => resolve(undefined)));
+    const count = this.#counts.get(question) ?? 0;
+    this.#counts.delete(question);
+    return count;
+  }
+
+  /**
+   * @param {AbortSignal} signal
+   * @returns {Promise<Release>}
+   */
+  #waitUnlocked(signal) {
+    return new Promise((resolve) => {
+      /** @type {ReturnType<typeof setTimeout>} */
+      let timer;
+      const look = async () => {
+        const release = await this.take();
+        if (signal.aborted) release?.();
+        else if (!release) lookIn(AGAIN_MS);
+        else {
+          this.#waiting.delete(soon);
+          resolve(release);
+        }
+      };
+      // Not all in the same moment.
+      const lookIn = (/** @type {number} */ ms) => {
+        clearTimeout(timer);
+        timer = later(ms * (0.5 + Math.random() / 2), look);
+      };
+      const soon = () => lookIn(1000);
+      this.#waiting.add(soon);
+      lookIn(AGAIN_MS);
+      signal.addEventListener("abort", () => {
+        clearTimeout(timer);
+        this.#waiting.delete(soon);
+      });
+    });
   }
 
   #crowd() {
     const isNew = !this.#easing;
     clearTimeout(this.#easing);
-    this.#easing = later(CROWDED_MS, () => {
-      this.#easing = undefined;
-      for (const free of this.#waiting) free();
-      this.#waiting.clear();
-    });
+    this.#easing = later(CROWDED_MS, () => (this.#easing = undefined));
     if (isNew) this.#crowded();
   }
 }
@@ -195,4 +244,28 @@ const hold = (locks, name, options) =>
     const held = (/** @type {Lock | null} */ lock) =>
       lock ? new Promise((/** @type {(nothing: void) => void} */ release) => resolve(release)) : resolve(undefined);
     locks.request(name, options, held).catch(reject);
+  });
+
+/**
+ * @param {LockManager} locks
+ * @param {string} name
+ * @param {AbortSignal} signal
+ * @returns {Promise<Release>}
+ */
+const waitForLock = (locks, name, signal) =>
+  new Promise((resolve) => {
+    const others = new AbortController();
+    signal.addEventListener("abort", () => others.abort());
+    for (let n = 1; n <= PLACES; n++) {
+      hold(locks, `${name} ${n}`, { signal: others.signal }).then(
+        (release) => {
+          // Two may come in the same moment.
+          if (others.signal.aborted) return release?.();
+          others.abort();
+          resolve(/** @type {Release} */ (release));
+        },
+        // Another one came first, or nobody waits any more.
+        () => {},
+      );
+    }
   });

@@ -64,6 +64,13 @@ test("a page is the first request, has as many messages as Hark gives, and opens
   assert.ok(requests.every(({ method }) => method === "GET"));
 });
 
+test("a page that takes long opens the line with its head, which only Hark writes", async (t) => {
+  const stream = streamed("application/json");
+  stream.response.headers.set("hark-cursor", "e:0");
+  const { told } = openLine(t, openLongPoll, { get: () => stream.response }, (line) => line.say(subscribe("a")));
+  await until("it is open", () => told.opened.length);
+});
+
 test("a publish is the first request, and its receipt opens the line", async (t) => {
   const { requests, heard, told } = openLine(t, openSse, { post: receipts }, (line) =>
     line.publish(7, '{"id":7,"topic":"a","data":1}'),

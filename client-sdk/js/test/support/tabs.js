@@ -40,11 +40,11 @@ export const fakeLocks = () => {
   };
 };
 
-/** A `fetch` with six connections, each taken until its answer has been read to the end or was aborted. */
-export const sixConnections = (fetch) => {
+/** A `fetch` with six connections (or fewer, where others hold some), each taken until its answer has been read to the end or was aborted. */
+export const connections = (fetch, most = 6) => {
   const pool = { busy: 0, most: 0, waiting: [] };
   const next = () => {
-    while (pool.busy < 6 && pool.waiting.length) pool.waiting.shift()();
+    while (pool.busy < most && pool.waiting.length) pool.waiting.shift()();
   };
   const free = () => {
     pool.busy--;
