@@ -361,7 +361,7 @@ export class HttpLine {
   }
 
   #askOnce() {
-    if (!this.#isAsking) this.guard(() => this.#ask());
+    if (!this.#isAsking) this.guard(async () => (await this.#ask(), this.#open()));
     this.#isAsking = true;
   }
 
@@ -374,7 +374,6 @@ export class HttpLine {
       const isHark = refusal || (!text && /ndjson/.test(answer.header("content-type")));
       if (!isHark) throw this.foreign(text);
     });
-    this.#open();
   }
 
   /** @param {string} [version] */
@@ -401,8 +400,9 @@ export class HttpLine {
     if (this.#over) return;
     this.close();
     const { base } = this.#dial;
-    const unknown = () => ({ error: new ConnectionError("unreachable", `${base}: ${error}`), unusable: !this.isOpen });
-    this.#listener.lost(error instanceof Lost ? error.loss : unknown());
+    // What `fetch` says of a network that is away: nothing about the transport.
+    const unknown = { error: new ConnectionError("unreachable", `${base}: ${error}`) };
+    this.#listener.lost(error instanceof Lost ? error.loss : unknown);
   }
 
   /**
@@ -494,8 +494,11 @@ export class HttpLine {
         await this.#follow(run);
       } catch (error) {
         if (stop.signal.aborted) return;
-        if (error instanceof Silent) this.#restartSilent(stream);
-        else throw error;
+        if (error instanceof Silent) return this.#restartSilent(stream);
+        if (error instanceof Lost || this.heard || run.isBrief) throw error;
+        // Perhaps something in between breaks off streams, and nothing else.
+        await this.#ask();
+        throw lost("unreachable", `a stream from ${this.#dial.base} breaks off: ${error}`, { unusable: true });
       }
     });
   }

@@ -126,6 +126,12 @@ for (const [transport, open] of Object.entries(OPEN)) {
         assert.ok(error.message);
       });
 
+  test(`${transport}: a network that is away says nothing about the transport, but one that breaks off streams alone does`, async (t) => {
+    const fails = () => Promise.reject(new TypeError("fetch failed"));
+    const broken = async (post) => lossOf(openLine(t, open, { get: fails, post }, (line) => line.say(subscribe("a"))));
+    assert.deepEqual([(await broken(fails)).unusable, (await broken(receipts)).unusable], [undefined, true]);
+  });
+
   test(`${transport}: only Hark's own codes ask for a token, or end it`, async (t) => {
     const ask = (status, code) => lossOf(openLine(t, open, { post: () => refusal(status, code) }));
     assert.equal((await ask(401, "unauthenticated")).refused, true);
