@@ -219,7 +219,7 @@ test("a stream that is judged late, because the machine slept, is waited for a l
   const clock = fakeClock(t);
   const streams = [];
   const get = () => (streams.push(eventStream()), streams.at(-1).response);
-  const { line } = openLine(t, openSse, { get }, (line) => line.say(subscribe("a")));
+  const { line, told } = openLine(t, openSse, { get }, (line) => line.say(subscribe("a")));
   await clock.pass(10);
   streams[0].begin("a");
   await clock.pass(1000);
@@ -227,7 +227,7 @@ test("a stream that is judged late, because the machine slept, is waited for a l
   await clock.pass(100);
   streams[0].write(":\n");
   await clock.pass(20_000);
-  assert.equal(streams.length, 1, "what had come meanwhile was read first");
+  assert.deepEqual([streams.length, told.lost], [1, []], "what had come meanwhile was read first");
   // Without a sign of life, whoever looks after the line finds out.
   clock.sleep(3_600_000);
   line.check(false);
