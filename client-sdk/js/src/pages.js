@@ -4,6 +4,7 @@
 
 import { now } from "./clock.js";
 import { formatCursor, parseCursor } from "./cursor.js";
+import { queryOfAll } from "./query.js";
 import { later } from "./timer.js";
 
 // As many as Hark gives: on a long line every round trip counts.
@@ -15,7 +16,7 @@ const PATIENCE_MS = 15_000;
 // A page with nothing in it that came at once: not faster than this.
 const PAUSE_MS = 1000;
 
-/** @type {import("./http.js").Read} */
+/** @type {import("./streams.js").Read} */
 export const readPages = async (line, run) => {
   const { signal } = run.stop;
   for (;;) {
@@ -25,7 +26,7 @@ export const readPages = async (line, run) => {
     const waitMs = isAsked || run.isBrief ? 0 : WAIT_MS;
     let heard = 0;
     const poll = () =>
-      line.get(run, pathOf(line.queryOf(run), waitMs), waitMs, PATIENCE_MS, async (answer) => {
+      line.get(run, pathOf(queryOfAll(run.topics), waitMs), waitMs, PATIENCE_MS, async (answer) => {
         const text = await answer.text();
         const { pages } = line.parse(text);
         if (!Array.isArray(pages)) throw line.foreign(text);
@@ -61,7 +62,7 @@ const pause = (ms, signal) =>
 
 /**
  * @param {import("./http.js").HttpLine} line
- * @param {import("./http.js").Run} run
+ * @param {import("./streams.js").Run} run
  * @param {any} page
  * @param {number} size
  * @returns {number} how much there was in it
@@ -83,7 +84,7 @@ const hearPage = (line, run, { topic: name, messages, cursor, caught_up, gap }, 
 /**
  * Where delivery starts, as a `subscribed` frame would say it.
  *
- * @param {import("./http.js").Topic} topic
+ * @param {import("./streams.js").Topic} topic
  * @param {{ offset: number, prev?: number } | undefined} first
  * @param {string} cursor behind the page
  * @param {{ cursor: string } | undefined} gap

@@ -6,10 +6,12 @@
 import { mayPass } from "./errors.js";
 import { lost } from "./exchange.js";
 import { ANSWER_WITHIN_MS } from "./figures.js";
-import { HttpLine, Silent } from "./http.js";
+import { HttpLine } from "./http.js";
 import { HEARTBEAT_MS } from "./line.js";
+import { queryOfAll } from "./query.js";
+import { Silent } from "./streams.js";
 
-/** @type {import("./http.js").Read} */
+/** @type {import("./streams.js").Read} */
 const readEvents = async (line, run) => {
   let isWelcome = false;
   // What keeps the events to itself until there are more, as some proxies do, is of no use: nothing that comes without a
@@ -17,7 +19,7 @@ const readEvents = async (line, run) => {
   const late = () => (isWelcome ? new Silent() : held(line));
   await line.get(
     run,
-    `/v1/events?${line.queryOf(run)}`,
+    `/v1/events?${queryOfAll(run.topics)}`,
     0,
     0,
     async (answer) => {
