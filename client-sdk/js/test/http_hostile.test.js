@@ -64,9 +64,9 @@ test("an event stream that dies in its body is given up for long-poll", async (t
 for (const transport of ["sse", "longpoll"])
   test(`${transport}: a message that takes longer than any silence may last arrives, and so does its receipt`, async (t) => {
     const { broker, proxy, hark, changes } = await start(t, { transports: [transport] }, "--heartbeat", "500ms");
+    proxy.bytesPerSecond = 50_000;
     const events = hark.subscribe("a", { from: "earliest" });
     await hark.publish("a", "first");
-    proxy.bytesPerSecond = 50_000;
     proxy.requests.length = 0;
     const large = "x".repeat(200_000);
     const receipt = hark.publish("a", large);
