@@ -1,166 +1,85 @@
 // @ts-check
-// A line over HTTP, for where a WebSocket cannot be had: it reads by streams of at most 32 topics (`sse.js` or `longpoll.js`), and
-// publishes over `POST /v1/messages`. Owns which topic is read by which stream, from where, and what an HTTP status means.
+// A line over HTTP, for where a WebSocket cannot be had: to the rest it looks like one. Owns when it is open, what a failure says
+// of it, and what frames the answers of requests are; leaves reading to `streams.js`, publishing to `publisher.js`, and to
+// `exchange.js` how a request ends.
 //
-// To the rest it looks like a WebSocket: a `subscribe` is answered with `subscribed` when a stream that holds the topic says where it
-// starts. A stream whose topics change is started again, after the cursors of what came last, so nothing is missed or twice.
+// The line is open when Hark has answered anything: the first stream or publish says so by the way. Only a line that has nothing
+// to ask with asks for that alone.
 
-import { formatCursor, parseCursor } from "./cursor.js";
-import { ConnectionError, mayPass } from "./errors.js";
-import { CHECK_MS, HEARTBEAT_MS, SILENT_HEARTBEATS, startBeat } from "./line.js";
+import { ConnectionError } from "./errors.js";
+import { Lost, exchange, lost, unseenMs } from "./exchange.js";
+import { ANSWER_WITHIN_MS } from "./figures.js";
+import { Publisher } from "./publisher.js";
+import { queryOf } from "./query.js";
+import { refusalOf } from "./refusal.js";
+import { Sharing } from "./sharing.js";
+import { Streams } from "./streams.js";
 
-const STREAM_TOPICS = 32;
-// Proxies take request lines of 8 KB.
-const STREAM_QUERY_CHARS = 6000;
-// A batch of messages, though always one.
-const BATCH_CHARS = 1 << 18;
-// A slow uplink needs long for a batch.
+// Besides what the bytes need on their way, which nobody sees: so long does Hark wait for one that stalls, and most proxies for
+// Hark.
 const PUBLISH_PATIENCE_MS = 60_000;
-// Larger than any line that Hark sends: a message of 1 MiB in base64, and what is around it.
-const LINE_CHARS = 1 << 22;
+// What one round trip takes along, even on a bad line.
+const SHORT_BYTES = 8192;
 
-/**
- * @typedef {object} Topic
- * @property {number} ask the id of the `subscribe` that is not answered yet, or 0
- * @property {string} from where to go on, as in a query
- * @property {boolean} placed `from` is a cursor: its text alone does not tell it from `last:2`
- * @property {number} size of its part of the query, at most
- * @property {boolean} live `caught_up` was said
- */
-
-/** @typedef {Map<string, Topic>} Topics */
-/** @typedef {{ topics: Topics, run?: Run }} Stream */
-
-/**
- * One reading of a stream, until it is stopped. What it still hears after that does not count.
- *
- * @typedef {object} Run
- * @property {Topics} topics
- * @property {AbortController} stop
- * @property {number} heard
- */
-
-/** @typedef {(line: HttpLine, run: Run) => Promise<void>} Read */
-
-/**
- * `from` as in a query.
- *
- * @param {any} from
- * @returns {string}
- */
-const inQuery = (from) => {
-  if (typeof from === "string") return from;
-  const [[word, value]] = Object.entries(from);
-  return word === "after" ? value : `${word}:${value}`;
-};
-
-const queryOf = (/** @type {string} */ topic, /** @type {string} */ from) =>
-  `topic=${encodeURIComponent(topic)}&from=${encodeURIComponent(from)}`;
-
-/** The end of a line, as an exception. */
-class Lost extends Error {
-  /** @param {import("./line.js").Loss} loss */
-  constructor(loss) {
-    super();
-    this.loss = loss;
-  }
-}
-
-/**
- * @param {string} code
- * @param {string} message
- * @param {Partial<import("./line.js").Loss>} [more]
- */
-export const lost = (code, message, more) => new Lost({ error: new ConnectionError(code, message), ...more });
-
-/**
- * The lines of a body as they come.
- *
- * @param {Response} response
- */
-export async function* linesOf({ body }) {
-  if (!body) throw lost("unreachable", "this fetch cannot stream", { unusable: true });
-  const reader = body.getReader();
-  const decoder = new TextDecoder();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    rest += decoder.decode(value, { stream: !done });
-    const lines = rest.split(/\r?\n/);
-    rest = lines.pop() ?? "";
-    if (rest.length > LINE_CHARS) throw lost("lost", "a line without an end");
-    yield* lines;
-    if (done) {
-      if (rest) yield rest;
-      return;
-    }
-  }
-}
-
+/** @typedef {{ code: string, message: string }} Refusal */
+/** @typedef {import("./exchange.js").Answer} Answer */
+/** @typedef {import("./streams.js").Run} Run */
 /** @typedef {import("./line.js").Line} Line */
 
 /** @implements {Line} */
 export class HttpLine {
+  /** Hark has answered. */
+  isOpen = false;
+  /** A stream of this transport has brought something: from then on what fails says nothing against the transport. */
+  heard = false;
+  sharing;
+
   #dial;
   #listener;
-  #read;
   #token;
   #over = false;
-  /** @type {Set<Stream>} */
-  #streams = new Set();
-  /** Topics that no stream reads yet. @type {Map<string, Topic>} */
-  #added = new Map();
-  /** @type {Set<Stream>} */
-  #changed = new Set();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #regrouping;
-  /** @type {ReturnType<typeof setInterval> | undefined} */
-  #pulse;
+  #streams;
+  #publisher;
   #stop = new AbortController();
-  /** @type {{ id: number, text: string }[]} */
-  #outgoing = [];
-  #publishing = false;
-  #heartbeatMs = HEARTBEAT_MS;
-  /** Something came by a stream: from then on silence says nothing against the transport. */
-  heard = false;
+  #isAsking = false;
+  /** Answers of its own that wait until the line is open. @type {any[]} */
+  #answers = [];
 
   /**
    * @param {import("./line.js").Dial} dial
    * @param {import("./line.js").Listener} listener
-   * @param {Read} read
+   * @param {import("./streams.js").Read} read
    */
   constructor(dial, listener, read) {
     this.#dial = dial;
     this.#listener = listener;
-    this.#read = read;
     this.#token = dial.token;
-    this.#guard(async () => {
-      await this.#ask(dial.patienceMs);
-      this.#pulse = startBeat(
-        (jumped) => (jumped ? this.check(false) : this.#restartSilent(SILENT_HEARTBEATS)),
-        CHECK_MS,
-      );
-      listener.open();
+    this.sharing = new Sharing(dial.base, () => this.#streams.startAll(true));
+    this.#publisher = new Publisher(this);
+    this.#streams = new Streams(this, read, () => {
+      if (!this.isOpen && this.#streams.isEmpty && this.#publisher.isIdle) this.#askOnce();
     });
-  }
-
-  get patienceMs() {
-    return this.#dial.patienceMs;
+    queueMicrotask(() => {
+      if (this.#over) return;
+      listener.ready();
+      this.#streams.regroupSoon();
+    });
   }
 
   /** @param {any} frame */
   say({ type, id, topic, from, token }) {
-    if (type === "auth") this.#token = token;
-    if (type === "ping") this.#answer({ type: "pong", id });
-    if (type === "subscribe") {
-      const size = encodeURIComponent(topic).length + 80;
-      this.#added.set(topic, { ask: id, from: inQuery(from), placed: !!from.after, size, live: false });
+    if (type === "auth") {
+      this.#token = token;
+      // Each request shows its token once.
+      this.#streams.startAll();
     }
+    // Over HTTP nothing is asked: that the line is open is the answer.
+    if (type === "ping" && id) this.#answer({ type: "pong", id });
+    if (type === "subscribe") this.#streams.add(topic, id, from);
     if (type === "unsubscribe") {
-      this.#remove(topic);
+      this.#streams.remove(topic);
       this.#answer({ type: "unsubscribed", id, topic });
     }
-    this.#regrouping ??= setTimeout(() => this.#regroup(), 0);
   }
 
   /**
@@ -168,55 +87,56 @@ export class HttpLine {
    * @param {string} text
    */
   publish(id, text) {
-    this.#outgoing.push({ id, text });
-    if (this.#publishing) return;
-    this.#publishing = true;
-    this.#guard(async () => {
-      // What is published in the same turn goes in the same request.
-      await undefined;
-      while (this.#outgoing.length) await this.#publishBatch();
-      this.#publishing = false;
-    });
+    this.#publisher.publish({ id, text });
   }
 
-  /** @param {boolean} online the network was away, and with it the streams */
+  /** @param {boolean} online the network was away, and with it all connections */
   check(online) {
-    this.#restartSilent(online ? 0 : 1);
-    this.#guard(() => this.#ask(CHECK_MS));
+    if (online) this.#publisher.again();
+    this.#streams.check(online);
   }
 
   close() {
     if (this.#over) return;
     this.#over = true;
-    clearTimeout(this.#regrouping);
-    clearInterval(this.#pulse);
     this.#stop.abort();
-    for (const { run } of this.#streams) run?.stop.abort();
+    this.#publisher.close();
+    this.#streams.close();
+    this.sharing.close();
   }
 
-  // --- what follows is for the readers of streams ---
+  // --- what follows is for streams and their readers, and for the publisher ---
 
-  /**
-   * `topic=…&from=…` for each topic.
-   *
-   * @param {Run} run
-   */
-  queryOf({ topics }) {
-    return [...topics].map(([topic, { from }]) => queryOf(topic, from)).join("&");
+  get patienceMs() {
+    return this.#dial.patienceMs;
   }
 
   /**
-   * An answer to a stream's request, or nothing when a topic had to be taken out and the stream is started again.
+   * Asks for a stream, or a part of it. Whether the run goes on: not when a topic was refused, and the stream is started again
+   * without it.
    *
    * @param {Run} run
    * @param {string} path
-   * @param {number} patienceMs
+   * @param {number} waitMs how long Hark may wait with its answer
+   * @param {number} pieceMs the time that each piece of the body gives it anew
+   * @param {(answer: Answer) => Promise<Refusal | void>} use
+   * @param {() => Error} [late]
    */
-  async get(run, path, patienceMs) {
-    const response = await this.#request(path, {}, patienceMs, run.stop.signal, !this.heard);
-    if (response.ok) return response;
-    const { code, message } = await this.#refusalOf(response);
-    await this.findRefused(run, code, message);
+  async get(run, path, waitMs, pieceMs, use, late = () => this.#late({ unusable: !this.heard })) {
+    if (!this.isOpen) pieceMs = Math.min(pieceMs, this.patienceMs);
+    const patienceMs = waitMs + Math.max(pieceMs, this.patienceMs);
+    run.quietMs = waitMs + ANSWER_WITHIN_MS;
+    const moved = () => this.#streams.moved(run);
+    const request = { path, signal: run.stop.signal, patienceMs, pieceMs, waitMs, moved, late };
+    const refusal = await this.#exchange(request, (answer) => {
+      if (!answer.ok) return refusalOf(answer, this.#dial.base, { unusable: !this.heard });
+      // Only Hark says so, and the page behind it may take long.
+      if (answer.header("hark-cursor")) this.#open();
+      return use(answer);
+    });
+    if (!refusal) return true;
+    await this.#takeOut(run, refusal);
+    return false;
   }
 
   /**
@@ -225,96 +145,75 @@ export class HttpLine {
    * @param {number} size
    */
   hear(run, frame, size) {
-    run.heard = Date.now();
-    const { type, topic: name, offset, cursor } = frame;
-    const topic = run.topics.get(name);
     if (run.stop.signal.aborted || this.#over) return;
-    this.heard = true;
-    if (type === "welcome") {
-      this.#heartbeatMs = frame.heartbeat_ms;
-      this.#listener.hear(frame, 0);
-    }
-    if (!topic) return;
-    const id = topic.ask;
-    topic.from = type === "message" ? formatCursor({ ...parseCursor(topic.from), offset }) : cursor;
-    if (type === "subscribed") topic.ask = 0;
-    topic.placed = true;
-    // A second `subscribed` was not asked for, and goes without an id: the stream was started again.
-    this.#listener.hear({ ...frame, id }, size);
+    this.heard ||= !run.isBrief;
+    const { type } = frame;
+    if (type === "welcome") this.#open(frame.version);
+    if (type === "welcome" || type === "error") this.tell(frame);
+    else this.#streams.hear(run, frame, size);
+  }
+
+  get fetch() {
+    return this.#dial.fetch;
   }
 
   /**
-   * Hark refused a stream, and not for a while. Finds out for which topics, and goes on without them.
-   *
-   * @param {Run} run
-   * @param {string} code
-   * @param {string} message
+   * @param {string} body
+   * @param {number} bytes that it has
+   * @param {AbortSignal} signal
+   * @param {(answer: Answer) => Promise<T>} use
+   * @template T
    */
-  async findRefused({ topics }, code, message) {
-    let found = 0;
-    const isOne = topics.size < 2;
-    for (const [name, { ask, from }] of [...topics]) {
-      let refusal = { code, message };
-      if (!isOne) {
-        const path = `/v1/messages?limit=1&${queryOf(name, from)}`;
-        const response = await this.#request(path, {}, this.patienceMs);
-        if (response.ok) continue;
-        refusal = await this.#refusalOf(response);
-      }
-      found++;
-      this.#remove(name);
-      // Of one that stood: the client asks again, and gets the reason then.
-      this.#answer(ask ? { type: "error", id: ask, ...refusal } : { type: "unsubscribed", topic: name });
-    }
-    if (!found) throw lost(code, message);
-    this.#regrouping ??= setTimeout(() => this.#regroup(), 0);
-  }
-
-  // --- inner ---
-
-  /** Publishes nothing: says whether there is a Hark that takes this token, and not a cache, a proxy or another server. */
-  async #ask(/** @type {number} */ patienceMs) {
-    const response = await this.#post("", patienceMs);
-    if (!response.ok) await this.#refusalOf(response);
-    else await response.text();
+  async post(body, bytes, signal, use) {
+    const waitMs = unseenMs(bytes);
+    let pieceMs = PUBLISH_PATIENCE_MS + waitMs;
+    const isAlone = !this.isOpen && this.#streams.isEmpty;
+    // Nobody sees the bytes of an upload: whether Hark is there is asked beside one that may take long, and said by one that is
+    // short.
+    if (isAlone && bytes > SHORT_BYTES) this.#askOnce();
+    else if (isAlone) pieceMs = this.patienceMs;
+    const init = { method: "POST", body, headers: { "content-type": "application/x-ndjson" } };
+    const late = () => this.#late({ unusable: !this.isOpen });
+    return this.#exchange({ path: "/v1/messages", init, signal, patienceMs: pieceMs, pieceMs, waitMs, late }, use);
   }
 
   /**
-   * Hark's code and sentence. Of what is worth trying again, or asks for another token, it makes the line's end.
+   * What a request was refused for, if it was Hark that refused it, and for good.
    *
-   * @param {Response} response
-   * @returns {Promise<{ code: string, message: string }>}
+   * @param {Answer} answer
    */
-  async #refusalOf(response) {
-    const { status, headers } = response;
-    const text = await response.text();
-    /** @type {{ code?: string, message?: string }} */
-    let body = {};
+  refusalOf(answer) {
+    return refusalOf(answer, this.#dial.base, { unusable: !this.isOpen });
+  }
+
+  /**
+   * What Hark has written, or somebody else.
+   *
+   * @param {string} text
+   */
+  parse(text) {
     try {
-      body = JSON.parse(text);
+      const value = JSON.parse(text);
+      if (value && typeof value === "object") return value;
     } catch {
-      // A proxy's page.
+      // Said below.
     }
-    const { code = "", message = `status ${status}: ${text.slice(0, 200)}` } = body;
-    if (status === 401) throw lost("unauthenticated", message, { refused: true });
-    if (status === 429 || status >= 500 || mayPass(code)) {
-      // Of a date, or none: nothing.
-      throw lost(code || "unreachable", message, { retryAfterMs: Number(headers.get("retry-after")) * 1000 || undefined });
-    }
-    if (!code) throw lost("unreachable", `${this.#dial.base} is no Hark: ${message}`, { unusable: true });
-    return { code, message };
+    throw this.foreign(text);
   }
 
-  /** @param {any} frame */
-  #answer(frame) {
-    queueMicrotask(() => this.#over || this.#listener.hear(frame, 0));
+  /** @param {string} text */
+  foreign(text) {
+    return lost("unreachable", `${this.#dial.base} is no Hark: ${text.slice(0, 200)}`, { unusable: !this.isOpen });
   }
 
-  /** @param {import("./line.js").Loss} loss */
-  lose(loss) {
+  /**
+   * @param {any} frame
+   * @param {number} [size]
+   */
+  tell(frame, size = 0) {
     if (this.#over) return;
-    this.close();
-    this.#listener.lost(loss);
+    this.#open();
+    this.#listener.hear(frame, size);
   }
 
   /**
@@ -322,128 +221,122 @@ export class HttpLine {
    *
    * @param {() => Promise<unknown>} work
    */
-  async #guard(work) {
+  async guard(work) {
     try {
       await work();
     } catch (error) {
-      this.lose(
-        error instanceof Lost
-          ? error.loss
-          : { error: new ConnectionError("unreachable", `${this.#dial.base}: ${error}`) },
-      );
+      this.lose(error);
     }
   }
 
+  /** @param {unknown} error */
+  lose(error) {
+    if (this.#over) return;
+    this.close();
+    const { base } = this.#dial;
+    // What `fetch` says of a network that is away: nothing about the transport.
+    const unknown = { error: new ConnectionError("unreachable", `${base}: ${error}`) };
+    this.#listener.lost(error instanceof Lost ? error.loss : unknown);
+  }
+
+  /** Publishes nothing: fails if there is no Hark that takes this token, but a cache, a proxy or another server. */
+  async ask() {
+    await this.post("", 0, this.#stop.signal, async (answer) => {
+      const refusal = !answer.ok && (await this.refusalOf(answer));
+      if (refusal && answer.status === 403) throw lost(refusal.code, refusal.message, { final: true });
+      const text = refusal ? "" : await answer.text();
+      const isHark = refusal || (!text && /ndjson/.test(answer.header("content-type")));
+      if (!isHark) throw this.foreign(text);
+    });
+  }
+
+  // --- inner ---
+
   /**
-   * @param {string} path
-   * @param {RequestInit} init
-   * @param {number} patienceMs until the answer begins
-   * @param {AbortSignal} [signal]
-   * @param {boolean} [unusable] what it says of the transport if none comes
-   * @returns {Promise<Response>}
+   * @template T
+   * @param {Pick<import("./exchange.js").Request, "signal" | "patienceMs" | "pieceMs" | "late">
+   *   & { path: string, init?: RequestInit, waitMs: number, moved?: () => void }} request
+   * @param {(answer: Answer) => Promise<T>} use
+   * @returns {Promise<T>}
    */
-  async #request(path, init, patienceMs, signal = this.#stop.signal, unusable = !this.#pulse) {
+  async #exchange({ path, init, waitMs, moved, ...request }, use) {
     const { base, fetch } = this.#dial;
-    const token = this.#token;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    let timer;
-    const late = new Promise((_, reject) => {
-      const error = lost("unreachable", `no answer from ${base} in time`, { unusable });
-      timer = setTimeout(() => reject(error), patienceMs);
-    });
-    const headers = { ...init.headers, ...(token && { authorization: `Bearer ${token}` }) };
+    const authorization = this.#token && { authorization: `Bearer ${this.#token}` };
+    const headers = { ...init?.headers, ...authorization };
+    const answered = this.sharing.request(waitMs);
     try {
-      return await Promise.race([fetch(base + path, { ...init, headers, cache: "no-store", signal }), late]);
+      return await exchange(
+        {
+          ...request,
+          url: base + path,
+          fetch,
+          init: { ...init, headers },
+          moved: () => {
+            moved?.();
+            if (!this.#over) this.#listener.alive();
+          },
+        },
+        (answer) => {
+          answered();
+          return use(answer);
+        },
+      );
     } finally {
-      clearTimeout(timer);
+      answered();
     }
+  }
+
+  #askOnce() {
+    if (!this.#isAsking) this.guard(async () => (await this.ask(), this.#open()));
+    this.#isAsking = true;
+  }
+
+  /** @param {string} [version] */
+  #open(version) {
+    if (this.isOpen || this.#over) return;
+    this.isOpen = true;
+    this.#listener.open(version);
+    for (const frame of this.#answers.splice(0)) this.#answer(frame);
+  }
+
+  /** @param {any} frame */
+  #answer(frame) {
+    if (!this.isOpen) this.#answers.push(frame);
+    else queueMicrotask(() => this.tell(frame));
+  }
+
+  /** @param {Partial<import("./line.js").Loss>} loss */
+  #late(loss) {
+    return lost("unreachable", `no answer from ${this.#dial.base} in time`, loss);
   }
 
   /**
-   * @param {string} body
-   * @param {number} patienceMs
+   * Hark refused a stream, and not for a while. Finds out for which topics, and goes on without them.
+   *
+   * @param {Run} run
+   * @param {Refusal} refusal
    */
-  #post(body, patienceMs) {
-    return this.#request(
-      "/v1/messages",
-      { method: "POST", body, headers: { "content-type": "application/x-ndjson" } },
-      patienceMs,
-    );
-  }
-
-  async #publishBatch() {
-    let count = 0;
-    for (let chars = 0; count < this.#outgoing.length; count++) {
-      chars += this.#outgoing[count].text.length;
-      if (count && chars > BATCH_CHARS) break;
-    }
-    const batch = this.#outgoing.splice(0, count);
-    const response = await this.#post(batch.map(({ text }) => text).join("\n"), PUBLISH_PATIENCE_MS);
-    if (!response.ok) {
-      const refusal = await this.#refusalOf(response);
-      for (const { id } of batch) this.#hearAnswer({ ...refusal, id });
-      return;
-    }
-    let answered = 0;
-    for await (const line of linesOf(response)) {
-      if (!line) continue;
-      answered++;
-      this.#hearAnswer(JSON.parse(line));
-    }
-    if (answered < batch.length) throw lost("lost", "not every message was answered");
-  }
-
-  /** @param {any} answer */
-  #hearAnswer(answer) {
-    if (!this.#over) this.#listener.hear({ type: answer.code ? "error" : "published", ...answer }, 0);
-  }
-
-  /** @param {string} topic */
-  #remove(topic) {
-    this.#added.delete(topic);
-    for (const stream of this.#streams) if (stream.topics.delete(topic)) this.#changed.add(stream);
-  }
-
-  /** Gives new topics to streams, and starts those again whose topics have changed. */
-  #regroup() {
-    this.#regrouping = undefined;
-    for (const [name, topic] of this.#added) {
-      const hasRoom = (/** @type {Stream} */ { topics }) => {
-        const chars = [...topics.values()].reduce((sum, { size }) => sum + size, topic.size);
-        return topics.size < STREAM_TOPICS && chars <= STREAM_QUERY_CHARS;
-      };
-      const stream = [...this.#streams].find(hasRoom) ?? { topics: new Map() };
-      stream.topics.set(name, topic);
-      this.#streams.add(stream);
-      this.#changed.add(stream);
-    }
-    this.#added.clear();
-    for (const stream of this.#changed) this.#start(stream);
-    this.#changed.clear();
-  }
-
-  /** @param {Stream} stream */
-  #start(stream) {
-    stream.run?.stop.abort();
-    if (!stream.topics.size) {
-      this.#streams.delete(stream);
-      return;
-    }
-    const run = (stream.run = { topics: stream.topics, stop: new AbortController(), heard: Date.now() });
-    this.#guard(async () => {
-      try {
-        await this.#read(this, run);
-      } catch (error) {
-        if (!run.stop.signal.aborted) throw error;
+  async #takeOut({ topics, stop: { signal } }, { code, message }) {
+    let found = 0;
+    const isOne = topics.size < 2;
+    for (const [name, { ask, from }] of [...topics]) {
+      /** @type {Refusal | undefined} */
+      let refusal = { code, message };
+      if (!isOne) {
+        const path = `/v1/messages?limit=1&${queryOf(name, from)}`;
+        const late = () => this.#late({});
+        const request = { path, signal, patienceMs: this.patienceMs, pieceMs: this.patienceMs, waitMs: 0, late };
+        refusal = await this.#exchange(request, async (answer) =>
+          answer.ok ? void (await answer.text()) : await this.refusalOf(answer),
+        );
       }
-    });
-  }
-
-  /** @param {number} heartbeats without a sound */
-  #restartSilent(heartbeats) {
-    for (const stream of this.#streams) {
-      const silentMs = Date.now() - (stream.run?.heard ?? 0);
-      if (silentMs >= heartbeats * (this.#heartbeatMs + CHECK_MS)) this.#start(stream);
+      if (!refusal) continue;
+      found++;
+      this.#streams.remove(name);
+      this.#open();
+      // Of one that stood: the client asks again, and gets the reason then.
+      this.#answer(ask ? { type: "error", id: ask, ...refusal } : { type: "unsubscribed", topic: name });
     }
+    if (!found) throw lost(code, message);
   }
 }

@@ -1,53 +1,19 @@
-// What answers mean over HTTP, where it must be provoked: refusals, restarts, proxies' pages, streams that fall silent. With a `fetch`
-// that is the test.
+// What answers mean over HTTP, where it must be provoked: refusals, restarts, proxies' pages, streams that fall silent. With a
+// `fetch` that is the test.
 
 import assert from "node:assert/strict";
 import test from "node:test";
 import { connect } from "../src/index.js";
+import { eventStream, json, nothing, refusal, scriptedFetch, welcome } from "./support/http.js";
 import { take, until } from "./support/until.js";
-
-const json = (body, status = 200, headers = {}) => new Response(JSON.stringify(body), { status, headers });
-const refusal = (status, code, headers) => json({ code, message: `says ${code}` }, status, headers);
-const welcome = {
-  type: "welcome",
-  session: "s1",
-  version: "1",
-  heartbeat_ms: 25_000,
-  max_message_bytes: 1 << 20,
-  max_inflight: 1024,
-};
-
-/** An event stream that the test writes to. */
-const eventStream = () => {
-  const stream = { cancelled: false };
-  const body = new ReadableStream({
-    start: (controller) => (stream.controller = controller),
-    cancel: () => (stream.cancelled = true),
-  });
-  stream.response = new Response(body, { headers: { "content-type": "text/event-stream" } });
-  stream.write = (text) => stream.controller.enqueue(new TextEncoder().encode(text));
-  stream.say = (frame, event) =>
-    stream.write(`${event ? `event: ${event}\n` : ""}id: x\ndata: ${JSON.stringify(frame)}\n\n`);
-  stream.end = () => stream.controller.close();
-  return stream;
-};
 
 /** A client whose requests `answer` answers; of those that publish nothing it is told only if it has `ask`. */
 const start = (t, transport, answer, options) => {
-  const requests = [];
-  const fetch = (url, { method = "GET", body, headers, signal }) => {
-    const { pathname, searchParams: query } = new URL(url);
-    const request = { method, pathname, query, body, headers, signal };
-    requests.push(request);
-    const isAsk = method === "POST" && !body;
-    return new Promise((resolve, reject) => {
-      signal.addEventListener("abort", () => reject(new Error("aborted")));
-      const answered = isAsk
-        ? (answer.ask?.(request) ?? new Response(""))
-        : (answer[method.toLowerCase()]?.(request) ?? new Promise(() => {}));
-      Promise.resolve(answered).then(resolve, reject);
-    });
-  };
+  const isAsk = ({ method, body }) => method === "POST" && !body;
+  const { fetch, requests } = scriptedFetch({
+    get: (request) => answer.get?.(request),
+    post: (request) => (isAsk(request) ? (answer.ask?.(request) ?? nothing()) : answer.post?.(request)),
+  });
   const hark = connect({ url: "http://hark.test/prefix", fetch, transports: [transport], ...options });
   const changes = [];
   hark.on("state", (change) => changes.push(change));
@@ -60,21 +26,16 @@ const waited = (changes, least = 1) =>
 test("the token goes with every request, and none where there is none", async (t) => {
   const { hark, requests } = start(t, "sse", {}, { token: async () => "secret" });
   hark.subscribe("a:b@c", { from: { last: 5 } });
-  await until("the stream is asked for", () => requests.length === 2);
+  const stream = await until("the stream is asked for", () => requests.find(({ method }) => method === "GET"));
+  assert.equal(stream.pathname, "/prefix/v1/events");
   assert.deepEqual(
-    requests.map(({ method, pathname, headers }) => [method, pathname, headers.authorization]),
-    [
-      ["POST", "/prefix/v1/messages", "Bearer secret"],
-      ["GET", "/prefix/v1/events", "Bearer secret"],
-    ],
-  );
-  assert.deepEqual(
-    [...requests[1].query],
+    [...stream.query],
     [
       ["topic", "a:b@c"],
       ["from", "last:5"],
     ],
   );
+  assert.ok(requests.every(({ headers }) => headers.authorization === "Bearer secret"));
   const without = start(t, "sse", {});
   await until("it asks", () => without.requests.length);
   assert.equal(without.requests[0].headers.authorization, undefined);
@@ -294,32 +255,6 @@ test("long-poll: an empty answer that comes at once does not make it spin", asyn
   assert.ok(Date.now() - began >= 900, "the second pauses");
 });
 
-test("a stream without a sound is started again after its cursor", async (t) => {
-  let now = 1_000_000;
-  t.mock.timers.enable({ apis: ["setInterval"] });
-  t.mock.method(Date, "now", () => now);
-  const streams = [];
-  const { hark, requests } = start(t, "sse", { get: () => (streams.push(eventStream()), streams.at(-1).response) });
-  const events = hark.subscribe("a");
-  // The clock that `until` looks at stands still: only turns are counted.
-  const turns = async (condition) => {
-    for (let turn = 0; turn < 5000 && !condition(); turn++) await new Promise((resolve) => setTimeout(resolve, 1));
-    assert.ok(condition());
-  };
-  await turns(() => streams.length === 1);
-  streams[0].say({ ...welcome, heartbeat_ms: 10_000 });
-  streams[0].say({ type: "subscribed", topic: "a", cursor: "e:7", head: 7, resumed: false });
-  await events.ready;
-  for (let beat = 0; beat < 9; beat++) {
-    now += 5000;
-    t.mock.timers.tick(5000);
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-  await turns(() => streams.length === 2);
-  assert.equal(requests.at(-1).query.get("from"), "e:7");
-  assert.equal(hark.state, "open");
-});
-
 test("what a stream still says after it was started again does not count", async (t) => {
   const streams = [];
   const { hark } = start(t, "sse", { get: () => (streams.push(eventStream()), streams.at(-1).response) });
@@ -387,7 +322,8 @@ for (const [what, resumed, expected] of [
 }
 
 test("long-poll: a page of another epoch, with messages and without", async (t) => {
-  const page = (cursor, ...messages) => json({ pages: [{ topic: "a", messages, cursor, caught_up: true }], cursor: "c" });
+  const page = (cursor, ...messages) =>
+    json({ pages: [{ topic: "a", messages, cursor, caught_up: true }], cursor: "c" });
   const pages = [
     page("old:5", message(5)),
     page("new:6", message(6)),
@@ -410,10 +346,15 @@ test("long-poll: a page of another epoch, with messages and without", async (t) 
 
 for (const transport of ["sse", "longpoll"]) {
   test(`${transport}: a place that is none ends that subscription alone`, { timeout: 20_000 }, async (t) => {
+    const goodStream = () => {
+      const stream = eventStream();
+      stream.begin("good");
+      return stream.response;
+    };
     const { hark, changes } = start(t, transport, {
       get: () =>
         transport === "sse"
-          ? new Promise(() => {})
+          ? goodStream()
           : json({ pages: [{ topic: "good", messages: [], cursor: "e:3", caught_up: true }], cursor: "c" }),
     });
     const good = hark.subscribe("good");

@@ -1,5 +1,5 @@
-// A proxy in front of a broker that can be as unkind as proxies are: refuse WebSockets, swallow them, hold streams back, cut
-// what is under way.
+// A proxy in front of a broker that can be as unkind as proxies and lines are: refuse WebSockets, swallow them, hold streams
+// back, answer with pages of its own, let bodies die, let through only so many bytes a second, cut what is under way.
 
 import http from "node:http";
 import net from "node:net";
@@ -9,6 +9,12 @@ export class Proxy {
   websockets = "pass";
   /** Keep the bodies of event streams until they end. */
   holdsStreams = false;
+  /** Answers in the broker's place, if it returns true. @type {(request: http.IncomingMessage, response: http.ServerResponse) => boolean} */
+  intercept = () => false;
+  /** How many bytes of its answer's body a request gets; then nothing comes, and nothing ends. @type {(request: http.IncomingMessage) => number} */
+  passesBytes = () => Infinity;
+  /** In each direction of each request. */
+  bytesPerSecond = Infinity;
   /** Requests that came, as `METHOD /path`. */
   requests = [];
   #sockets = new Set();
@@ -19,17 +25,17 @@ export class Proxy {
     const target = new URL(base);
     proxy.#server = http.createServer((request, response) => {
       proxy.requests.push(`${request.method} ${request.url}`);
+      if (proxy.intercept(request, response)) return request.resume();
       const { method, url: path, headers } = request;
       const onward = http.request({ host: target.hostname, port: target.port, method, path, headers }, (answer) => {
         const holds = proxy.holdsStreams && /event-stream/.test(answer.headers["content-type"] ?? "");
         if (holds) return answer.resume();
         response.writeHead(answer.statusCode, answer.headers);
-        answer.pipe(response);
-        answer.on("error", () => response.destroy());
+        pass(answer, response, proxy.bytesPerSecond, proxy.passesBytes(request)).catch(() => response.destroy());
       });
       onward.on("error", () => response.destroy());
       response.on("close", () => onward.destroy());
-      request.pipe(onward);
+      pass(request, onward, proxy.bytesPerSecond, Infinity).catch(() => onward.destroy());
     });
     proxy.#server.on("upgrade", (request, socket, head) => {
       proxy.requests.push(`UPGRADE ${request.url}`);
@@ -68,3 +74,25 @@ export class Proxy {
     await closed;
   }
 }
+
+const SLICES_PER_SECOND = 20;
+
+/**
+ * Passes a body on, at most so many bytes a second, and so many at all.
+ *
+ * @param {import("node:stream").Readable} from
+ * @param {import("node:stream").Writable} to
+ */
+const pass = async (from, to, bytesPerSecond, most) => {
+  const slice = bytesPerSecond / SLICES_PER_SECOND;
+  for await (const piece of from) {
+    for (let at = 0; at < piece.length && most > 0; at += slice) {
+      const part = piece.subarray(at, Math.min(at + slice, at + most));
+      most -= part.length;
+      to.write(part);
+      if (slice < Infinity) await new Promise((resolve) => setTimeout(resolve, 1000 / SLICES_PER_SECOND));
+    }
+    if (most <= 0) return;
+  }
+  to.end();
+};
