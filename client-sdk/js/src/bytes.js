@@ -2,6 +2,18 @@
 // Bytes to base64 and back (RFC 4648, section 4), with what browsers and Node both have, and which bytes are text.
 
 /**
+ * The bytes that this is, also of another realm (an iframe, a vm context), whose classes are others; or nothing.
+ *
+ * @param {any} data
+ */
+export const bytesOf = (data) =>
+  ArrayBuffer.isView(data)
+    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    : /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(data))
+      ? new Uint8Array(data)
+      : undefined;
+
+/**
  * @param {Uint8Array} bytes
  * @returns {string}
  */

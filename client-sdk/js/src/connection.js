@@ -35,7 +35,7 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  * @typedef {object} Events
  * @property {(version?: string) => void} open
  * @property {(frame: any, size: number) => void} hear
- * @property {() => void} lost
+ * @property {(loss: import("./losses.js").Loss) => void} lost
  * @property {(error?: ConnectionError) => void} end
  * @property {(change: import("../hark").StateChange) => void} state
  */
@@ -249,9 +249,10 @@ export class Connection {
     for (const line of [this.#probe.line, this.#attempt]) if (line !== opened) line?.close();
     this.#probe.line = this.#attempt = undefined;
     if (!this.#line) return;
+    const transport = /** @type {Transport} */ (this.transport);
     this.#line.close();
     this.#line = this.transport = undefined;
-    this.#events.lost();
+    this.#events.lost({ proven: false, transport, transports: this.#options.transports });
   }
 
   /** While a lesser transport serves, the better ones are tried now and then. */

@@ -1,0 +1,33 @@
+// @ts-check
+// What the outbox and the inbox have of the world: time, chance and names of their own. Given to them, so that a script can be all
+// three.
+
+import { elapsedSince, mark } from "./clock.js";
+import { later } from "./timer.js";
+
+// 128 random bits: two clients never draw the same name.
+const newProducer = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].reduce(
+    (name, byte) => name + byte.toString(16).padStart(2, "0"),
+    "p",
+  );
+
+/**
+ * @typedef {object} World
+ * @property {() => import("./clock.js").Mark} mark
+ * @property {(mark: import("./clock.js").Mark) => number} elapsedSince
+ * @property {(ms: number, run: () => void) => any} later
+ * @property {(timer: any) => void} stop
+ * @property {() => number} random
+ * @property {() => string} newProducer
+ */
+
+/** @type {World} */
+export const WORLD = {
+  mark,
+  elapsedSince,
+  later,
+  stop: (timer) => clearTimeout(timer),
+  random: () => Math.random(),
+  newProducer,
+};
