@@ -140,8 +140,13 @@ test("what is wrong with the message is one error", async (t) => {
   await assert.rejects(hark.publishAll(["a", "b", "a"], 1), { name: "PublishError", code: "bad_frame" });
   await assert.rejects(
     hark.publishAll(["a"], () => {}),
-    { code: "bad_frame" },
+    { code: "bad_data" },
   );
+  for (const names of ["orders", undefined, 5, {}]) {
+    await assert.rejects(hark.publishAll(names, 1), { name: "PublishError", code: "bad_topic" }, `${names}`);
+  }
+  const [none] = await hark.publishAll([undefined], 1);
+  assert.deepEqual([none.topic, none.error.code], ["", "bad_topic"], "one name of several fails alone");
   assert.deepEqual(await hark.publishAll([], 1), []);
   hark.publishAll(["a", "b"], 1).catch(() => {});
   await assert.rejects(hark.publishAll(["c", "d"], 1), { code: "window_full" }, "each topic counts");

@@ -384,3 +384,54 @@ for (const [outage, isKept] of [
     await Promise.all([numbered, neverSent]);
   });
 }
+
+const loseUnproven = async (sockets, times, answered) => {
+  for (let time = 0; time < times; time++) {
+    answered?.(sockets.at(-1));
+    await reconnected(sockets);
+  }
+};
+
+test("a topic behind whose cursor nothing comes: the client says that it is stuck, also by the listener", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets } = await start(t);
+  const told = [];
+  const subscription = hark.subscribe("a", { from: { after: "e:7" } });
+  subscription.on("message", ({ offset }) => told.push(offset));
+  subscription.on("stuck", (event) => told.push(event));
+  await loseUnproven(sockets, 5, (socket) => answer(socket, "e:7", true));
+  await until("it is told", () => told.length);
+  assert.deepEqual(told, [{ type: "stuck", topic: "a", cursor: "e:7", tries: 5 }]);
+  assert.deepEqual(sockets.at(-1).said("subscribe"), [], "it is not asked for at once");
+  assert.equal(hark.state, "open");
+});
+
+test("a message over which each connection is lost fails, and those behind it go on", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets } = await start(t);
+  const poison = assert.rejects(hark.publish("a", "too much for a gateway"), { code: "lost", maybeKept: true, topic: "a" });
+  const next = hark.publish("a", "small");
+  await until("it is sent", () => sockets[0].said("publish").length);
+  await loseUnproven(sockets, 5);
+  await poison;
+  const socket = sockets.at(-1);
+  const [{ id, seq, data }] = await until("the next is sent", () => socket.said("publish").length && socket.said("publish"));
+  assert.deepEqual([seq, data], [2, "small"]);
+  socket.say({ type: "error", id, code: "out_of_sequence", message: "expected 1", expected_seq: 1 });
+  const anew = await until("it is counted anew", () => socket.said("publish")[1]);
+  assert.equal(anew.seq, 1);
+  receipt(socket, anew);
+  await next;
+});
+
+test("events that nobody takes are bounded, whatever they are", async (t) => {
+  const { hark, socket, sockets } = await start(t, { queue: { messages: 3 } });
+  hark.subscribe("a", { from: { after: "e:1" } });
+  answer(socket, "e:1", true);
+  for (let times = 0; times < 5; times++) {
+    sockets.at(-1).say({ type: "gap", topic: "a", reason: "expired", cursor: "e:9" });
+  }
+  assert.equal(socket.said("unsubscribe").length, 1, "a full queue parks it");
+  const again = await reconnected(sockets);
+  assert.deepEqual(again.said("subscribe"), []);
+});
