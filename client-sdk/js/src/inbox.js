@@ -250,7 +250,6 @@ export class Inbox {
       } else if (asked.epoch !== position.epoch) {
         this.gap({ type: "gap", topic, reason: "other_epoch", cursor });
       }
-      if (id) wanted.heard = false;
       this.#reconcile(topic);
     } else {
       this.#leave(topic, seat);

@@ -54,7 +54,6 @@ export class Subscription {
   constructor(topic, store, most, hooks) {
     this.#topic = topic;
     this.#place = store && Place.of(store);
-    if (this.#place) this.#place.owner = this;
     this.#hooks = hooks;
     this.#backlog = new Backlog(most);
     this.ready = new Promise((resolve, reject) => ([this.#isReady, this.#isNotReady] = [resolve, reject]));
@@ -105,8 +104,9 @@ export class Subscription {
 
   // --- what follows is called by the inbox ---
 
-  /** The cursor that is stored, or its promise, or anything else for none. */
+  /** The cursor that is stored, or its promise, or anything else for none. From now on the store is this one's. */
   load() {
+    if (this.#place) this.#place.owner = this;
     return this.#place?.load();
   }
 

@@ -186,6 +186,7 @@ test("a save that is under way, and the one behind it, are waited for before the
 test("what the callbacks of a closed subscription have done is stored, if nobody has gone on from there", async () => {
   const store = memory();
   const subscription = subscribe(store);
+  subscription.load();
   subscription.on("message", async () => {
     await turns();
     subscription.close();
