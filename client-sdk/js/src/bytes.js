@@ -2,18 +2,6 @@
 // Bytes to base64 and back (RFC 4648, section 4), with what browsers and Node both have, and which bytes are text.
 
 /**
- * The bytes that this is, also of another realm (an iframe, a vm context), whose classes are others; or nothing.
- *
- * @param {any} data
- */
-export const bytesOf = (data) =>
-  ArrayBuffer.isView(data)
-    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-    : /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(data))
-      ? new Uint8Array(data)
-      : undefined;
-
-/**
  * @param {Uint8Array} bytes
  * @returns {string}
  */
@@ -31,6 +19,18 @@ export const toBase64 = (bytes) => {
  */
 export const saysText = (contentType) =>
   /^text\/[^;]*(;\s*charset\s*=\s*"*(utf-8|us-ascii)"*\s*|;(?!\s*charset\s*=)[^;]*)*$/i.test(contentType);
+
+/**
+ * The bytes that this is, also of another realm (an iframe, a vm context), whose classes are others; or nothing.
+ *
+ * @param {any} data
+ */
+export const bytesOf = (data) =>
+  ArrayBuffer.isView(data)
+    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    : /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(data))
+      ? new Uint8Array(data)
+      : undefined;
 
 /**
  * What was published as bytes: text where it is text. (In JSON it comes as `text`, unless that would be longer.)

@@ -33,13 +33,12 @@ import { readBytes } from "./bytes.js";
 import { formatCursor, isCursor, parseCursor } from "./cursor.js";
 import { report } from "./emitter.js";
 import { SubscribeError, mayPass } from "./errors.js";
+import { STUCK_RETRY_MS } from "./figures.js";
 import { Losses } from "./losses.js";
 import { WORLD } from "./world.js";
 
 // So often Hark is asked to fill the same hole.
 const HOLE_ATTEMPTS = 3;
-// About so long a topic that is stuck waits for its next turn.
-const STUCK_RETRY_MS = 60_000;
 
 /** @typedef {import("./subscription.js").Subscription} Subscription */
 /** @typedef {import("./cursor.js").Position} Position */
@@ -205,6 +204,7 @@ export class Inbox {
     const count = wanted.losses.add(loss);
     if (wanted.losses.areTooMany(loss)) {
       wanted.stuck = true;
+      // Up to a tenth less or more.
       this.#wait(topic, wanted, STUCK_RETRY_MS * (0.9 + this.#world.random() / 5));
       this.#push(topic, { type: "stuck", topic, cursor, tries: wanted.losses.tries }, 0);
     }

@@ -2,7 +2,7 @@
 // How often in a row connections were lost over one thing: a message of ours that gets no receipt, or one of Hark's behind a cursor.
 // Owns when that is too often ("A message that does not come through" in protocol/README.md).
 
-const LOSSES_BEFORE_STUCK = 5;
+import { LOSSES_BEFORE_STUCK } from "./figures.js";
 
 /**
  * How a connection was lost.

@@ -4,13 +4,23 @@
 
 const LONGEST_MS = 2 ** 31 - 1;
 
+const clamp = (/** @type {number} */ ms) => Math.min(Math.max(ms, 0) || 0, LONGEST_MS);
+
 /**
  * Runs it once, after so long; `clearTimeout` prevents it.
  *
  * @param {number} ms what is not between 0 and 2^31 - 1 is taken for the nearer of the two, what is no number for 0
  * @param {() => void} run
  */
-export const later = (ms, run) => setTimeout(run, Math.min(Math.max(ms, 0) || 0, LONGEST_MS));
+export const later = (ms, run) => setTimeout(run, clamp(ms));
+
+/**
+ * Runs it again and again; `clearInterval` ends that.
+ *
+ * @param {number} ms
+ * @param {() => void} run
+ */
+export const every = (ms, run) => setInterval(run, clamp(ms));
 
 /**
  * Gives up a promise that takes too long: then it fails with what `late` makes. What becomes of the work is not its business.
