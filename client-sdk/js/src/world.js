@@ -8,7 +8,7 @@ import { later } from "./timer.js";
 // Some 128 random bits: two clients never draw the same name. It is no secret, so that any source of them will do.
 const newProducer = () => {
   const bytes = new Uint8Array(16);
-  if (globalThis.crypto?.getRandomValues) crypto.getRandomValues(bytes);
+  if (globalThis.crypto?.getRandomValues) globalThis.crypto.getRandomValues(bytes);
   else bytes.forEach((_, at) => (bytes[at] = Math.random() * 256));
   return bytes.reduce((name, byte) => name + byte.toString(16).padStart(2, "0"), "p");
 };
