@@ -32,7 +32,8 @@
 //    behind it when it is. Hark forgets keys, so it is not sent again later than that: then it fails.
 // 9. A message that was sent first in its topic, and whose connection is lost again and again before any answer for that topic, on
 //    every transport, is given up: Hark may have kept it. Those behind it keep their numbers: they may have been kept with it, and
-//    rule 5 finds out.
+//    rule 5 finds out. So that no other topic's message is given up for it, after the third such loss lanes go one at a time, each
+//    when the one before it is answered, and the one that was under way at a loss goes last.
 // 10. What was published to several topics has an entry in the lane of each. Where several of these are next in their lanes at once,
 //     and are counted under one name, they travel in one frame, if Hark knows such a frame; they are answered lane by lane, so that
 //     what is sent again is what failed alone.
@@ -103,6 +104,8 @@ export class Outbox {
   #inFlightBytes = 0;
   /** @type {Set<Lane>} lanes with something to send, in turn */
   #ready = new Set();
+  /** @type {Set<Lane>} lanes over whose first message connections may have been lost */
+  #doubted = new Set();
   #producer;
   /** The newest name of rule 5: good for each lane that has not had it, so that lanes that were forgotten together go on together. */
   #fresh = "";
@@ -185,8 +188,10 @@ export class Outbox {
    */
   next(newId, { frameBytes, inFlight, several }) {
     while (this.#inFlightCount < inFlight && (!this.#inFlight.size || this.#inFlightBytes < IN_FLIGHT_BYTES)) {
-      const [lane] = this.#ready;
-      if (!lane) return;
+      // Rule 9.
+      const isCareful = this.#doubted.size > 0;
+      const [lane] = (isCareful && this.#lanesInFlight()) || this.#ready;
+      if (!lane || !this.#ready.has(lane)) return;
       // To the end of the line, if there is more: lanes take turns.
       this.#ready.delete(lane);
       const entry = lane.entries[lane.sent];
@@ -201,7 +206,7 @@ export class Outbox {
       const id = newId();
       const name = this.#nextNumber(entry)[0];
       let entries = [entry];
-      if (several) {
+      if (several && !isCareful) {
         for (const other of entry.together.lanes) {
           const next = other.entries[other.sent];
           const isNext = other !== lane && next?.together === entry.together && this.#maySend(other);
@@ -232,6 +237,11 @@ export class Outbox {
       this.#inFlightBytes += entry.body.length;
       return { id, text };
     }
+  }
+
+  /** Of any sending: there is only one lane in flight, where this matters. */
+  #lanesInFlight() {
+    for (const { entries } of this.#inFlight.values()) return [...entries].map(({ lane }) => lane);
   }
 
   /**
@@ -319,6 +329,8 @@ export class Outbox {
    */
   lost(loss) {
     let most = 0;
+    /** Of what was sent first. */
+    const [suspect] = this.#lanesInFlight() ?? [];
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
@@ -328,10 +340,14 @@ export class Outbox {
       lane.answered = false;
       this.#stopWaiting(lane);
       const [first] = lane.entries;
-      if (first && !isUnheard) first.losses = undefined;
+      if (first && !isUnheard) {
+        first.losses = undefined;
+        this.#doubted.delete(lane);
+      }
       if (wasSent && isUnheard) {
         first.losses ??= new Losses();
         most = Math.max(most, first.losses.add(loss));
+        if (first.losses.tries > 2) this.#doubted.add(lane);
         if (first.losses.areTooMany(loss)) {
           const message = `each connection over which it was sent was lost before its receipt came: ${first.losses.tries}`;
           this.#finish(first, new PublishError("lost", message, lane.topic, true));
@@ -339,6 +355,7 @@ export class Outbox {
       }
       this.#getReady(lane);
     }
+    if (suspect && this.#ready.delete(suspect)) this.#ready.add(suspect);
     return most;
   }
 
@@ -359,6 +376,7 @@ export class Outbox {
     this.#lanes.clear();
     this.#inFlight.clear();
     this.#ready.clear();
+    this.#doubted.clear();
     this.#unanswered = this.#unansweredBytes = this.#inFlightCount = this.#inFlightBytes = 0;
   }
 
@@ -371,6 +389,7 @@ export class Outbox {
     const entries = [...(this.#inFlight.get(id)?.entries ?? [])];
     for (const entry of entries) {
       entry.lane.answered = true;
+      this.#doubted.delete(entry.lane);
       this.#forget(entry);
     }
     return entries;
@@ -394,6 +413,7 @@ export class Outbox {
     const { lane, together } = entry;
     const at = lane.entries.indexOf(entry);
     lane.entries.splice(at, 1);
+    if (!at) this.#doubted.delete(lane);
     if (at < lane.sent) lane.sent--;
     if (at < lane.fence) lane.fence--;
     this.#unanswered--;

@@ -429,6 +429,46 @@ test("a message over which each connection is lost fails, and those behind it go
   await next;
 });
 
+test("a message over which each connection is lost takes no other topic's with it", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets } = await start(t);
+  const topics = ["a", "b", "c"];
+  const results = topics.map((topic) => hark.publish(topic, topic).catch(({ code }) => code));
+  const all = hark.publishAll(topics, "all");
+  // A gateway that ends the connection over "b" at once, and so also before any receipt of what went with it.
+  let lost = 0;
+  let isOver = false;
+  Promise.all(results).then(() => (isOver = true));
+  while (!isOver) {
+    const socket = sockets.at(-1);
+    const said = await until("something is sent", () => isOver || (socket.said("publish").length && socket.said("publish")));
+    if (isOver) break;
+    const isPoisoned = said.some(({ data }) => data === "b");
+    for (const { id } of isPoisoned ? [] : said) socket.say({ type: "published", id, cursor: "e:1", duplicate: false });
+    if (!isPoisoned) {
+      await until("it goes on", () => isOver || socket.said("publish").length > said.length);
+      if (!socket.said("publish").some(({ data }) => data === "b")) continue;
+    }
+    assert.ok(++lost < 15, "it ends");
+    await reconnected(sockets);
+  }
+  assert.deepEqual(await Promise.all(results), [
+    { cursor: "e:1", duplicate: false },
+    "lost",
+    { cursor: "e:1", duplicate: false },
+  ]);
+  // Without the poison all goes at once again.
+  const socket = sockets.at(-1);
+  await until("the rest is kept", async () => {
+    for (const { id, topics = [] } of socket.said("publish").slice(-3)) {
+      const receipts = topics.map((topic) => ({ topic, cursor: "e:2", duplicate: false }));
+      socket.say(topics.length ? { type: "published_all", id, receipts } : { type: "published", id, cursor: "e:2", duplicate: false });
+    }
+    return Promise.race([all, new Promise((resolve) => setImmediate(resolve))]);
+  });
+  assert.deepEqual((await all).map(({ error }) => error), [undefined, undefined, undefined]);
+});
+
 test("events that nobody takes are bounded, whatever they are", async (t) => {
   const { hark, socket, sockets } = await start(t, { queue: { messages: 3 } });
   hark.subscribe("a", { from: { after: "e:1" } });
