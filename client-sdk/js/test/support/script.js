@@ -142,9 +142,12 @@ class Happened {
       }
       case "event": {
         const events = this.events.get(as) ?? [];
-        assert.ok(events.length, "no event");
-        this.#compare(events[0], { topic, ...fields });
-        return events.shift();
+        // Where these stand among the others is a client's own affair.
+        const isNotice = ({ type }) => type === "lagging" || type === "stuck";
+        const at = events.findIndex((event) => isNotice(event) === isNotice(wanted));
+        assert.ok(at >= 0, `none of ${JSON.stringify(events)}`);
+        this.#compare(events[at], { topic, ...fields });
+        return events.splice(at, 1);
       }
       case "ended":
         assert.ok(this.ended.has(as), "it has not ended");
