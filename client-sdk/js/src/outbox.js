@@ -245,6 +245,24 @@ export class Outbox {
   }
 
   /**
+   * What `next` gave last was not written after all, since Hark has said meanwhile that it allows less: it is next again.
+   *
+   * @param {number} id
+   */
+  withdraw(id) {
+    for (const entry of [...(this.#inFlight.get(id)?.entries ?? [])]) {
+      const { lane } = entry;
+      // Never written, it has no number.
+      if (!--entry.sendings) {
+        if (entry.seq) lane.nextSeq--;
+        Object.assign(entry, { seq: 0, asked: undefined });
+      }
+      this.#goBack(lane, lane.entries.indexOf(entry));
+      this.#getReady(lane);
+    }
+  }
+
+  /**
    * @param {Entry} entry the next of its lane
    * @returns {[string, number]} what it is counted under, and its number; none if it has a key
    */
