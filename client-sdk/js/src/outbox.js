@@ -249,7 +249,7 @@ export class Outbox {
    *
    * @param {number} id
    */
-  withdraw(id) {
+  takeBack(id) {
     for (const entry of [...(this.#inFlight.get(id)?.entries ?? [])]) {
       const { lane } = entry;
       // Never written, it has no number.

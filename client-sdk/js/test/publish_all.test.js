@@ -161,7 +161,7 @@ test("what was not written after all is next again, by what Hark allows by then,
     return frame && JSON.parse(frame.text);
   };
   const large = outbox.publish(["a"], `"data":"${"x".repeat(500)}"`, false)[0];
-  outbox.withdraw(next().id);
+  outbox.takeBack(next().id);
   const both = outbox.publish(["a", "b"], '"data":1', false);
   const small = [next({ frameBytes: 300 }), next()];
   await assert.rejects(large, { code: "too_large", maybeKept: false });
@@ -178,7 +178,7 @@ test("what was not written after all is next again, by what Hark allows by then,
   outbox.publish(["a", "b"], '"data":2', false);
   const together = next({ several: true });
   assert.deepEqual([together.topics, together.seqs], [["a", "b"], [2, 2]]);
-  outbox.withdraw(together.id);
+  outbox.takeBack(together.id);
   const alone = [next(), next(), next()];
   assert.deepEqual(
     alone.map((frame) => frame && [frame.topic, frame.seq]).sort(),
@@ -186,7 +186,7 @@ test("what was not written after all is next again, by what Hark allows by then,
   );
   // One that had been sent before keeps its number.
   outbox.lost({ proven: true, transport: "websocket", transports: ["websocket"] });
-  outbox.withdraw(next({ several: true }).id);
+  outbox.takeBack(next({ several: true }).id);
   assert.deepEqual([next().seq, next().seq, next()], [2, 2, undefined]);
 });
 
