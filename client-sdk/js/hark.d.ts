@@ -29,6 +29,7 @@ export interface WebSocketLike {
   onmessage: ((event: any) => void) | null;
   onerror: ((event: any) => void) | null;
   onclose: ((event: any) => void) | null;
+  readonly bufferedAmount?: number;
   send(text: string): void;
   close(code: number): void;
 }
