@@ -194,7 +194,8 @@ export class Inbox {
    */
   #countLoss(topic, wanted, loss) {
     const { position, heard, stuck } = wanted;
-    const cursor = position && formatCursor(position);
+    const from = /** @type {any} */ (wanted.from);
+    const cursor = position ? formatCursor(position) : from.after;
     // What is stuck is asked for on connections that have proven themselves by something else.
     const passes = heard || (loss.proven && !stuck);
     if (passes || cursor !== wanted.lostAt) wanted.losses = undefined;
