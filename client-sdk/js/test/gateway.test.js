@@ -73,13 +73,14 @@ for (const transport of ["websocket", "sse", "longpoll"]) {
     stuck.on("stuck", (event) => void told.push(event));
     await until("it is told", () => told.length, 30_000);
     assert.deepEqual(told, [{ type: "stuck", topic: "a", cursor, tries: 5 }]);
-    assert.equal(way.cuts, 5);
+    const { cuts } = way;
+    assert.ok(cuts >= 5 && cuts < 12, `${cuts} cuts`);
     const seen = [];
     hark.subscribe("b", { from: "earliest" }).on("message", ({ data }) => void seen.push(data));
     await until("the other topic comes", () => seen.length);
     await broker.publish("b", 2);
     await until("and goes on", () => seen.length === 2);
-    assert.equal(way.cuts, 5, "what is stuck is left alone for a while");
+    assert.equal(way.cuts, cuts, "what is stuck is left alone for a while");
   });
 
   test(`${transport}: a message that cannot go fails, and those behind it and of other topics are kept`, async (t) => {
