@@ -64,17 +64,17 @@ export const settle = (
     fetch = globalThis.fetch,
     connectTimeoutMs: patienceMs = 6000,
     probeMs = 15_000,
-    window = {},
-    queue = {},
+    window,
+    queue,
     ...others
   },
   unknown,
 ) => {
   unknown.warn("connect", others, OPTIONS);
-  unknown.warn("window", window, BOUNDS);
-  unknown.warn("queue", queue, BOUNDS);
-  const { messages: windowMessages = 10_000, bytes: windowBytes = 1 << 24 } = window;
-  const { messages: queueMessages = 1024, bytes: queueBytes = 1 << 20 } = queue;
+  unknown.warn("window", window ?? {}, BOUNDS);
+  unknown.warn("queue", queue ?? {}, BOUNDS);
+  const { messages: windowMessages = 10_000, bytes: windowBytes = 1 << 24 } = window ?? {};
+  const { messages: queueMessages = 1024, bytes: queueBytes = 1 << 20 } = queue ?? {};
   const usable = transports.filter((name) => name !== "websocket" || WebSocket);
   if (!usable.length || !usable.every((name) => TRANSPORTS.includes(name))) {
     const sentence = `transports are sse, longpoll and, with a WebSocket class, websocket; not ${transports}`;

@@ -8,7 +8,7 @@
 //   publish ──► waiting ──(next)──► sent ──(published)──► gone, with a receipt
 //                  ▲                  │
 //                  │ connection lost  │  all lanes, from their first entry
-//                  ├──────────────────┤      (but one that is never answered is given up)
+//                  ├──────────────────┤  (again and again: rule 9)
 //                  │ busy & co.       │  this lane, from that entry, after a wait
 //                  ├──────────────────┤
 //                  │ out_of_sequence  │  this lane, from the number Hark expects, at once the first time
