@@ -10,9 +10,9 @@ const here = (/** @type {string} */ path) => fileURLToPath(new URL(path, import.
 // Names of properties that only the sources use, so that they may be shortened. None of them may be a field on the wire, a name in
 // hark.d.ts or one of the platform's: a test looks.
 export const INNER_NAMES =
-  `asked begin caughtUp changes connected disconnected drained fence findRefused finish frameBytes hear
-  heard hole inFlight isEmpty isFull isHalfEmpty keyed lose loss nextSeq opened parked patienceMs placed queryOf renew
-  retryAfterMs sendings setbacks settle several together unanswered unusable wanted wire`.split(/\s+/);
+  `answered areTooMany asked begin caughtUp changes connected drained elapsedSince fence findRefused finish frameBytes hear
+  heard hole inFlight isEmpty isFull isHalfEmpty keyed lose loss losses lostAt monotonicMs newProducer nextSeq opened parked patienceMs placed queryOf renew
+  retryAfterMs sendings setbacks settle several together unanswered unusable wallMs wanted wire`.split(/\s+/);
 
 export const build = () => {
   const { outputFiles } = buildSync({

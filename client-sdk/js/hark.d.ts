@@ -34,6 +34,18 @@ export interface WebSocketLike {
   close(code: number): void;
 }
 
+/** What the client uses of `fetch` and its answers. */
+export type FetchLike = (url: string, init?: any) => Promise<ResponseLike>;
+
+export interface ResponseLike {
+  readonly ok: boolean;
+  readonly status: number;
+  readonly headers: { get(name: string): string | null };
+  readonly body: unknown;
+  text(): Promise<string>;
+}
+
+/** An option of another name is ignored, and `console.warn` says so; one that is `undefined` has its default. */
 export interface Options {
   /** `ws(s)://host/ws` or `http(s)://host[/prefix]`. In a browser the page's own origin by default. */
   url?: string | undefined;
@@ -44,18 +56,23 @@ export interface Options {
   /** A WebSocket class, for Node before 22 (such as that of the package `ws`). Default: the global one. */
   WebSocket?: (new (url: string, protocol: string) => WebSocketLike) | undefined;
   /** Default: the global one. */
-  fetch?: typeof globalThis.fetch | undefined;
+  fetch?: FetchLike | undefined;
   /** How long one attempt by one transport may take, and the `token` function. Default: 6,000. */
   connectTimeoutMs?: number | undefined;
   /** After a fallback: about how long until a better transport is tried again. Doubles with each failure up to 10 minutes. Default: 15,000. */
   probeMs?: number | undefined;
   /** How much may be published and unanswered; beyond it `publish` fails with `window_full`. Default: 10,000 messages, 16 MiB. */
-  window?: { messages?: number; bytes?: number } | undefined;
+  window?: Bounds | undefined;
   /**
    * How much may wait in a subscription for the application. When it is full the client leaves the topic and comes back,
    * at the same place, when half of it was taken: nothing is missed. Default: 1,024 messages, 1 MiB.
    */
-  queue?: { messages?: number; bytes?: number } | undefined;
+  queue?: Bounds | undefined;
+}
+
+export interface Bounds {
+  messages?: number | undefined;
+  bytes?: number | undefined;
 }
 
 /**
@@ -69,10 +86,12 @@ export interface Hark {
   /** By what it is connected just now. */
   readonly transport: Transport | undefined;
   /**
-   * Publishes any JSON value, bytes (`Uint8Array`, `ArrayBuffer`), or text: a string with a `contentType` such as `text/plain`. Fulfilled when Hark has kept the message; while there is no
-   * connection it waits. One client's messages to a topic are kept in the order of the calls, each once.
+   * Publishes any JSON value, bytes (an `ArrayBuffer` or a view of one, such as a `Uint8Array`), or text: a string with a `contentType`
+   * such as `text/plain`. Fulfilled when Hark has kept the message; while there is no connection it waits. One client's messages to a
+   * topic are kept in the order of the calls, each once.
    *
-   * Rejected with a {@link PublishError}.
+   * Rejected with a {@link PublishError}: `bad_data` for what is neither (`undefined`, a `Blob`, a `Map`, also within the data), `lost`
+   * when connection after connection was lost over the message. Nobody has to look at the failures that `close()` makes.
    */
   publish(topic: string, data: unknown, options?: PublishOptions): Promise<Receipt>;
   /**
@@ -122,8 +141,9 @@ export type TopicResult = ({ topic: string } & Receipt) | { topic: string; error
 export type From = "now" | "earliest" | { after: string } | { last: number } | { since: string | Date };
 
 /**
- * Where a cursor is kept between two lives of an application. `load` may be asynchronous, `save` too: if it gives a promise, it is
- * not called again before that is settled, and then with the newest cursor.
+ * Where a cursor is kept between two lives of an application. `load` may be asynchronous, `save` too: if it gives a promise, neither is
+ * called again before that is settled, and then `save` with the newest cursor. A subscription that has ended saves nothing once
+ * another one uses the store.
  */
 export interface CursorStore {
   load(): string | null | undefined | Promise<string | null | undefined>;
@@ -190,13 +210,26 @@ export interface Lagging {
   behind?: number | undefined;
 }
 
-export type HarkEvent = Message | Gap | CaughtUp | Lagging;
+/**
+ * Connection after connection was lost before anything behind `cursor` came, by every transport: something on the way does not let it
+ * through. It is tried again about once a minute, and said again each time that fails.
+ */
+export interface Stuck {
+  type: "stuck";
+  topic: string;
+  cursor: string;
+  /** How many connections that were. */
+  tries: number;
+}
+
+export type HarkEvent = Message | Gap | CaughtUp | Lagging | Stuck;
 
 /**
  * Iterate over it, or set callbacks; not both. A message counts as taken, and the cursor is stored, when the next one is asked for,
- * or when the callbacks have returned (a promise: when it is settled). Leaving the loop closes it.
+ * or when the callbacks have returned (a promise: when it is settled). Events wait until there is a callback for `message`. Leaving the
+ * loop closes it.
  */
-export interface Subscription extends AsyncIterableIterator<HarkEvent, undefined> {
+export interface Subscription {
   readonly topic: string;
   /** The place up to which everything was taken. */
   readonly cursor: string | undefined;
@@ -206,14 +239,19 @@ export interface Subscription extends AsyncIterableIterator<HarkEvent, undefined
   on(type: "gap", listener: (gap: Gap) => unknown): () => void;
   on(type: "caught_up", listener: (event: CaughtUp) => unknown): () => void;
   on(type: "lagging", listener: (event: Lagging) => unknown): () => void;
+  on(type: "stuck", listener: (event: Stuck) => unknown): () => void;
   /** The subscription has ended. Without a listener the error is reported as an uncaught one. */
   on(type: "error", listener: (error: HarkError) => unknown): () => void;
+  /** No callback is called any more, and what was not taken is dropped. */
   close(): void;
+  next(): Promise<IteratorResult<HarkEvent, undefined>>;
+  return(): Promise<IteratorResult<HarkEvent, undefined>>;
+  [Symbol.asyncIterator](): this;
 }
 
 /**
  * What went wrong. `code` is for programs: one of Hark's (`forbidden`, `bad_topic`, `too_large`, …), or one of the client's own:
- * `closed`, `window_full`, `bad_url`, `no_transport`, `no_token`, `unreachable`, `lost`, `closed_by_hark`.
+ * `closed`, `window_full`, `bad_data`, `bad_url`, `no_transport`, `no_token`, `unreachable`, `lost`, `closed_by_hark`.
  */
 export class HarkError extends Error {
   constructor(code: string, message: string);

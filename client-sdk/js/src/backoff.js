@@ -8,5 +8,7 @@
  * @param {number} failures
  * @param {number} [firstMs] unless said otherwise, the bounds are those for a command that Hark did not take just now
  * @param {number} [longestMs] as for a broker whose log is closed until a restart
+ * @param {() => number} [random]
  */
-export const draw = (failures, firstMs = 50, longestMs = 5000) => Math.random() * Math.min(longestMs, firstMs * 2 ** failures);
+export const draw = (failures, firstMs = 50, longestMs = 5000, random = Math.random) =>
+  random() * Math.min(longestMs, firstMs * 2 ** failures);

@@ -21,6 +21,18 @@ export const saysText = (contentType) =>
   /^text\/[^;]*(;\s*charset\s*=\s*"*(utf-8|us-ascii)"*\s*|;(?!\s*charset\s*=)[^;]*)*$/i.test(contentType);
 
 /**
+ * The bytes that this is, also of another realm (an iframe, a vm context), whose classes are others; or nothing.
+ *
+ * @param {any} data
+ */
+export const bytesOf = (data) =>
+  ArrayBuffer.isView(data)
+    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    : /^\[object (Shared)?ArrayBuffer\]$/.test(Object.prototype.toString.call(data))
+      ? new Uint8Array(data)
+      : undefined;
+
+/**
  * What was published as bytes: text where it is text. (In JSON it comes as `text`, unless that would be longer.)
  *
  * @param {string} base64

@@ -35,21 +35,53 @@ const checkName = (name, text, least, most) =>
   );
 
 /**
- * @param {string} topic
+ * @param {unknown} topic
  * @param {boolean} publishes
  */
 export const checkTopic = (topic, publishes) =>
   refuse(
-    topic.length > 255 || !/^\$?[\w:@-]+(\.[\w:@-]+)*$/.test(topic) || (publishes && topic[0] === "$"),
+    typeof topic !== "string" ||
+      topic.length > 255 || !/^\$?[\w:@-]+(\.[\w:@-]+)*$/.test(topic) || (publishes && topic[0] === "$"),
     "bad_topic",
     "a topic has 1 to 255 of A-Z a-z 0-9 _ - : @ with dots between; those that begin with $ are Hark's",
   );
+
+/**
+ * Whether JSON would say `{}` of it whatever it holds (a Map, a Set, a Blob, Headers, an Error, a Promise …), or the numbers of bytes.
+ *
+ * @param {any} value
+ */
+const isOpaque = (value) =>
+  typeof value === "object" &&
+  !/^\[object (Object|Array|Null|Number|String|Boolean)\]$/.test(Object.prototype.toString.call(value)) &&
+  (ArrayBuffer.isView(value) || !Object.keys(value).length);
+
+/**
+ * What JSON can say, as JSON; all of it, since what it would leave out is lost without a sign.
+ *
+ * @param {unknown} data
+ */
+export const writeJson = (data) => {
+  let text;
+  try {
+    text = JSON.stringify(data, (_, value) => {
+      if (isOpaque(value)) throw new TypeError(`${Object.prototype.toString.call(value)} has no JSON`);
+      return value;
+    });
+  } catch (error) {
+    // A circle, a BigInt, a `toJSON` that throws.
+    refuse(true, "bad_data", `the data is nothing that JSON can say: ${error}`);
+  }
+  // A function, `undefined`.
+  refuse(text === undefined, "bad_data", `the data is nothing that JSON can say: ${typeof data}`);
+  return /** @type {string} */ (text);
+};
 
 /** @param {import("../hark").PublishOptions} options */
 export const checkPublish = ({ headers, contentType, messageId }) => {
   const pairs = Object.entries((headers ??= {}));
   refuse(
-    typeof headers !== "object" || Array.isArray(headers) || "" in headers || !pairs.flat().every((text) => isText(text)),
+    typeof headers !== "object" || Array.isArray(headers) || isOpaque(headers) || "" in headers || !pairs.flat().every((text) => isText(text)),
     "bad_frame",
     "headers are an object of texts, all with names",
   );
@@ -83,9 +115,10 @@ export const checkText = (text, contentType) =>
 export const readFrom = (from) => {
   if (from === "now" || from === "earliest") return from;
   const { after, last, since } = from ?? {};
+  // A `Date` of any realm, or what else knows its time.
   if (isCursor(after)) return { after };
   if (Number.isSafeInteger(last) && last >= 0) return { last };
-  const time = since instanceof Date ? since.toJSON() : since;
+  const time = since?.toJSON?.() ?? since;
   refuse(
     typeof time !== "string",
     "bad_cursor",

@@ -1,14 +1,16 @@
 // @ts-check
 // What the application holds. Owns how frames go between the connection, the outbox and the inbox, and the ids they carry.
 
-import { isLarger, toBase64 } from "./bytes.js";
-import { checkPublish, checkText, checkTopic, readFrom } from "./checks.js";
+import { writeBody } from "./body.js";
+import { isLarger } from "./bytes.js";
+import { checkTopic, readFrom } from "./checks.js";
 import { Connection } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { HarkError, PublishError, SubscribeError, tooLarge } from "./errors.js";
 import { Inbox } from "./inbox.js";
-import { settle } from "./options.js";
+import { PUBLISH_OPTIONS, SUBSCRIBE_OPTIONS, Unknown, settle } from "./options.js";
 import { Outbox } from "./outbox.js";
+import { bindAll } from "./proxied.js";
 import { Subscription } from "./subscription.js";
 
 /** @typedef {import("../hark").Hark} Hark */
@@ -33,10 +35,11 @@ export class Client {
   #held;
   /** @type {HarkError | undefined} */
   #ended;
+  #unknown = new Unknown();
 
   /** @param {import("../hark").Options} options */
   constructor(options) {
-    this.#options = settle(options);
+    this.#options = settle(options, this.#unknown);
     const newId = () => ++this.#lastId;
     this.#outbox = new Outbox(this.#options.window, () => this.#pump());
     this.#inbox = new Inbox((frame) => this.#connection.say(frame), newId);
@@ -66,8 +69,9 @@ export class Client {
         this.#outbox.end(this.#ended);
         this.#inbox.end(error);
       },
-      state: (change) => this.#emitter.emit("state", change),
+      state: (change) => this.#emitter.post("state", change),
     });
+    bindAll(this);
   }
 
   get state() {
@@ -95,19 +99,19 @@ export class Client {
   }
 
   /**
-   * @param {string} topic
+   * @param {string} name
    * @param {unknown} data
    * @param {import("../hark").PublishOptions} [options]
    * @returns {Promise<import("../hark").Receipt>}
    */
-  async publish(topic, data, options = {}) {
-    topic = String(topic);
-    const body = asPublishError(topic, () => {
-      if (this.#ended) throw this.#ended;
-      checkTopic(topic, true);
-      return this.#body(data, options);
-    });
-    return this.#outbox.publish([topic], body, options.messageId != null)[0];
+  publish(name, data, options = {}) {
+    const topic = nameOf(name);
+    try {
+      checkTopic(name, true);
+      return this.#outbox.publish([topic], this.#body(data, options), options.messageId != null)[0];
+    } catch (error) {
+      return rejected(asPublishError(error, topic));
+    }
   }
 
   /**
@@ -116,36 +120,42 @@ export class Client {
    * @param {import("../hark").PublishOptions} [options]
    * @returns {Promise<import("../hark").TopicResult[]>}
    */
-  async publishAll(names, data, options = {}) {
-    const topics = [...names].map(String);
-    const body = asPublishError(topics.join(), () => {
-      if (this.#ended) throw this.#ended;
-      if (new Set(topics).size < topics.length) throw new HarkError("bad_frame", "a topic is named twice");
-      return this.#body(data, options);
-    });
+  publishAll(names, data, options = {}) {
+    /** @type {Set<string>} */
+    const topics = new Set();
     /** @type {Map<string, PublishError>} */
     const errors = new Map();
-    for (const topic of topics) {
-      try {
-        asPublishError(topic, () => checkTopic(topic, true));
-      } catch (error) {
-        errors.set(topic, /** @type {PublishError} */ (error));
-      }
-    }
-    const good = topics.filter((topic) => !errors.has(topic));
-    const receipts = this.#outbox.publish(good, body, options.messageId != null);
-    const results = new Map(good.map((topic, at) => [topic, receipts[at]]));
-    return Promise.all(
-      topics.map(async (topic) => {
+    try {
+      // A text is a list too, of its characters.
+      const list = typeof names === "string" ? undefined : names;
+      if (!list?.[Symbol.iterator]) throw new HarkError("bad_topic", "publishAll takes a list of topics");
+      for (const name of list) {
+        const topic = nameOf(name);
+        if (topics.has(topic)) throw new HarkError("bad_frame", `${topic} is named twice`);
+        topics.add(topic);
         try {
-          const error = errors.get(topic);
-          if (error) throw error;
-          return { topic, .../** @type {import("../hark").Receipt} */ (await results.get(topic)) };
+          checkTopic(name, true);
         } catch (error) {
-          return { topic, error: /** @type {PublishError} */ (error) };
+          errors.set(topic, asPublishError(error, topic));
         }
-      }),
-    );
+      }
+      const good = [...topics].filter((topic) => !errors.has(topic));
+      const receipts = this.#outbox.publish(good, this.#body(data, options), options.messageId != null);
+      const results = new Map(good.map((topic, at) => [topic, receipts[at]]));
+      return Promise.all(
+        [...topics].map(async (topic) => {
+          try {
+            const error = errors.get(topic);
+            if (error) throw error;
+            return { topic, .../** @type {import("../hark").Receipt} */ (await results.get(topic)) };
+          } catch (error) {
+            return { topic, error: /** @type {PublishError} */ (error) };
+          }
+        }),
+      );
+    } catch (error) {
+      return rejected(asPublishError(error, [...topics].join()));
+    }
   }
 
   /**
@@ -155,6 +165,8 @@ export class Client {
    * @param {import("../hark").PublishOptions} options
    */
   #body(data, options) {
+    if (this.#ended) throw this.#ended;
+    this.#unknown.warn("publish", options, PUBLISH_OPTIONS);
     const body = writeBody(data, options);
     const { frameBytes } = this.#limits;
     if (isLarger(body, frameBytes)) throw new HarkError("too_large", tooLarge(frameBytes));
@@ -166,9 +178,11 @@ export class Client {
    * @param {import("../hark").SubscribeOptions} [options]
    * @returns {import("../hark").Subscription}
    */
-  subscribe(name, { from = "now", cursor: store } = {}) {
+  subscribe(name, options = {}) {
     if (this.#ended) throw this.#ended;
-    const topic = String(name);
+    this.#unknown.warn("subscribe", options, SUBSCRIBE_OPTIONS);
+    const { from = "now", cursor: store } = options;
+    const topic = nameOf(name);
     /** @type {Subscription} */
     const subscription = new Subscription(topic, store, this.#options.queue, {
       drained: () => this.#inbox.drained(subscription),
@@ -176,14 +190,14 @@ export class Client {
     });
     let start;
     try {
-      checkTopic(topic, false);
+      checkTopic(name, false);
       start = readFrom(from);
     } catch (error) {
       const { code, message } = /** @type {HarkError} */ (error);
       subscription.finish(new SubscribeError(code, message, topic));
       return subscription;
     }
-    this.#inbox.subscribe(subscription, start, store?.load());
+    this.#inbox.subscribe(subscription, start);
     return subscription;
   }
 
@@ -248,39 +262,26 @@ const takesSeveral = (version = "") => {
   return Number(major) > 0 || Number(minor) >= 2;
 };
 
+/** What to call a topic in an error: the application may have given anything. */
+const nameOf = (/** @type {unknown} */ name) => (typeof name === "string" ? name : "");
+
 /**
- * @template T
+ * @param {unknown} error
  * @param {string} topic
- * @param {() => T} work
  */
-const asPublishError = (topic, work) => {
-  try {
-    return work();
-  } catch (error) {
-    const { code, message } = error instanceof HarkError ? error : new HarkError("bad_frame", String(error));
-    throw new PublishError(code, message, topic, false);
-  }
+const asPublishError = (error, topic) => {
+  if (error instanceof PublishError) return error;
+  const { code, message } = error instanceof HarkError ? error : new HarkError("bad_frame", String(error));
+  return new PublishError(code, message, topic, false);
 };
 
 /**
- * A `publish` frame's fields but for type, id, topic and number.
+ * Nobody has to look at what fails because the client was closed.
  *
- * @param {unknown} data
- * @param {import("../hark").PublishOptions} options
+ * @param {PublishError} error
  */
-const writeBody = (data, options) => {
-  checkPublish(options);
-  const { headers, contentType, messageId } = options;
-  const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : data;
-  const isText = contentType != null && !(bytes instanceof Uint8Array);
-  if (isText) checkText(bytes, contentType);
-  const text = JSON.stringify({
-    ...(bytes instanceof Uint8Array ? { data_base64: toBase64(bytes) } : isText ? { text: bytes } : { data: bytes }),
-    content_type: contentType ?? undefined,
-    headers,
-    message_id: messageId,
-  });
-  // A function, `undefined`: JSON leaves it out.
-  if (!/^{"(data|text)/.test(text)) throw new TypeError("the data is nothing that JSON can say");
-  return text.slice(1, -1);
+const rejected = (error) => {
+  const promise = Promise.reject(error);
+  if (error.code === "closed") promise.catch(() => {});
+  return promise;
 };

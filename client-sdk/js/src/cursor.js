@@ -21,6 +21,9 @@ export const formatCursor = ({ epoch, offset }) => `${epoch}:${offset}`;
 /** @param {unknown} text */
 export const isCursor = (text) => typeof text === "string" && /^[^\s:]+:\d+$/.test(text);
 
+/** One for each key, so that two subscriptions know that they have the same. @type {Map<string, import("../hark").CursorStore>} */
+const locals = new Map();
+
 /**
  * A place in the browser's `localStorage`, so that a page goes on after a reload. Where there is none, or it is full or
  * forbidden, nothing is kept: the page then starts as it would the first time.
@@ -31,7 +34,7 @@ export const isCursor = (text) => typeof text === "string" && /^[^\s:]+:\d+$/.te
 export const localCursor = (key) => {
   // Named so that nobody's other data is taken for a cursor.
   const name = `hark:${key}`;
-  return {
+  const local = locals.get(name) ?? {
     load() {
       try {
         return localStorage.getItem(name);
@@ -39,7 +42,7 @@ export const localCursor = (key) => {
         return null;
       }
     },
-    save(cursor) {
+    save(/** @type {string} */ cursor) {
       try {
         localStorage.setItem(name, cursor);
       } catch {
@@ -47,4 +50,6 @@ export const localCursor = (key) => {
       }
     },
   };
+  locals.set(name, local);
+  return local;
 };

@@ -22,6 +22,9 @@
 // 4. Messages count only while the wire is on.
 // 5. After a reconnect every subscription that has a position asks for what comes after it.
 //
+// 6. A connection that is lost before anything of a topic came behind its `subscribed`, again and again at one position and by every
+//    transport: the application is told that it is stuck there, and the topic is asked for again now and then.
+//
 // A browser cannot stop reading a WebSocket. So when a queue is full the subscription is parked: the client leaves the topic, drops
 // what still comes, and subscribes again after its position when the application has taken half of what is queued.
 
@@ -30,12 +33,16 @@ import { readBytes } from "./bytes.js";
 import { formatCursor, isCursor, parseCursor } from "./cursor.js";
 import { report } from "./emitter.js";
 import { SubscribeError, mayPass } from "./errors.js";
+import { STUCK_RETRY_MS } from "./figures.js";
+import { Losses } from "./losses.js";
+import { WORLD } from "./world.js";
 
 // So often Hark is asked to fill the same hole.
 const HOLE_ATTEMPTS = 3;
 
 /** @typedef {import("./subscription.js").Subscription} Subscription */
 /** @typedef {import("./cursor.js").Position} Position */
+/** @typedef {import("./losses.js").Loss} Loss */
 
 /**
  * @typedef {object} Wanted
@@ -44,9 +51,13 @@ const HOLE_ATTEMPTS = 3;
  * @property {Position} [position]
  * @property {number} asked the id of the `subscribe` that was sent for it: an answer to another one was for an earlier subscription
  * @property {boolean} parked not now: the queue is full, or the stored cursor is not read yet
- * @property {ReturnType<typeof setTimeout>} [timer] not before: Hark was busy
+ * @property {any} [timer] not before: Hark was busy, or it is stuck
  * @property {number} setbacks
  * @property {[cursor: string, seen: number]} hole
+ * @property {boolean} heard something came behind the last `subscribed`
+ * @property {Losses} [losses] of connections that brought nothing, at the cursor `lostAt`
+ * @property {string} [lostAt]
+ * @property {boolean} [stuck]
  */
 
 /**
@@ -64,14 +75,17 @@ export class Inbox {
   #connected = false;
   #say;
   #newId;
+  #world;
 
   /**
    * @param {(frame: { type: string, id?: number, topic?: string, from?: unknown }) => void} say
    * @param {() => number} newId
+   * @param {import("./world.js").World} [world]
    */
-  constructor(say, newId) {
+  constructor(say, newId, world = WORLD) {
     this.#say = say;
     this.#newId = newId;
+    this.#world = world;
   }
 
   get isEmpty() {
@@ -80,15 +94,16 @@ export class Inbox {
 
   /**
    * @param {Subscription} subscription
-   * @param {unknown} from
-   * @param {any} stored a cursor that wins, or its promise, or anything else for none
+   * @param {unknown} from where to start, unless it has a cursor stored
    */
-  subscribe(subscription, from, stored) {
+  subscribe(subscription, from) {
     const { topic } = subscription;
     const seat = this.#seats.get(topic) ?? /** @type {Seat} */ ({ wire: "off", id: 0 });
     if (seat.wanted) {
       throw new SubscribeError("already_subscribed", `subscribed to ${topic} already`, topic);
     }
+    // The application's: it may throw.
+    const stored = /** @type {any} */ (subscription.load());
     this.#seats.set(topic, seat);
     /** @type {Wanted} */
     const wanted = {
@@ -98,6 +113,7 @@ export class Inbox {
       parked: true,
       setbacks: 0,
       hole: ["", 0],
+      heard: false,
     };
     seat.wanted = wanted;
     const begin = (/** @type {unknown} */ cursor) => {
@@ -118,7 +134,7 @@ export class Inbox {
   unsubscribe(subscription) {
     const seat = this.#seats.get(subscription.topic);
     if (seat?.wanted?.subscription !== subscription) return;
-    clearTimeout(seat.wanted.timer);
+    this.#stopWaiting(seat.wanted);
     seat.wanted = undefined;
     this.#reconcile(subscription.topic);
   }
@@ -141,26 +157,59 @@ export class Inbox {
   }
 
   /**
-   * @param {unknown} _loss
-   * @returns {number} the most losses in a row at one cursor
+   * The connection is gone.
+   *
+   * @param {Loss} loss
+   * @returns {number} the most losses in a row at one cursor, on this transport
    */
-  lost(_loss) {
-    this.disconnected();
-    return 0;
+  lost(loss) {
+    // A page of a long-poll says `subscribed` only when it has come as a whole.
+    const wires = loss.transport === "longpoll" ? ["on", "asking"] : ["on"];
+    const lost = [...this.#seats].filter(([, { wire }]) => wires.includes(wire));
+    this.#disconnect();
+    return Math.max(0, ...lost.map(([topic, { wanted }]) => (wanted ? this.#countLoss(topic, wanted, loss) : 0)));
   }
 
-  disconnected() {
+  #disconnect() {
     this.#connected = false;
     this.#requests.clear();
     for (const [topic, seat] of this.#seats) {
       seat.wire = "off";
       if (!seat.wanted) this.#seats.delete(topic);
-      else {
-        clearTimeout(seat.wanted.timer);
-        seat.wanted.timer = undefined;
+      // Whoever is stuck waits also for the next connection.
+      else if (!seat.wanted.stuck) {
+        this.#stopWaiting(seat.wanted);
         seat.wanted.setbacks = 0;
       }
     }
+  }
+
+  /**
+   * Rule 6.
+   *
+   * @param {string} topic
+   * @param {Wanted} wanted
+   * @param {Loss} loss
+   * @returns {number} how many these are at its cursor, on this transport
+   */
+  #countLoss(topic, wanted, loss) {
+    const { position, heard, stuck } = wanted;
+    const from = /** @type {any} */ (wanted.from);
+    const cursor = position ? formatCursor(position) : from.after;
+    // What is stuck is asked for on connections that have proven themselves by something else.
+    const passes = heard || (loss.proven && !stuck);
+    if (passes || cursor !== wanted.lostAt) wanted.losses = undefined;
+    if (passes || !cursor) return 0;
+    wanted.lostAt = cursor;
+    wanted.losses ??= new Losses();
+    const count = wanted.losses.add(loss);
+    if (wanted.losses.areTooMany(loss)) {
+      wanted.stuck = true;
+      // Up to a tenth less or more.
+      this.#wait(topic, wanted, STUCK_RETRY_MS * (0.9 + this.#world.random() / 5));
+      this.#push(topic, { type: "stuck", topic, cursor, tries: wanted.losses.tries }, 0);
+    }
+    return count;
   }
 
   /**
@@ -170,9 +219,10 @@ export class Inbox {
    */
   end(error) {
     const seats = [...this.#seats];
-    this.disconnected();
+    this.#disconnect();
     this.#seats.clear();
     for (const [topic, { wanted }] of seats) {
+      if (wanted) this.#stopWaiting(wanted);
       wanted?.subscription.finish(error && new SubscribeError(error.code, error.message, topic));
     }
   }
@@ -238,11 +288,8 @@ export class Inbox {
     const { wanted } = seat;
     if (seat.wire === "asking" && wanted?.asked === id) {
       if (mayPass(code)) {
-        const wait = Math.max(draw(wanted.setbacks++), retryAfterMs);
-        wanted.timer = setTimeout(() => {
-          wanted.timer = undefined;
-          this.#reconcile(topic);
-        }, wait);
+        const wait = draw(wanted.setbacks++, undefined, undefined, this.#world.random);
+        this.#wait(topic, wanted, Math.max(wait, retryAfterMs));
       } else {
         seat.wanted = undefined;
         wanted.subscription.finish(new SubscribeError(code, message, topic));
@@ -276,23 +323,17 @@ export class Inbox {
     const here = { epoch: position.epoch, offset };
     wanted.position = here;
     const cursor = formatCursor(here);
-    wanted.subscription.push(
-      {
-        type,
-        topic,
-        offset,
-        time,
-        data: text ?? (data_base64 === undefined ? data : readBytes(data_base64, content_type)),
-        ...(content_type !== undefined && { contentType: content_type }),
-        headers,
-        cursor,
-      },
-      size,
-    );
-    if (wanted.subscription.isFull) {
-      wanted.parked = true;
-      this.#reconcile(topic);
-    }
+    const event = {
+      type,
+      topic,
+      offset,
+      time,
+      data: text ?? (data_base64 === undefined ? data : readBytes(data_base64, content_type)),
+      ...(content_type !== undefined && { contentType: content_type }),
+      headers,
+      cursor,
+    };
+    this.#push(topic, event, size);
   }
 
   /** @param {import("../hark").Gap} frame */
@@ -301,29 +342,66 @@ export class Inbox {
     if (!wanted) return;
     const { type, topic, reason, from, to, cursor } = frame;
     wanted.position = parseCursor(cursor);
-    wanted.subscription.push({ type, topic, reason, from, to, cursor }, 0);
+    this.#push(topic, { type, topic, reason, from, to, cursor }, 0);
   }
 
   /** @param {import("../hark").Lagging} frame */
   lagging({ type, topic, behind }) {
     const wanted = this.#listening(topic);
-    if (wanted?.position) wanted.subscription.push({ type, topic, cursor: formatCursor(wanted.position), behind }, 0);
+    if (wanted?.position) this.#push(topic, { type, topic, cursor: formatCursor(wanted.position), behind }, 0);
   }
 
   /** @param {import("../hark").CaughtUp} frame */
   caughtUp({ type, topic, cursor }) {
     // The position stays: it is what was received. If Hark's is another, the next message tells.
-    this.#listening(topic)?.subscription.push({ type, topic, cursor }, 0);
+    if (this.#listening(topic)) this.#push(topic, { type, topic, cursor }, 0);
   }
 
   /**
-   * The subscription whose messages count now (rule 4).
+   * The subscription whose frames count now (rule 4): this is about one of them.
    *
    * @param {string} topic
    */
   #listening(topic) {
     const seat = this.#seats.get(topic);
-    return seat?.wire === "on" ? seat.wanted : undefined;
+    const wanted = seat?.wire === "on" ? seat.wanted : undefined;
+    if (wanted) Object.assign(wanted, { heard: true, stuck: false });
+    return wanted;
+  }
+
+  /**
+   * Into the queue; when that is full the subscription is parked, whatever filled it.
+   *
+   * @param {string} topic
+   * @param {any} event
+   * @param {number} size
+   */
+  #push(topic, event, size) {
+    const wanted = this.#seats.get(topic)?.wanted;
+    if (!wanted) return;
+    wanted.subscription.push(event, size);
+    if (!wanted.subscription.isFull) return;
+    wanted.parked = true;
+    this.#reconcile(topic);
+  }
+
+  /**
+   * @param {string} topic
+   * @param {Wanted} wanted
+   * @param {number} ms
+   */
+  #wait(topic, wanted, ms) {
+    this.#stopWaiting(wanted);
+    wanted.timer = this.#world.later(ms, () => {
+      wanted.timer = undefined;
+      this.#reconcile(topic);
+    });
+  }
+
+  /** @param {Wanted} wanted */
+  #stopWaiting(wanted) {
+    this.#world.stop(wanted.timer);
+    wanted.timer = undefined;
   }
 
   /**
@@ -341,6 +419,7 @@ export class Inbox {
     if (!wanted) this.#seats.delete(topic);
     if (!now || wanted.timer || !this.#connected) return;
     const { position, from } = wanted;
+    wanted.heard = false;
     // Hark may not be able to read what the application gave, and ends who says ten such things in a row.
     if (!position && typeof from === "object") this.#say({ type: "ping" });
     wanted.asked = this.#ask("asking", seat, topic, {

@@ -1,14 +1,12 @@
 // @ts-check
 // What a transport is to the rest: a line. It says and hears the frames of protocol/README.md, whatever it carries them by, so that
-// nothing above it knows which one it is. Owns the types, and the beat by which a line looks after itself.
+// nothing above it knows which one it is. Owns the types.
 //
 // A line is opened by a function that gets a dial and a listener. It calls `listener.ready` at most once, when what there is to say
 // may be said, though nobody has answered yet; `listener.open` once, when Hark has; `listener.hear` for each frame that comes; `listener.alive`
 // when something else has come; and `listener.lost` once, as the last thing, unless `close` came first: then it calls nothing any
 // more. It calls none of them before it has been handed out.
 
-import { elapsedSince, mark } from "./clock.js";
-import { every } from "./timer.js";
 
 /**
  * What a line is opened with.
@@ -55,25 +53,5 @@ import { every } from "./timer.js";
 
 /** @typedef {(dial: Dial, listener: Listener) => Line} Open */
 
-/** How long a check may take. */
-export const CHECK_MS = 5000;
-/** A line is dead when nothing came for so many heartbeats. */
-export const SILENT_HEARTBEATS = 2.5;
 /** Hark's heartbeat until it has said another. */
 export const HEARTBEAT_MS = 25_000;
-
-/**
- * Calls `beat` again and again; with `true` after a jump: the machine slept, or the page was frozen. What has come meanwhile
- * may be unread yet, so silence says nothing then.
- *
- * @param {(jumped: boolean) => void} beat
- * @param {number} everyMs
- */
-export const startBeat = (beat, everyMs) => {
-  let last = mark();
-  return every(everyMs, () => {
-    const jumped = elapsedSince(last) > everyMs + CHECK_MS;
-    last = mark();
-    beat(jumped);
-  });
-};

@@ -22,21 +22,59 @@ const TRANSPORTS = ["websocket", "sse", "longpoll"];
  * @property {{ messages: number, bytes: number }} queue
  */
 
+const OPTIONS = "url token transports WebSocket fetch connectTimeoutMs probeMs window queue".split(" ");
+const BOUNDS = ["messages", "bytes"];
+export const PUBLISH_OPTIONS = ["headers", "contentType", "messageId"];
+export const SUBSCRIBE_OPTIONS = ["from", "cursor"];
+
+/** The options of one client that it does not know: a name that is written wrong changes nothing, without a sign. */
+export class Unknown {
+  /** @type {Set<string>} */
+  #warned = new Set();
+
+  /**
+   * Says once which these are.
+   *
+   * @param {string} where
+   * @param {object} given
+   * @param {string[]} known
+   */
+  warn(where, given, known) {
+    const names = Object.keys(given).filter((name) => !known.includes(name));
+    if (!names.length) return;
+    const text = `hark: ${where} has no option ${names.join(", ")}; it has ${known.join(", ")}`;
+    if (this.#warned.has(text)) return;
+    // As many as there may be by mistake: beyond that the names are the application's data.
+    if (this.#warned.size < 100) this.#warned.add(text);
+    console.warn(text);
+  }
+}
+
 /**
  * @param {Options} options
+ * @param {Unknown} unknown
  * @returns {Settled}
  */
-export const settle = ({
-  url = globalThis.location?.origin,
-  token,
-  transports = TRANSPORTS,
-  WebSocket = globalThis.WebSocket,
-  fetch = globalThis.fetch,
-  connectTimeoutMs: patienceMs = 6000,
-  probeMs = 15_000,
-  window = {},
-  queue = {},
-}) => {
+export const settle = (
+  {
+    url = globalThis.location?.origin,
+    token,
+    transports = TRANSPORTS,
+    WebSocket = globalThis.WebSocket,
+    fetch = globalThis.fetch,
+    connectTimeoutMs: patienceMs = 6000,
+    probeMs = 15_000,
+    window,
+    queue,
+    ...others
+  },
+  unknown,
+) => {
+  unknown.warn("connect", others, OPTIONS);
+  unknown.warn("window", window ?? {}, BOUNDS);
+  unknown.warn("queue", queue ?? {}, BOUNDS);
+  const { messages: windowMessages = 10_000, bytes: windowBytes = 1 << 24 } = window ?? {};
+  const { messages: queueMessages = 1024, bytes: queueBytes = 1 << 20 } = queue ?? {};
   const usable = transports.filter((name) => name !== "websocket" || WebSocket);
   if (!usable.length || !usable.every((name) => TRANSPORTS.includes(name))) {
     const sentence = `transports are sse, longpoll and, with a WebSocket class, websocket; not ${transports}`;
@@ -47,11 +85,11 @@ export const settle = ({
     token,
     transports: usable,
     WebSocket,
-    fetch,
+    fetch: /** @type {any} */ (fetch),
     patienceMs,
     probeMs,
-    window: { messages: 10_000, bytes: 1 << 24, ...window },
-    queue: { messages: 1024, bytes: 1 << 20, ...queue },
+    window: { messages: windowMessages, bytes: windowBytes },
+    queue: { messages: queueMessages, bytes: queueBytes },
   };
 };
 

@@ -8,7 +8,7 @@
 //   publish ──► waiting ──(next)──► sent ──(published)──► gone, with a receipt
 //                  ▲                  │
 //                  │ connection lost  │  all lanes, from their first entry
-//                  ├──────────────────┤
+//                  ├──────────────────┤  (again and again: rule 9)
 //                  │ busy & co.       │  this lane, from that entry, after a wait
 //                  ├──────────────────┤
 //                  │ out_of_sequence  │  this lane, from the number Hark expects, at once the first time
@@ -30,13 +30,19 @@
 // 7. Any other error is about that message alone, and the rest of the lane finds its way by rule 5.
 // 8. A message with a key has no number that would keep its place. So it is sent when all before it are answered, and those
 //    behind it when it is. Hark forgets keys, so it is not sent again later than that: then it fails.
-// 9. What was published to several topics has an entry in the lane of each. Where several of these are next in their lanes at once,
-//    and are counted under one name, they travel in one frame, if Hark knows such a frame; they are answered lane by lane, so that
-//    what is sent again is what failed alone.
+// 9. A message that was sent first in its topic, and whose connection is lost again and again before any answer for that topic, on
+//    every transport, is given up: Hark may have kept it. Those behind it keep their numbers: they may have been kept with it, and
+//    rule 5 finds out. So that no other topic's message is given up for it, after the third such loss lanes go one at a time, each
+//    when the one before it is answered, and the one that was under way at a loss goes last.
+// 10. What was published to several topics has an entry in the lane of each. Where several of these are next in their lanes at once,
+//     and are counted under one name, they travel in one frame, if Hark knows such a frame; they are answered lane by lane, so that
+//     what is sent again is what failed alone.
 
 import { draw } from "./backoff.js";
 import { isLarger } from "./bytes.js";
 import { PublishError, mayPass, tooLarge } from "./errors.js";
+import { Losses } from "./losses.js";
+import { WORLD } from "./world.js";
 
 // Lanes without entries are kept for their count up to so many, then forgotten: their topics go on under a new producer.
 const IDLE_LANES = 10_000;
@@ -48,6 +54,7 @@ const FRAME_TOPICS = 1024;
 const KEY_MS = 100_000;
 
 /** @typedef {import("../hark").Receipt} Receipt */
+/** @typedef {import("./losses.js").Loss} Loss */
 /**
  * What Hark's `welcome` allows; `several`: a frame may name several topics.
  *
@@ -67,9 +74,11 @@ const KEY_MS = 100_000;
  * @property {boolean} keyed has a `message_id`, and no number
  * @property {number} id of the last sending
  * @property {number} sendings
- * @property {number} asked when Hark was asked first to keep it
+ * @property {import("./clock.js").Mark} [asked] when Hark was asked first to keep it
+ * @property {Losses} [losses] of connections that brought no answer for its topic, in which it was the first
  * @property {(receipt: Receipt) => void} resolve
  * @property {(error: Error) => void} reject
+ * @property {Promise<Receipt>} receipt
  */
 
 /**
@@ -81,15 +90,9 @@ const KEY_MS = 100_000;
  * @property {number} sent
  * @property {number} fence 0: none
  * @property {number} setbacks since the last receipt
- * @property {ReturnType<typeof setTimeout>} [timer] the lane waits after a setback
+ * @property {boolean} answered this connection has brought an answer for the topic
+ * @property {any} [timer] the lane waits after a setback
  */
-
-// 128 random bits: two clients never draw the same name.
-const randomProducer = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))].reduce(
-    (name, byte) => name + byte.toString(16).padStart(2, "0"),
-    "p",
-  );
 
 export class Outbox {
   /** @type {Map<string, Lane>} */
@@ -101,23 +104,29 @@ export class Outbox {
   #inFlightBytes = 0;
   /** @type {Set<Lane>} lanes with something to send, in turn */
   #ready = new Set();
-  #producer = randomProducer();
+  /** @type {Set<Lane>} lanes over whose first message connections may have been lost */
+  #doubted = new Set();
+  #producer;
   /** The newest name of rule 5: good for each lane that has not had it, so that lanes that were forgotten together go on together. */
   #fresh = "";
   #window;
   #pump;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  /** @type {any} */
   #pumping;
+  #world;
   #unanswered = 0;
   #unansweredBytes = 0;
 
   /**
    * @param {{ messages: number, bytes: number }} window how much may be unanswered
    * @param {() => void} pump there may be something to send
+   * @param {import("./world.js").World} [world]
    */
-  constructor(window, pump) {
+  constructor(window, pump, world = WORLD) {
     this.#window = window;
     this.#pump = pump;
+    this.#world = world;
+    this.#producer = world.newProducer();
   }
 
   get unanswered() {
@@ -140,15 +149,15 @@ export class Outbox {
     const together = { lanes: [], unanswered: topics.length };
     this.#unanswered += topics.length;
     if (topics.length) this.#unansweredBytes += body.length;
-    const receipts = topics.map(
-      (topic) =>
-        new Promise((/** @type {(receipt: Receipt) => void} */ resolve, reject) => {
-          const lane = this.#lane(topic);
-          together.lanes.push(lane);
-          lane.entries.push({ lane, body, together, seq: 0, keyed, id: 0, sendings: 0, asked: 0, resolve, reject });
-          this.#getReady(lane);
-        }),
-    );
+    const receipts = topics.map((topic) => {
+      const lane = this.#lane(topic);
+      const entry = /** @type {Entry} */ ({ lane, body, together, seq: 0, keyed, id: 0, sendings: 0 });
+      entry.receipt = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
+      together.lanes.push(lane);
+      lane.entries.push(entry);
+      this.#getReady(lane);
+      return entry.receipt;
+    });
     this.#pump();
     return receipts;
   }
@@ -160,11 +169,11 @@ export class Outbox {
       if (this.#lanes.size >= IDLE_LANES) {
         for (const [name, { entries }] of this.#lanes) if (!entries.length) this.#lanes.delete(name);
         // A topic that was forgotten must not be counted from 1 again under the same name.
-        this.#producer = randomProducer();
+        this.#producer = this.#world.newProducer();
         this.#fresh = "";
       }
       const producer = this.#producer;
-      lane = { topic, producer, nextSeq: 1, entries: [], sent: 0, fence: 0, setbacks: 0 };
+      lane = { topic, producer, nextSeq: 1, entries: [], sent: 0, fence: 0, setbacks: 0, answered: false };
       this.#lanes.set(topic, lane);
     }
     return lane;
@@ -179,15 +188,17 @@ export class Outbox {
    */
   next(newId, { frameBytes, inFlight, several }) {
     while (this.#inFlightCount < inFlight && (!this.#inFlight.size || this.#inFlightBytes < IN_FLIGHT_BYTES)) {
-      const [lane] = this.#ready;
-      if (!lane) return;
+      // Rule 9.
+      const isCareful = this.#doubted.size > 0;
+      const [lane] = (isCareful && this.#lanesInFlight()) || this.#ready;
+      if (!lane || !this.#ready.has(lane)) return;
       // To the end of the line, if there is more: lanes take turns.
       this.#ready.delete(lane);
       const entry = lane.entries[lane.sent];
       // It may have been answered, or come to the fence, since it got in line.
       if (!entry || !this.#maySend(lane)) continue;
-      entry.asked ||= Date.now();
-      if (entry.keyed && Date.now() - entry.asked > KEY_MS) {
+      entry.asked ??= this.#world.mark();
+      if (entry.keyed && this.#world.elapsedSince(entry.asked) > KEY_MS) {
         const message = "no receipt for as long as Hark knows a messageId";
         this.#finish(entry, new PublishError("lost", message, lane.topic, true));
         continue;
@@ -195,7 +206,7 @@ export class Outbox {
       const id = newId();
       const name = this.#nextNumber(entry)[0];
       let entries = [entry];
-      if (several) {
+      if (several && !isCareful) {
         for (const other of entry.together.lanes) {
           const next = other.entries[other.sent];
           const isNext = other !== lane && next?.together === entry.together && this.#maySend(other);
@@ -216,7 +227,7 @@ export class Outbox {
         const { lane } = written;
         const [producer, seq] = this.#nextNumber(written);
         if (!written.seq && seq) lane.nextSeq++;
-        Object.assign(written, { producer, seq, id, asked: written.asked || entry.asked });
+        Object.assign(written, { producer, seq, id, asked: written.asked ?? entry.asked });
         written.sendings++;
         lane.sent++;
         this.#getReady(lane);
@@ -226,6 +237,11 @@ export class Outbox {
       this.#inFlightBytes += entry.body.length;
       return { id, text };
     }
+  }
+
+  /** Of any sending: there is only one lane in flight, where this matters. */
+  #lanesInFlight() {
+    for (const { entries } of this.#inFlight.values()) return [...entries].map(({ lane }) => lane);
   }
 
   /**
@@ -239,7 +255,7 @@ export class Outbox {
       // Never written, it has no number.
       if (!--entry.sendings) {
         if (entry.seq) lane.nextSeq--;
-        Object.assign(entry, { seq: 0, asked: 0 });
+        Object.assign(entry, { seq: 0, asked: undefined });
       }
       this.#goBack(lane, lane.entries.indexOf(entry));
       this.#getReady(lane);
@@ -307,7 +323,7 @@ export class Outbox {
    */
   #refuse(entry, { code, message, expected_seq: expected, retry_after_ms: retryAfterMs = 0 }, waits) {
     const { lane } = entry;
-    const wait = waits.get(lane.setbacks) ?? draw(lane.setbacks);
+    const wait = waits.get(lane.setbacks) ?? draw(lane.setbacks, undefined, undefined, this.#world.random);
     waits.set(lane.setbacks, wait);
     if (code === "out_of_sequence" && expected && expected < entry.seq) {
       const isMissing = (/** @type {Entry} */ other) => other.producer === entry.producer && other.seq >= expected;
@@ -324,21 +340,41 @@ export class Outbox {
   }
 
   /**
-   * The connection is gone. Everything waits for the next one.
+   * The connection is gone. Everything waits for the next one, but for what is given up (rule 9).
    *
-   * @param {unknown} _loss
-   * @returns {number} the most losses in a row over one message
+   * @param {Loss} loss
+   * @returns {number} the most losses in a row over one message, on this transport
    */
-  lost(_loss) {
+  lost(loss) {
+    let most = 0;
+    /** Of what was sent first. */
+    const [suspect] = this.#lanesInFlight() ?? [];
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
-      lane.sent = 0;
-      lane.setbacks = 0;
+      const wasSent = lane.sent > 0;
+      const isUnheard = !loss.proven && !lane.answered;
+      lane.sent = lane.setbacks = 0;
+      lane.answered = false;
       this.#stopWaiting(lane);
+      const [first] = lane.entries;
+      if (first && !isUnheard) {
+        first.losses = undefined;
+        this.#doubted.delete(lane);
+      }
+      if (wasSent && isUnheard) {
+        first.losses ??= new Losses();
+        most = Math.max(most, first.losses.add(loss));
+        if (first.losses.tries > 2) this.#doubted.add(lane);
+        if (first.losses.areTooMany(loss)) {
+          const message = `each connection over which it was sent was lost before its receipt came: ${first.losses.tries}`;
+          this.#finish(first, new PublishError("lost", message, lane.topic, true));
+        }
+      }
       this.#getReady(lane);
     }
-    return 0;
+    if (suspect && this.#ready.delete(suspect)) this.#ready.add(suspect);
+    return most;
   }
 
   /**
@@ -349,13 +385,16 @@ export class Outbox {
   end({ code, message }) {
     for (const lane of this.#lanes.values()) {
       this.#stopWaiting(lane);
-      for (const { reject, sendings } of lane.entries) {
+      for (const { receipt, reject, sendings } of lane.entries) {
+        // Nobody has to look at what fails because the application closed the client.
+        if (code === "closed") receipt.catch(() => {});
         reject(new PublishError(code, message, lane.topic, sendings > 0));
       }
     }
     this.#lanes.clear();
     this.#inFlight.clear();
     this.#ready.clear();
+    this.#doubted.clear();
     this.#unanswered = this.#unansweredBytes = this.#inFlightCount = this.#inFlightBytes = 0;
   }
 
@@ -366,7 +405,11 @@ export class Outbox {
    */
   #spend(id) {
     const entries = [...(this.#inFlight.get(id)?.entries ?? [])];
-    for (const entry of entries) this.#forget(entry);
+    for (const entry of entries) {
+      entry.lane.answered = true;
+      this.#doubted.delete(entry.lane);
+      this.#forget(entry);
+    }
     return entries;
   }
 
@@ -388,6 +431,7 @@ export class Outbox {
     const { lane, together } = entry;
     const at = lane.entries.indexOf(entry);
     lane.entries.splice(at, 1);
+    if (!at) this.#doubted.delete(lane);
     if (at < lane.sent) lane.sent--;
     if (at < lane.fence) lane.fence--;
     this.#unanswered--;
@@ -415,7 +459,7 @@ export class Outbox {
    * @param {number} first
    */
   #countAnew(lane, first) {
-    if (!this.#fresh || this.#fresh === lane.producer) this.#fresh = randomProducer();
+    if (!this.#fresh || this.#fresh === lane.producer) this.#fresh = this.#world.newProducer();
     lane.producer = this.#fresh;
     lane.nextSeq = 1;
     lane.fence = first;
@@ -430,20 +474,21 @@ export class Outbox {
     lane.setbacks++;
     this.#stopWaiting(lane);
     if (!ms) return this.#getReady(lane);
-    lane.timer = setTimeout(() => {
+    const { later } = this.#world;
+    lane.timer = later(ms, () => {
       lane.timer = undefined;
       this.#getReady(lane);
       // When all whose wait is over are ready.
-      this.#pumping ??= setTimeout(() => {
+      this.#pumping ??= later(0, () => {
         this.#pumping = undefined;
         this.#pump();
-      }, 0);
-    }, ms);
+      });
+    });
   }
 
   /** @param {Lane} lane */
   #stopWaiting(lane) {
-    clearTimeout(lane.timer);
+    this.#world.stop(lane.timer);
     lane.timer = undefined;
   }
 

@@ -1,14 +1,17 @@
 // @ts-check
 // What the application holds of a subscription: events to iterate over or to be called with, and the cursor of what it has taken.
-// Owns when a message counts as taken, and that the cursor is stored only then, one after the other; positions on the wire are the
-// inbox's.
+// Owns when a message counts as taken, and that the cursor is stored only then; how it is stored is store.js's, positions on the wire
+// are the inbox's.
 //
 // A message is taken when the iterator is asked for the next one, or when the callbacks have returned (a promise: when it is
-// settled). So a page that dies while it works on a message gets that message again.
+// settled). So a page that dies while it works on a message gets that message again. What is not taken stays queued: nothing is
+// given to nobody.
 
 import { Backlog } from "./backlog.js";
 import { Emitter, report } from "./emitter.js";
 import { SubscribeError } from "./errors.js";
+import { bindAll } from "./proxied.js";
+import { Place } from "./store.js";
 
 /** @typedef {import("../hark").HarkEvent} HarkEvent */
 /** @typedef {import("../hark").CursorStore} CursorStore */
@@ -25,18 +28,17 @@ export class Subscription {
   ready;
 
   #topic;
-  #store;
+  #place;
   #hooks;
   #backlog;
   #emitter = new Emitter();
   #calling = false;
-  #stored = "";
-  #storing = false;
   /** The cursor of the event that the iterator gave last. @type {string | undefined} */
   #given;
   /** Calls of `next` that wait. @type {Taker[]} */
   #takers = [];
-  /** Nothing follows what is queued; with an error or without one. @type {{ error?: Error } | undefined} */
+  /** Nothing follows what is queued. The iterator throws the error once, and the listeners are told once. */
+  /** @type {{ error?: Error, isThrown?: boolean, isTold?: boolean } | undefined} */
   #end;
   /** @type {(cursor: string) => void} */
   #isReady = () => {};
@@ -51,12 +53,13 @@ export class Subscription {
    */
   constructor(topic, store, most, hooks) {
     this.#topic = topic;
-    this.#store = store;
+    this.#place = store && Place.of(store);
     this.#hooks = hooks;
     this.#backlog = new Backlog(most);
     this.ready = new Promise((resolve, reject) => ([this.#isReady, this.#isNotReady] = [resolve, reject]));
     // Whoever does not wait for it has other ways to hear of a failure.
     this.ready.catch(() => {});
+    bindAll(this);
   }
 
   get topic() {
@@ -101,6 +104,12 @@ export class Subscription {
 
   // --- what follows is called by the inbox ---
 
+  /** The cursor that is stored, or its promise, or anything else for none. From now on the store is this one's. */
+  load() {
+    if (this.#place) this.#place.owner = this;
+    return this.#place?.load();
+  }
+
   get isFull() {
     return this.#backlog.isFull;
   }
@@ -126,11 +135,14 @@ export class Subscription {
     this.#call();
   }
 
-  /** @param {Error} [error] none: the application ended it */
+  /** @param {Error} [error] none: the application ended it, and hears no more of it */
   finish(error) {
-    if (this.#end) return;
+    if (this.#end && error) return;
     this.#end = { error };
-    if (!error) this.#backlog.clear();
+    if (!error) {
+      this.#backlog.clear();
+      this.#emitter.clear();
+    }
     this.#isNotReady(error ?? new SubscribeError("closed", "the subscription was closed", this.#topic));
     this.#give();
     this.#call();
@@ -146,21 +158,20 @@ export class Subscription {
         this.#given = event.cursor;
         resolve({ done: false, value: event });
         this.#drained();
-      } else if (this.#end?.error) {
+      } else if (this.#end?.error && !this.#end.isThrown) {
+        this.#end.isThrown = true;
         reject(this.#end.error);
-        // Once is enough; an iterator that has failed is done.
-        this.#end = {};
       } else {
         resolve(DONE);
       }
     }
   }
 
-  /** Calls the callbacks, one event after the other. Events wait until there is a callback for messages. */
+  /** Calls the callbacks, one event after the other. Events wait until there is a callback for messages; an error does not. */
   async #call() {
-    if (this.#calling || !this.#emitter.has("message")) return;
+    if (this.#calling) return;
     this.#calling = true;
-    while (this.#backlog.length) {
+    while (this.#backlog.length && this.#emitter.has("message")) {
       const event = this.#backlog.take();
       const done = this.#emitter.emit(event.type, event);
       if (done) await done;
@@ -168,12 +179,12 @@ export class Subscription {
       this.#drained();
     }
     this.#calling = false;
-    if (this.#end) {
-      const { error } = this.#end;
-      this.#end = {};
-      if (error && this.#emitter.has("error")) this.#emitter.emit("error", error);
-      else if (error) report(error);
-    }
+    const end = this.#end;
+    const isHeard = this.#emitter.has("error");
+    if (!end?.error || end.isTold || !(isHeard || this.#emitter.has("message"))) return;
+    end.isTold = true;
+    if (isHeard) this.#emitter.emit("error", end.error);
+    else report(end.error);
   }
 
   #drained() {
@@ -183,23 +194,8 @@ export class Subscription {
   /** @param {string} cursor */
   #take(cursor) {
     this.cursor = cursor;
-    this.#save();
-  }
-
-  /** One at a time, or an earlier cursor could be written over a later one. What is taken meanwhile is saved behind it, as one. */
-  async #save() {
-    const { cursor = "" } = this;
-    if (!this.#store || this.#storing || cursor === this.#stored) return;
-    this.#storing = true;
-    this.#stored = cursor;
-    try {
-      const saved = /** @type {any} */ (this.#store.save(cursor));
-      // Of a store that has it at once, the next one is not put off.
-      if (saved?.then) await saved;
-    } catch (error) {
-      report(error);
-    }
-    this.#storing = false;
-    this.#save();
+    const place = this.#place;
+    // One that has ended may still say what its callbacks have done, unless another has gone on from there.
+    if (place && (!this.#end || place.owner === this)) place.save(cursor);
   }
 }

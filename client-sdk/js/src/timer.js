@@ -15,14 +15,6 @@ const clamp = (/** @type {number} */ ms) => Math.min(Math.max(ms, 0) || 0, LONGE
 export const later = (ms, run) => setTimeout(run, clamp(ms));
 
 /**
- * Runs it again and again; `clearInterval` ends that.
- *
- * @param {number} ms
- * @param {() => void} run
- */
-export const every = (ms, run) => setInterval(run, clamp(ms));
-
-/**
  * Gives up a promise that takes too long: then it fails with what `late` makes. What becomes of the work is not its business.
  *
  * @template T

@@ -219,11 +219,12 @@ test("what Hark refuses ends that subscription or message alone", async (t) => {
   assert.equal(error.code, "bad_cursor");
   await assert.rejects(hark.publish("$sys.x", 1), { name: "PublishError", code: "bad_topic" });
   await assert.rejects(hark.publish("a", "x".repeat(1 << 20)), { code: "too_large", maybeKept: false });
-  await assert.rejects(hark.publish("a", undefined), { code: "bad_frame" });
-  await assert.rejects(hark.publish("a", 1n), { code: "bad_frame" });
+  await assert.rejects(hark.publish("a", undefined), { code: "bad_data" });
+  await assert.rejects(hark.publish("a", 1n), { code: "bad_data" });
   for (let times = 0; times < 20; times++) {
     await assert.rejects(hark.publish("a", 1, { headers: { n: 1 } }), { code: "bad_frame" });
-    await hark.publish(undefined, "a topic by that name");
+    await assert.rejects(hark.publish(undefined, "to no topic"), { name: "PublishError", code: "bad_topic" });
+    await hark.publish("a", "and what is right passes");
   }
   assert.equal((await hark.publish("a", "ü".repeat(400_000))).duplicate, false);
 });
@@ -312,11 +313,11 @@ const unreadable = {
   "a content type with a line break": ["a", new Uint8Array(), { contentType: "a\nb" }, "bad_frame"],
   "a content type that is no text": ["a", new Uint8Array(), { contentType: {} }, "bad_frame"],
   "JSON with a content type": ["a", { any: "json" }, { contentType: "text/plain" }, "bad_frame"],
-  "nothing with a content type": ["a", undefined, { contentType: "text/plain" }, "bad_frame"],
+  "nothing with a content type": ["a", undefined, { contentType: "text/plain" }, "bad_data"],
   "a string that is called an image": ["a", "a", { contentType: "image/png" }, "bad_frame"],
   "a string of another charset": ["a", "a", { contentType: 'text/a; b; Charset="latin1"' }, "bad_frame"],
   "text with half a character": ["a", half, { contentType: "text/plain" }, "bad_frame"],
-  "data that JSON cannot say": ["a", () => {}, {}, "bad_frame"],
+  "data that JSON cannot say": ["a", () => {}, {}, "bad_data"],
 };
 
 test("ten messages in a row that Hark could not read cost the client nothing", async (t) => {

@@ -5,7 +5,7 @@ import { readFileSync, readdirSync } from "node:fs";
 import test from "node:test";
 import { elapsedSince, mark, now } from "../src/clock.js";
 import * as figures from "../src/figures.js";
-import { every, later, within } from "../src/timer.js";
+import { later, within } from "../src/timer.js";
 import { fakeClock, settled } from "./support/clock.js";
 
 const read = (path) => readFileSync(new URL(path, import.meta.url), "utf8");
@@ -46,7 +46,6 @@ test("a timer's length is between 0 and 2^31 - 1", async (t) => {
   const { lengths, pass } = fakeClock(t);
   for (const ms of [-1, -Date.now(), NaN, undefined, 0, 7, 2 ** 31 - 1, 2 ** 31, Infinity]) later(ms, () => {});
   assert.deepEqual(lengths, [0, 0, 0, 0, 0, 7, 2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1]);
-  clearInterval(every(2 ** 40, () => {}));
   assert.equal(lengths.at(-1), 2 ** 31 - 1);
   let isOver = false;
   later(5, () => (isOver = true));

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { WebSocket } from "ws";
 import { connect } from "../src/index.js";
+import { Outbox } from "../src/outbox.js";
 import { Broker } from "./support/broker.js";
 import { scriptedWebSocket } from "./support/socket.js";
 import { until } from "./support/until.js";
@@ -140,11 +141,53 @@ test("what is wrong with the message is one error", async (t) => {
   await assert.rejects(hark.publishAll(["a", "b", "a"], 1), { name: "PublishError", code: "bad_frame" });
   await assert.rejects(
     hark.publishAll(["a"], () => {}),
-    { code: "bad_frame" },
+    { code: "bad_data" },
   );
+  for (const names of ["orders", undefined, 5, {}]) {
+    await assert.rejects(hark.publishAll(names, 1), { name: "PublishError", code: "bad_topic" }, `${names}`);
+  }
+  const [none] = await hark.publishAll([undefined], 1);
+  assert.deepEqual([none.topic, none.error.code], ["", "bad_topic"], "one name of several fails alone");
   assert.deepEqual(await hark.publishAll([], 1), []);
   hark.publishAll(["a", "b"], 1).catch(() => {});
   await assert.rejects(hark.publishAll(["c", "d"], 1), { code: "window_full" }, "each topic counts");
+});
+
+test("what was not written after all is next again, by what Hark allows by then, and has no number until it is", async () => {
+  const outbox = new Outbox({ messages: 100, bytes: 10_000 }, () => {});
+  let id = 0;
+  const next = (limits) => {
+    const frame = outbox.next(() => ++id, { frameBytes: 1000, inFlight: 10, several: false, ...limits });
+    return frame && JSON.parse(frame.text);
+  };
+  const large = outbox.publish(["a"], `"data":"${"x".repeat(500)}"`, false)[0];
+  outbox.takeBack(next().id);
+  const both = outbox.publish(["a", "b"], '"data":1', false);
+  const small = [next({ frameBytes: 300 }), next()];
+  await assert.rejects(large, { code: "too_large", maybeKept: false });
+  assert.deepEqual(
+    small.map(({ topic, seq }) => [topic, seq]),
+    [
+      ["b", 1],
+      ["a", 1],
+    ],
+    "no number was lost",
+  );
+  small.forEach(({ id, topic }) => outbox.published({ id, cursor: `${topic}:1`, duplicate: false }));
+  await Promise.all(both);
+  outbox.publish(["a", "b"], '"data":2', false);
+  const together = next({ several: true });
+  assert.deepEqual([together.topics, together.seqs], [["a", "b"], [2, 2]]);
+  outbox.takeBack(together.id);
+  const alone = [next(), next(), next()];
+  assert.deepEqual(
+    alone.map((frame) => frame && [frame.topic, frame.seq]).sort(),
+    [["a", 2], ["b", 2], undefined],
+  );
+  // One that had been sent before keeps its number.
+  outbox.lost({ proven: true, transport: "websocket", transports: ["websocket"] });
+  outbox.takeBack(next({ several: true }).id);
+  assert.deepEqual([next().seq, next().seq, next()], [2, 2, undefined]);
 });
 
 for (const transport of ["websocket", "sse", "longpoll"]) {

@@ -348,19 +348,24 @@ test("a message with a key keeps its place: it goes alone, also when it is sent 
   await Promise.all([...receipts, other]);
 });
 
-for (const [outage, isKept] of [
-  [90_000, true],
-  [121_000, false],
-]) {
-  test(`a message with a key, after an outage of ${outage / 1000} s`, { timeout: 20_000 }, async (t) => {
-    let now = Date.now();
+for (const [what, { monotonicMs, wallMs, isKept }] of Object.entries({
+  "90 s": { monotonicMs: 90_000, wallMs: 90_000, isKept: true },
+  "121 s": { monotonicMs: 121_000, wallMs: 121_000, isKept: false },
+  "121 s, in which somebody set the wall clock back": { monotonicMs: 121_000, wallMs: -3_600_000, isKept: false },
+  "121 s, in which the machine slept and its monotonic clock stood": { monotonicMs: 0, wallMs: 121_000, isKept: false },
+  "a moment, in which somebody set the wall clock back": { monotonicMs: 0, wallMs: -3_600_000, isKept: true },
+})) {
+  test(`a message with a key, after an outage of ${what}`, { timeout: 20_000 }, async (t) => {
     const { hark, sockets, socket } = await start(t);
-    t.mock.method(Date, "now", () => now);
+    const ahead = { monotonicMs: 0, wallMs: 0 };
+    const [monotonic, wall] = [performance.now.bind(performance), Date.now];
+    t.mock.method(performance, "now", () => monotonic() + ahead.monotonicMs);
+    t.mock.method(Date, "now", () => wall() + ahead.wallMs);
     const keyed = hark.publish("a", 1, { messageId: "k" });
     const numbered = hark.publish("a", 2);
     const neverSent = hark.publish("a", 3, { messageId: "never sent" });
     await until("it is sent", () => socket.said("publish").length === 1);
-    now += outage;
+    Object.assign(ahead, { monotonicMs, wallMs });
     const second = await reconnected(sockets);
     if (isKept) {
       await until("it is sent again", () => second.said("publish").length === 1);
@@ -384,3 +389,94 @@ for (const [outage, isKept] of [
     await Promise.all([numbered, neverSent]);
   });
 }
+
+const loseUnproven = async (sockets, times, answered) => {
+  for (let time = 0; time < times; time++) {
+    answered?.(sockets.at(-1));
+    await reconnected(sockets);
+  }
+};
+
+test("a topic behind whose cursor nothing comes: the client says that it is stuck, also by the listener", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets } = await start(t);
+  const told = [];
+  const subscription = hark.subscribe("a", { from: { after: "e:7" } });
+  subscription.on("message", ({ offset }) => told.push(offset));
+  subscription.on("stuck", (event) => told.push(event));
+  await loseUnproven(sockets, 5, (socket) => answer(socket, "e:7", true));
+  await until("it is told", () => told.length);
+  assert.deepEqual(told, [{ type: "stuck", topic: "a", cursor: "e:7", tries: 5 }]);
+  assert.deepEqual(sockets.at(-1).said("subscribe"), [], "it is not asked for at once");
+  assert.equal(hark.state, "open");
+});
+
+test("a message over which each connection is lost fails, and those behind it go on", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets } = await start(t);
+  const poison = assert.rejects(hark.publish("a", "too much for a gateway"), { code: "lost", maybeKept: true, topic: "a" });
+  const next = hark.publish("a", "small");
+  await until("it is sent", () => sockets[0].said("publish").length);
+  await loseUnproven(sockets, 5);
+  await poison;
+  const socket = sockets.at(-1);
+  const [{ id, seq, data }] = await until("the next is sent", () => socket.said("publish").length && socket.said("publish"));
+  assert.deepEqual([seq, data], [2, "small"]);
+  socket.say({ type: "error", id, code: "out_of_sequence", message: "expected 1", expected_seq: 1 });
+  const anew = await until("it is counted anew", () => socket.said("publish")[1]);
+  assert.equal(anew.seq, 1);
+  receipt(socket, anew);
+  await next;
+});
+
+test("a message over which each connection is lost takes no other topic's with it", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets } = await start(t);
+  const topics = ["a", "b", "c"];
+  const results = topics.map((topic) => hark.publish(topic, topic).catch(({ code }) => code));
+  const all = hark.publishAll(topics, "all");
+  // A gateway that ends the connection over "b" at once, and so also before any receipt of what went with it.
+  let lost = 0;
+  let isOver = false;
+  Promise.all(results).then(() => (isOver = true));
+  while (!isOver) {
+    const socket = sockets.at(-1);
+    const said = await until("something is sent", () => isOver || (socket.said("publish").length && socket.said("publish")));
+    if (isOver) break;
+    const isPoisoned = said.some(({ data }) => data === "b");
+    for (const { id } of isPoisoned ? [] : said) socket.say({ type: "published", id, cursor: "e:1", duplicate: false });
+    if (!isPoisoned) {
+      await until("it goes on", () => isOver || socket.said("publish").length > said.length);
+      if (!socket.said("publish").some(({ data }) => data === "b")) continue;
+    }
+    assert.ok(++lost < 15, "it ends");
+    await reconnected(sockets);
+  }
+  assert.deepEqual(await Promise.all(results), [
+    { cursor: "e:1", duplicate: false },
+    "lost",
+    { cursor: "e:1", duplicate: false },
+  ]);
+  // Without the poison all goes at once again.
+  const socket = sockets.at(-1);
+  await until("the rest is kept", async () => {
+    for (const { id, topics = [] } of socket.said("publish").slice(-3)) {
+      const receipts = topics.map((topic) => ({ topic, cursor: "e:2", duplicate: false }));
+      socket.say(topics.length ? { type: "published_all", id, receipts } : { type: "published", id, cursor: "e:2", duplicate: false });
+    }
+    return Promise.race([all, new Promise((resolve) => setImmediate(resolve))]);
+  });
+  assert.deepEqual((await all).map(({ error }) => error), [undefined, undefined, undefined]);
+});
+
+test("events that nobody takes are bounded, whatever they are", async (t) => {
+  const { hark, socket, sockets } = await start(t, { queue: { messages: 3 } });
+  hark.subscribe("a", { from: { after: "e:1" } });
+  answer(socket, "e:1", true);
+  for (let times = 0; times < 5; times++) {
+    sockets.at(-1).say({ type: "gap", topic: "a", reason: "expired", cursor: "e:9" });
+  }
+  assert.equal(socket.said("unsubscribe").length, 1, "a full queue parks it");
+  const again = await reconnected(sockets);
+  assert.deepEqual(again.said("subscribe"), []);
+});

@@ -1,0 +1,70 @@
+// @ts-check
+// Cursors in an application's store. Owns that saves to it are made one after the other with the newest cursor last, also those of
+// several subscriptions, and that one which has ended does not write over what its successor has saved.
+
+import { report } from "./emitter.js";
+
+/** @typedef {import("../hark").CursorStore} CursorStore */
+
+/** @type {WeakMap<CursorStore, Place>} */
+const places = new WeakMap();
+
+export class Place {
+  /** Whose cursors count: the newest subscription that uses the store. @type {object | undefined} */
+  owner;
+  #store;
+  #stored = "";
+  #cursor = "";
+  /** @type {Promise<void> | undefined} */
+  #saving;
+
+  /**
+   * The one place of a store.
+   *
+   * @param {CursorStore} store
+   */
+  static of(store) {
+    const place = places.get(store) ?? new Place(store);
+    places.set(store, place);
+    return place;
+  }
+
+  /** @param {CursorStore} store */
+  constructor(store) {
+    this.#store = store;
+  }
+
+  /** What is stored, or its promise: an earlier subscription's cursor may be on its way there, and another behind it. */
+  load() {
+    return this.#saving ? this.#saving.then(() => this.#saving).then(() => this.#load()) : this.#load();
+  }
+
+  #load() {
+    this.#stored = "";
+    return this.#store.load();
+  }
+
+  /** @param {string} cursor */
+  save(cursor) {
+    this.#cursor = cursor;
+    if (!this.#saving) this.#save();
+  }
+
+  #save() {
+    while (this.#cursor !== this.#stored) {
+      this.#stored = this.#cursor;
+      try {
+        const saved = /** @type {any} */ (this.#store.save(this.#cursor));
+        // Of a store that has it at once, the next one is not put off.
+        if (typeof saved?.then !== "function") continue;
+        this.#saving = saved.then(() => {}, report).then(() => {
+          this.#saving = undefined;
+          this.#save();
+        });
+        return;
+      } catch (error) {
+        report(error);
+      }
+    }
+  }
+}
