@@ -20,7 +20,7 @@ check:
 	cargo clippy $(CARGO_FLAGS) --all-targets --features hark-tests/peers -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
-# The outside peers the tests speak to, installed under target/; Chromium and curl, where they are missing, on the machine.
+# The outside peers the tests speak to, installed under target/; the browsers and curl, where they are missing, on the machine.
 peers:
 	$(HOST_TOOLS)
 

