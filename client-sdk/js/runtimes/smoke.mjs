@@ -7,14 +7,13 @@
  * @param {any} [how.WebSocket] for a runtime without one
  * @param {string} how.url the broker's
  * @param {() => Promise<void>} how.restart starts the broker again
+ * @param {import("../hark.js").Transport[]} [how.transports] those it has
  * @returns {Promise<string[]>} the transports that did it
  */
-export async function smoke({ connect, WebSocket = globalThis.WebSocket, url, restart }) {
-  /** @type {import("../hark.js").Transport[]} */
-  const transports = ["websocket", "sse", "longpoll"];
-  const had = transports.filter((transport) => transport !== "websocket" || WebSocket);
-  for (const transport of had) await live(connect({ url, WebSocket, transports: [transport] }), transport, restart);
-  return had;
+export async function smoke({ connect, WebSocket = globalThis.WebSocket, url, restart, transports }) {
+  transports ??= [...(WebSocket ? ["websocket"] : []), ...(globalThis.fetch ? ["sse", "longpoll"] : [])];
+  for (const transport of transports) await live(connect({ url, WebSocket, transports: [transport] }), transport, restart);
+  return transports;
 }
 
 const SENT = [{ any: "json", n: 1 }, "a text ☃", new Uint8Array([0, 1, 254, 255]), null];
