@@ -3,7 +3,7 @@ import { connect } from "hark-client";
 import { restartBy, smoke } from "./smoke.mjs";
 
 export default {
-  async fetch(_, { url, restart: restartBy(restart) }) {
+  async fetch(_, { url, restart }) {
     try {
       return new Response(`${(await smoke({ connect, url, restart: restartBy(restart) })).join(" ")}\n`);
     } catch (error) {
