@@ -84,13 +84,12 @@ const KEY_MS = 100_000;
  * @property {ReturnType<typeof setTimeout>} [timer] the lane waits after a setback
  */
 
-// Some 128 random bits: two clients never draw the same name. It is no secret, so that any source of them will do.
-const randomProducer = () => {
-  const bytes = new Uint8Array(16);
-  if (globalThis.crypto) crypto.getRandomValues(bytes);
-  else bytes.forEach((_, at) => (bytes[at] = Math.random() * 256));
-  return bytes.reduce((name, byte) => name + byte.toString(16).padStart(2, "0"), "p");
-};
+// 128 random bits: two clients never draw the same name.
+const randomProducer = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].reduce(
+    (name, byte) => name + byte.toString(16).padStart(2, "0"),
+    "p",
+  );
 
 export class Outbox {
   /** @type {Map<string, Lane>} */
