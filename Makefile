@@ -3,7 +3,7 @@
 CARGO_FLAGS ?= --release --workspace
 HOST_TOOLS  := tests/peers/setup.sh
 
-.PHONY: test check peers bench torture badline growth fairness fuzz
+.PHONY: test check peers runtimes bench torture badline growth fairness fuzz
 
 # Everything: style, docs, and every test against the real binary, with clients nobody here wrote.
 test: check peers
@@ -20,9 +20,16 @@ check:
 	cargo clippy $(CARGO_FLAGS) --all-targets --features hark-tests/peers -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
 
-# The outside peers the tests speak to, installed under target/; Chromium and curl, where they are missing, on the machine.
+# The outside peers the tests speak to, installed under target/; the browsers and curl, where they are missing, on the machine.
 peers:
 	$(HOST_TOOLS)
+
+# The JavaScript client's package in other runtimes (Node 22, Deno, Bun, workerd), through bundlers, and in frameworks: what npm has of all these, some
+# 650 MB, and a minute. Fails where one cannot be had.
+runtimes: peers
+	cargo build --release -p hark-broker --bin hark
+	cd client-sdk/js && export PATH="$(CURDIR)/target/peers/bin:$$PATH" HARK_BIN="$(CURDIR)/target/release/hark" && \
+		npm ci --silent && cd runtimes && npm ci --silent --ignore-scripts && node24 --test *.test.js
 
 # What a delivery and a receipt cost, with the machine's fdatasync and nats-server beside them. Wants two idle cores.
 bench:

@@ -1,7 +1,7 @@
-// Makes dist/hark.js, which the broker serves as /hark.js: one minified ES module. `build` is exported for the test that
-// compares the committed file with what it would be.
+// Makes what is in dist/: hark.js, one minified ES module, which the broker serves as /hark.js; and hark.cjs with its types, for `require`. `build` is
+// exported for the test that compares the committed files with what they would be.
 
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { buildSync } from "esbuild";
 
@@ -14,19 +14,27 @@ export const INNER_NAMES =
   heard hole inFlight isEmpty isFull isHalfEmpty keyed lose loss losses lostAt monotonicMs newProducer nextSeq opened parked patienceMs placed queryOf renew
   retryAfterMs sendings setbacks settle several together unanswered unusable wallMs wanted wire`.split(/\s+/);
 
-export const build = () => {
+/** @param {import("esbuild").BuildOptions} options */
+const bundle = (options) => {
   const { outputFiles } = buildSync({
     entryPoints: [here("src/index.js")],
     bundle: true,
-    format: "esm",
-    minify: true,
     target: "es2022",
     charset: "utf8",
-    mangleProps: new RegExp(`^(${INNER_NAMES.join("|")})$`),
     banner: { js: "// hark-client, made of client-sdk/js/src by `npm run build`." },
     write: false,
+    ...options,
   });
-  return outputFiles[0].text;
+  return /** @type {import("esbuild").OutputFile[]} */ (outputFiles)[0].text;
 };
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) writeFileSync(here("dist/hark.js"), build());
+/** Each file of dist/, with its text. */
+export const build = () => ({
+  "hark.js": bundle({ format: "esm", minify: true, mangleProps: new RegExp(`^(${INNER_NAMES.join("|")})$`) }),
+  "hark.cjs": bundle({ format: "cjs" }),
+  // What TypeScript takes for a CommonJS module's types is told by its name.
+  "hark.d.cts": readFileSync(here("hark.d.ts"), "utf8"),
+});
+
+if (process.argv[1] === fileURLToPath(import.meta.url))
+  for (const [name, text] of Object.entries(build())) writeFileSync(here(`dist/${name}`), text);

@@ -3,7 +3,7 @@
 //!
 //! Needs `tests/peers/setup.sh` to have been run.
 
-use hark_tests::{Broker, Chromium, Nginx, Setup, Tab, publish_paced, until};
+use hark_tests::{Broker, Browser, Nginx, Setup, Tab, publish_paced, until};
 use serde_json::{Value, json};
 
 const WEBSOCKET: &str = include_str!("../peers/node/pages/websocket.js");
@@ -26,7 +26,7 @@ fn run(script: &str) -> String {
 }
 
 /// Waits until the page has so many events.
-fn has_seen(tab: &Tab<'_>, count: u64) {
+pub(crate) fn has_seen(tab: &Tab<'_>, count: u64) {
     tab.until(
         &format!("window.seen?.length >= {count}"),
         "JSON.stringify([seen.length, seen.slice(-1), window.states?.slice(-4)])",
@@ -35,7 +35,7 @@ fn has_seen(tab: &Tab<'_>, count: u64) {
 
 /// Checks that the page has seen exactly these messages, as the topic keeps them.
 #[track_caller]
-fn has_exactly(tab: &Tab<'_>, broker: &Broker, topic: &str) -> Vec<Value> {
+pub(crate) fn has_exactly(tab: &Tab<'_>, broker: &Broker, topic: &str) -> Vec<Value> {
     let mut kept = Vec::new();
     let mut after = "from=earliest".to_owned();
     loop {
@@ -79,7 +79,7 @@ fn has_exactly(tab: &Tab<'_>, broker: &Broker, topic: &str) -> Vec<Value> {
     kept
 }
 
-fn head(broker: &Broker, topic: &str) -> u64 {
+pub(crate) fn head(broker: &Broker, topic: &str) -> u64 {
     broker
         .http()
         .get(&format!("/v1/topics/{topic}"))
@@ -100,7 +100,7 @@ async fn head_reaches(broker: &Broker, topic: &str, goal: u64) {
 async fn a_page_reads_by_websocket_and_eventsource_through_kill_9() {
     const TOTAL: u64 = 2_000;
     let mut broker = Setup::new().restarts().start();
-    let chromium = Chromium::start();
+    let chromium = Browser::chromium();
     let tabs = [WEBSOCKET, EVENTSOURCE].map(|script| {
         let tab = chromium.open(&broker.url("/"));
         tab.eval(&for_topic(script, "a"));
@@ -133,7 +133,7 @@ async fn the_sdk_in_a_page_survives_broker_and_proxy_and_finds_its_way() {
     const STEADY: u64 = 4_000;
     let mut broker = Setup::new().restarts().start();
     let mut nginx = Nginx::in_front_of(&broker);
-    let chromium = Chromium::start();
+    let chromium = Browser::chromium();
     let tab = chromium.open(&nginx.url("/"));
     tab.eval(&sdk("a", "{}", false));
     tab.eval("ready");
@@ -203,7 +203,7 @@ fn on_transport(tab: &Tab<'_>, transport: &str) {
 async fn the_sdk_does_without_websocket_and_without_streams() {
     const STEADY: u64 = 1_500;
     let mut broker = Setup::new().restarts().start();
-    let chromium = Chromium::start();
+    let chromium = Browser::chromium();
     let without_websocket = chromium.open_with(&broker.url("/"), "delete window.WebSocket");
     without_websocket.eval(&sdk("a", "{}", false));
     let mut nginx = Nginx::in_front_of(&broker);
@@ -242,7 +242,7 @@ async fn the_sdk_does_without_websocket_and_without_streams() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reloaded_tab_goes_on_with_its_stored_cursor() {
     let mut broker = Setup::new().flag("log", "debug").restarts().start();
-    let chromium = Chromium::start();
+    let chromium = Browser::chromium();
     let script = sdk("a", "{}", true);
     let tab = chromium.open(&broker.url("/"));
     let mut published = 0;
@@ -294,7 +294,7 @@ async fn a_reloaded_tab_goes_on_with_its_stored_cursor() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_page_can_publish_only_if_it_is_allowed() {
     let elsewhere = Broker::start(); // whose pages are of another origin
-    let chromium = Chromium::start();
+    let chromium = Browser::chromium();
     let attempts = |broker: &Broker| {
         let url = broker.url("");
         let ws_url = broker.ws_url();
@@ -379,7 +379,7 @@ async fn the_demo_page_chats_and_remembers() {
     const SHOWN: &str =
         "[...document.querySelectorAll('#messages .said')].map(said => said.textContent)";
     let mut broker = Setup::new().restarts().start();
-    let chromium = Chromium::start();
+    let chromium = Browser::chromium();
     let policy = broker.http().get("/demo").ok().headers["content-security-policy"].clone();
     assert!(
         policy.contains("default-src 'none'") && policy.contains("script-src 'self'"),

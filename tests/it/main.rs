@@ -10,6 +10,8 @@ mod bad_input;
 mod basics;
 #[cfg(feature = "peers")]
 mod browser;
+#[cfg(feature = "peers")]
+mod browsers;
 mod cli;
 mod cli_end;
 mod cli_help;

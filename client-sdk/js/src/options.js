@@ -76,14 +76,14 @@ export const settle = (
   const { messages: windowMessages = 10_000, bytes: windowBytes = 1 << 24 } = window ?? {};
   const { messages: queueMessages = 1024, bytes: queueBytes = 1 << 20 } = queue ?? {};
   const usable = transports.filter((name) => name !== "websocket" || WebSocket);
-  if (!usable.length || !usable.every((name) => TRANSPORTS.includes(name))) {
-    const sentence = `transports are sse, longpoll and, with a WebSocket class, websocket; not ${transports}`;
-    throw new HarkError("no_transport", sentence);
+  if (!transports.length || !transports.every((name) => TRANSPORTS.includes(name))) {
+    throw new HarkError("no_transport", `transports are websocket, sse and longpoll; not ${transports}`);
   }
+  const missing = missingFor({ WebSocket, fetch }, transports);
   return {
     base: baseOf(url),
     token,
-    transports: usable,
+    transports: usable.filter((name) => name === "websocket" || !missing),
     WebSocket,
     fetch: /** @type {any} */ (fetch),
     patienceMs,
@@ -94,16 +94,38 @@ export const settle = (
 };
 
 /**
+ * What this runtime does not have, and HTTP needs. Throws where nothing is left that the client could do.
+ *
+ * @param {{ WebSocket: unknown, fetch: unknown }} given
+ * @param {Transport[]} transports
+ */
+const missingFor = ({ WebSocket, fetch }, transports) => {
+  const lacks = (/** @type {Record<string, unknown>} */ things) => Object.keys(things).find((name) => !things[name]);
+  const { AbortController, queueMicrotask, setTimeout } = globalThis;
+  const everywhere = lacks({ setTimeout, queueMicrotask });
+  const http = lacks({ fetch, AbortController });
+  const missing = transports.map((name) => everywhere ?? (name === "websocket" ? lacks({ WebSocket }) : http));
+  if (missing.every((name) => name)) {
+    const names = [...new Set(missing)].join(" and no ");
+    throw new HarkError(
+      "unsupported_runtime",
+      `this runtime has no ${names}, which ${transports.join(", ")} would need: fetch and WebSocket may be given as options, the others have to be globals`,
+    );
+  }
+  return http;
+};
+
+/**
  * `http(s)://host[/prefix]` of any form of URL that is allowed.
  *
  * @param {string | undefined} url
  */
 const baseOf = (url) => {
   try {
-    const { protocol, host, pathname } = new URL(url ?? "", globalThis.location?.href);
-    if (/^(ws|http)s?:$/.test(protocol)) {
-      return protocol.replace("ws", "http") + "//" + host + pathname.replace(/(\/ws)?\/*$/, "");
-    }
+    // Only its text: in some runtimes nothing else of a URL is there.
+    const { href } = new URL(url ?? "", globalThis.location?.href);
+    const [, s, host, path] = /^(?:ws|http)(s?):\/\/(?:[^/?#@]*@)?([^/?#]+)([^?#]*)/.exec(href) ?? [];
+    if (host) return `http${s}://${host}${path.replace(/(\/ws)?\/*$/, "")}`;
   } catch {
     // Said below.
   }

@@ -1,4 +1,4 @@
-// dist/hark.js, what the broker serves: it is what the sources make, it is small, and it works.
+// What is in dist/ is what the sources make; and hark.js, which the broker serves, is small, and it works.
 
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
@@ -15,7 +15,10 @@ const MOST_BYTES = 16_384;
 const read = (path) => readFileSync(new URL(path, import.meta.url), "utf8");
 
 test("it is what `npm run build` makes", () => {
-  assert.ok(read("../dist/hark.js") === build(), "dist/hark.js is not up to date: npm run build");
+  const files = build();
+  assert.deepEqual(readdirSync(new URL("../dist/", import.meta.url)).sort(), Object.keys(files).sort());
+  for (const [name, text] of Object.entries(files))
+    assert.ok(read(`../dist/${name}`) === text, `dist/${name} is not up to date: npm run build`);
 });
 
 test("it is small", () => {

@@ -250,7 +250,7 @@ test("does without a WebSocket where there is none", async (t) => {
   await hark.publish("a", 1);
   assert.equal(hark.transport, "sse");
   assert.throws(() => connect({ url: broker.url, WebSocket: null, transports: ["websocket"] }), {
-    code: "no_transport",
+    code: "unsupported_runtime",
   });
   assert.throws(() => connect({ url: broker.url, transports: ["websockets", "sse"] }), {
     code: "no_transport",

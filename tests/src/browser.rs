@@ -1,4 +1,4 @@
-//! A headless Chromium: its tabs, the scripts that are run in them, and what went wrong there. Driven through `tests/peers/node/browser.mjs`; what the
+//! A headless Chromium or Firefox: its tabs, the scripts that are run in them, and what went wrong there. Driven through `tests/peers/node/browser.mjs`; what the
 //! pages are to show is the tests' business.
 
 use std::cell::RefCell;
@@ -11,21 +11,32 @@ use crate::{Cli, DEADLINE, pause};
 
 /// A browser with a profile of its own. Ends when it is dropped.
 #[derive(Debug)]
-pub struct Chromium {
+pub struct Browser {
     driver: RefCell<(Cli, u64)>,
 }
 
 /// A tab of it.
 #[derive(Debug)]
 pub struct Tab<'a> {
-    chromium: &'a Chromium,
+    browser: &'a Browser,
     number: Value,
 }
 
-impl Chromium {
-    /// Starts it.
-    pub fn start() -> Self {
-        let driver = Cli::spawn(node("browser.mjs"));
+impl Browser {
+    /// Starts Chromium.
+    pub fn chromium() -> Self {
+        Self::start("chromium")
+    }
+
+    /// Starts Firefox.
+    pub fn firefox() -> Self {
+        Self::start("firefox")
+    }
+
+    fn start(name: &str) -> Self {
+        let mut command = node("browser.mjs");
+        command.arg(name);
+        let driver = Cli::spawn(command);
         Self {
             driver: RefCell::new((driver, 0)),
         }
@@ -40,7 +51,7 @@ impl Chromium {
     pub fn open_with(&self, url: &str, before: &str) -> Tab<'_> {
         let number = self.ask(json!({"do": "open", "url": url, "before": before}));
         Tab {
-            chromium: self,
+            browser: self,
             number: number.unwrap_or_else(|e| panic!("{url}: {e}")),
         }
     }
@@ -62,7 +73,7 @@ impl Chromium {
 impl Tab<'_> {
     fn ask(&self, mut command: Value) -> Result<Value, String> {
         command["tab"] = self.number.clone();
-        self.chromium.ask(command)
+        self.browser.ask(command)
     }
 
     /// Runs an expression in the page and gives its value, or what its promise comes to; panics if it throws.
@@ -103,6 +114,27 @@ impl Tab<'_> {
         self.ask(json!({"do": "reload"})).unwrap();
     }
 
+    /// Goes to another page, as with a link.
+    pub fn go(&self, url: &str) {
+        self.ask(json!({"do": "go", "url": url})).unwrap();
+    }
+
+    /// Goes back to the page it was on before.
+    pub fn back(&self) {
+        self.ask(json!({"do": "back"})).unwrap();
+    }
+
+    /// Takes its network away, or gives it back.
+    pub fn offline(&self, offline: bool) {
+        let done = self.ask(json!({"do": "offline", "offline": offline}));
+        done.unwrap();
+    }
+
+    /// Freezes it, as a browser does to save power, or thaws it; of Chromium only.
+    pub fn freeze(&self, frozen: bool) {
+        self.ask(json!({"do": "freeze", "frozen": frozen})).unwrap();
+    }
+
     /// Errors on the console, exceptions, and what the page's content security policy refused, since asked last.
     pub fn troubles(&self) -> Vec<String> {
         let troubles = self.ask(json!({"do": "troubles"})).unwrap();
@@ -115,9 +147,9 @@ impl Tab<'_> {
     }
 }
 
-impl Drop for Chromium {
+impl Drop for Browser {
     fn drop(&mut self) {
-        // Asked to, Chromium ends with all its processes and takes its profile with it; killed, its driver could do neither.
+        // Asked to, a browser ends with all its processes and takes its profile with it; killed, its driver could do neither.
         let (driver, _) = self.driver.get_mut();
         driver.end_input();
         let end = Instant::now() + DEADLINE;
