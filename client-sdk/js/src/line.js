@@ -7,7 +7,6 @@
 // when something else has come; and `listener.lost` once, as the last thing, unless `close` came first: then it calls nothing any
 // more. It calls none of them before it has been handed out.
 
-
 /**
  * What a line is opened with.
  *

@@ -46,7 +46,6 @@ test("a timer's length is between 0 and 2^31 - 1", async (t) => {
   const { lengths, pass } = fakeClock(t);
   for (const ms of [-1, -Date.now(), NaN, undefined, 0, 7, 2 ** 31 - 1, 2 ** 31, Infinity]) later(ms, () => {});
   assert.deepEqual(lengths, [0, 0, 0, 0, 0, 7, 2 ** 31 - 1, 2 ** 31 - 1, 2 ** 31 - 1]);
-  assert.equal(lengths.at(-1), 2 ** 31 - 1);
   let isOver = false;
   later(5, () => (isOver = true));
   await pass(5);
