@@ -87,6 +87,7 @@
 
 mod backoff;
 mod client;
+mod clock;
 mod connection;
 mod dial;
 mod error;
