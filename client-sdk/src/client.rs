@@ -7,6 +7,7 @@ use hark_protocol::TopicName;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::connection::Connection;
 use crate::error::Unanswered;
 use crate::events::{ConnectionEvents, Reporter, Stats};
@@ -15,6 +16,9 @@ use crate::outbox::Outgoing;
 use crate::publish::Window;
 use crate::queue::Queue;
 use crate::{ClientBuilder, ClientError, inbox};
+
+/// The window of unanswered messages, until the broker has said how many it allows.
+const DEFAULT_WINDOW: usize = 1024;
 
 /// A connection to a Hark broker that comes back by itself. Cheap to clone; all clones are one client, with one socket and one
 /// task.
@@ -104,7 +108,10 @@ impl Client {
     pub(crate) async fn start(options: Options) -> Result<Self, ClientError> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
-            window: Window::new(options.window_messages, options.window_bytes),
+            window: Window::new(
+                options.window_messages.unwrap_or(DEFAULT_WINDOW),
+                options.window_bytes,
+            ),
             queue_messages: options.queue_messages,
             queue_bytes: options.queue_bytes,
             request_timeout: options.request_timeout,
@@ -136,11 +143,11 @@ impl Client {
         self.shared.reporter.counters.stats()
     }
 
-    /// Ends the client: waits until everything that was published before is answered, but not longer than `patience`, then closes
-    /// the connection: returns when the close has been sent, and not when it has been answered. All clones and subscriptions end with [`ClientError::Closed`].
+    /// Ends the client: waits until everything that was published before is answered, but not longer than `patience`, then says
+    /// to the broker that it closes. It does not wait for the broker to say so too. All clones and subscriptions end with [`ClientError::Closed`].
     pub async fn close(&self, patience: Duration) -> Result<(), Unanswered> {
         let (reply, done) = oneshot::channel();
-        let deadline = Instant::now() + patience;
+        let deadline = clock::after(Instant::now(), patience);
         if self
             .commands
             .send(Command::Close { deadline, reply })

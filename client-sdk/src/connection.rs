@@ -1,10 +1,10 @@
-//! The client's one task: owns the socket, connects again, and moves frames between it and `outbox` and `inbox`.
+//! The client's one task: connects again and again, and moves frames between the connection that stands (`line`) and `outbox` and `inbox`.
 //!
 //! ```text
-//!             ┌──── wait (full jitter, retry_after_ms) ◄────┐
+//!             ┌──── wait (`outage`) ◄───────────────────────┐
 //!             ▼                                             │ lost
-//!   start ► dial ──── welcome ────► serve ──────────────────┤
-//!             │ final error           │ close, answered     │ terminal close code
+//!   start ► dial ──── upgraded ───► serve ──────────────────┤
+//!             │ refused for good      │ close, answered     │ an ending that is final
 //!             └───────────────────────┴─────────► end ◄─────┘
 //! ```
 //!
@@ -16,29 +16,32 @@
 
 use std::future::poll_fn;
 use std::ops::ControlFlow;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use hark_protocol::{ClientFrame, CloseCode, Encoded, ErrorCode, ServerFrame, Subprotocol, codec};
+use hark_protocol::{
+    ClientFrame, CloseCode, ErrorCode, ServerFrame, Subprotocol, TopicOutcome, codec,
+};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WsCloseCode;
-use tokio_tungstenite::tungstenite::{self, Message as WsMessage, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{self, Message as WsMessage};
 
-use crate::backoff;
 use crate::client::{Command, Shared};
-use crate::dial::{self, DialError, Socket, Welcome};
+use crate::clock;
+use crate::dial::{self, DialError, Dialed, Failure};
 use crate::events::ConnectionEvent;
 use crate::inbox::{Inbox, ToSay};
-use crate::options::{FirstConnection, Options, TokenError};
+use crate::line::{Line, Said};
+use crate::liveness::Verdict;
+use crate::options::{FirstConnection, Options, Producer};
+use crate::outage::Outage;
 use crate::outbox::{Limits, Outbox};
+use crate::race::Doubts;
 use crate::{ClientError, Gap};
 
 /// Commands and frames taken before others have their turn.
@@ -46,12 +49,11 @@ const COMMANDS_PER_TURN: usize = 256;
 const FRAMES_PER_TURN: usize = 256;
 /// Turns before the runtime's other tasks have theirs.
 const TURNS_PER_POLL: usize = 8;
-/// A connection is dead when nothing came for so many heartbeats.
-const SILENT_HEARTBEATS: f64 = 2.5;
 /// How long unanswered messages are waited for when all handles are gone.
 const LINGER: Duration = Duration::from_secs(5);
-/// How long the closing handshake may take.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// The bounds of what the broker may say of itself.
+const HEARTBEATS_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
+const LARGEST_WINDOW: u32 = 1 << 20;
 
 /// The task.
 pub(crate) struct Connection {
@@ -67,12 +69,13 @@ pub(crate) struct Connection {
     closing: Option<Closing>,
     /// All handles are gone.
     abandoned: bool,
-    /// Failures since the broker last answered something.
-    failures: u32,
-    /// What the broker asked for when it ended the last connection, or refused the last attempt.
-    retry_after: Option<Duration>,
-    /// A token was refused that had been good; the callback has one chance to give a better one.
-    token_doubted: bool,
+    outage: Outage,
+    /// Addresses that failed lately.
+    doubts: Doubts,
+    /// Since when there has been no connection.
+    without_since: Instant,
+    /// Why the last connection, or attempt, failed.
+    last_error: Option<ClientError>,
 }
 
 /// The application wants the client to end.
@@ -81,28 +84,24 @@ struct Closing {
     replies: Vec<oneshot::Sender<usize>>,
 }
 
-/// What there is while a connection stands.
-struct Line {
-    socket: Socket,
-    limits: Limits,
-    /// Longer than this without a sound: the connection is dead.
-    silence: Duration,
-    heard: Instant,
-    /// The socket was not read, so that nothing could be heard.
-    paused: bool,
-    unflushed: bool,
-    /// The ping that is sent first, in case there is nothing else to be answered.
-    probe: u64,
-    token: Option<BoxFuture<'static, Result<String, TokenError>>>,
-    alarm: Pin<Box<Sleep>>,
-}
-
 /// How a connection ended.
 enum End {
-    /// To be made again.
-    Lost(ClientError),
-    /// Never again: the client ends.
-    Final(ClientError),
+    /// Something broke.
+    Lost(String),
+    /// Nobody answered.
+    Silent(String),
+    /// The other side closed.
+    Closed(Option<CloseFrame>),
+    /// The client is to end, and this is why.
+    Over(ClientError),
+}
+
+/// What comes after a connection, or an attempt.
+enum Next {
+    /// Another one.
+    Again(ClientError),
+    /// The client ends.
+    Never(ClientError),
 }
 
 impl Connection {
@@ -126,9 +125,10 @@ impl Connection {
             to_say: ToSay::default(),
             closing: None,
             abandoned: false,
-            failures: 0,
-            retry_after: None,
-            token_doubted: false,
+            outage: Outage::new(Instant::now()),
+            doubts: Doubts::default(),
+            without_since: Instant::now(),
+            last_error: None,
         })
     }
 
@@ -139,19 +139,10 @@ impl Connection {
     }
 
     async fn keep_connected(&mut self) -> ClientError {
-        let mut without_since = Instant::now();
         loop {
-            let end = match self.connect().await {
-                Err(end) => end,
-                Ok((socket, welcome)) => {
-                    let end = self.serve(socket, welcome).await;
-                    without_since = Instant::now();
-                    end
-                }
-            };
-            let lost = match end {
-                End::Final(error) => return error,
-                End::Lost(error) => error,
+            let lost = match self.attempt().await {
+                Next::Never(error) => return error,
+                Next::Again(error) => error,
             };
             let required = self.options.first_connection == FirstConnection::Required;
             let Some(reconnect) = self
@@ -161,51 +152,84 @@ impl Connection {
             else {
                 return lost;
             };
-            if reconnect
-                .give_up_after
-                .is_some_and(|after| without_since.elapsed() >= after)
-            {
-                return lost;
-            }
-            let drawn = backoff::draw(self.failures, reconnect.first_wait, reconnect.longest_wait);
-            let wait = self.retry_after.take().unwrap_or(drawn);
-            self.failures = self.failures.saturating_add(1);
+            let wait = self.outage.next_wait(&reconnect, Instant::now());
+            self.last_error = Some(lost.clone());
             self.tell(ConnectionEvent::Reconnecting {
                 reason: lost.to_string(),
                 wait,
             });
-            if let Err(closed) = self.meanwhile(tokio::time::sleep(wait)).await {
-                return closed;
+            if let Err(over) = self.meanwhile(tokio::time::sleep(wait)).await {
+                return over;
             }
         }
     }
 
-    async fn connect(&mut self) -> Result<(Socket, Welcome), End> {
-        let asked = self.options.token.as_ref().map(|callback| callback());
-        let token = match asked {
+    /// One connection, from the token to its end.
+    async fn attempt(&mut self) -> Next {
+        let token = match self.options.ask_for_token() {
             None => None,
-            Some(asked) => match self.meanwhile(asked).await.map_err(End::Final)? {
-                Ok(token) => Some(token),
+            Some(asked) => match self.meanwhile(asked).await {
+                Err(over) => return Next::Never(over),
+                Ok(Ok(token)) => Some(token),
                 // Whoever gives tokens may be away for a while, as the broker may be.
-                Err(error) => return Err(End::Lost(ClientError::Token(error.to_string()))),
+                Ok(Err(error)) => return Next::Again(ClientError::Token(error.to_string())),
             },
         };
-        let options = Arc::clone(&self.options);
-        let attempt = async move { dial::dial(&options, token).await };
-        match self.meanwhile(attempt).await.map_err(End::Final)? {
-            Ok(connected) => Ok(connected),
-            Err(DialError {
-                error,
-                is_final: true,
-                ..
-            }) => Err(End::Final(error)),
-            Err(DialError {
-                error, retry_after, ..
-            }) => {
-                self.retry_after = retry_after;
-                Err(End::Lost(error))
-            }
+        let (options, doubts) = (Arc::clone(&self.options), self.doubts.clone());
+        let welcome_by = clock::after(Instant::now(), options.connect_timeout);
+        let dial = async move {
+            tokio::time::timeout_at(welcome_by, dial::dial(&options, token, &doubts)).await
+        };
+        match self.meanwhile(dial).await {
+            Err(over) => Next::Never(over),
+            Ok(Ok(Ok(dialed))) => self.serve(dialed, welcome_by).await,
+            Ok(Ok(Err(failed))) => self.failed(failed),
+            Ok(Err(_)) => Next::Again(self.unreachable(self.not_in_time())),
         }
+    }
+
+    fn failed(&mut self, failed: DialError) -> Next {
+        let DialError {
+            error,
+            kind,
+            retry_after,
+        } = failed;
+        self.outage.asked_to_wait(retry_after);
+        let renewable = self.options.token_is_renewable();
+        let is_final = match kind {
+            Failure::Passing => false,
+            Failure::Final => true,
+            Failure::TokenRefused => self.outage.refused_token_is_final(renewable),
+        };
+        match is_final {
+            true => Next::Never(error),
+            false => Next::Again(error),
+        }
+    }
+
+    fn not_in_time(&self) -> String {
+        format!("no connection within {:?}", self.options.connect_timeout)
+    }
+
+    fn unreachable(&self, reason: String) -> ClientError {
+        let url = self.options.url.clone();
+        ClientError::Unreachable { url, reason }
+    }
+
+    /// When there has been no connection for too long.
+    fn give_up_at(&self) -> Option<Instant> {
+        let after = self.options.reconnect?.give_up_after?;
+        Some(clock::after(self.without_since, after))
+    }
+
+    fn given_up(&self) -> ClientError {
+        let waited = || {
+            self.unreachable(format!(
+                "no connection within {:?}",
+                self.without_since.elapsed()
+            ))
+        };
+        self.last_error.clone().unwrap_or_else(waited)
     }
 
     /// Takes commands while there is no connection and `attempt` goes on. An error when the client is to end.
@@ -214,75 +238,113 @@ impl Connection {
         let mut alarm = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         poll_fn(|cx| {
             while self.poll_commands(cx) {}
-            if let Some(closing) = &self.closing {
-                alarm.as_mut().reset(closing.deadline);
-                if self.outbox.unanswered() == 0 || alarm.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(ClientError::Closed));
+            let now = Instant::now();
+            let close_by = self.closing.as_ref().map(|closing| closing.deadline);
+            if let Some(close_by) = close_by
+                && (self.outbox.unanswered() == 0 || now >= close_by)
+            {
+                return Poll::Ready(Err(ClientError::Closed));
+            }
+            if let Poll::Ready(done) = attempt.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            let give_up_at = self.give_up_at();
+            if give_up_at.is_some_and(|at| now >= at) {
+                return Poll::Ready(Err(self.given_up()));
+            }
+            if let Some(due) = close_by.into_iter().chain(give_up_at).min() {
+                alarm.as_mut().reset(due);
+                if alarm.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
                 }
             }
-            attempt.as_mut().poll(cx).map(Ok)
+            Poll::Pending
         })
         .await
     }
 
     /// Uses a connection until it is lost or the client ends.
-    async fn serve(&mut self, socket: Socket, welcome: Welcome) -> End {
-        let Welcome {
-            session,
-            version,
-            heartbeat,
-            limits,
-        } = welcome;
-        self.shared.reporter.count(|c| &c.connections);
-        self.tell(ConnectionEvent::Connected { session, version });
-        if let Some(first) = self.first.take() {
-            first.send(()).ok();
-        }
+    async fn serve(&mut self, dialed: Dialed, welcome_by: Instant) -> Next {
+        let mut line = Line::new(dialed, welcome_by, self.options.clock.now());
         self.to_say.connected = true;
-        let probe = self.to_say.next_id();
-        self.to_say
-            .frames
-            .push_back(ClientFrame::Ping { id: Some(probe) });
+        let id = Some(self.to_say.next_id());
+        // What proves the connection where there is nothing else to be answered.
+        self.to_say.frames.push_back(ClientFrame::Ping { id });
         self.inbox.connected(&mut self.to_say);
-        let now = Instant::now();
-        let mut line = Line {
-            socket,
-            limits,
-            silence: heartbeat.mul_f64(SILENT_HEARTBEATS),
-            heard: now,
-            paused: false,
-            unflushed: false,
-            probe,
-            token: None,
-            alarm: Box::pin(tokio::time::sleep_until(now)),
-        };
         let end = poll_fn(|cx| self.poll_line(&mut line, cx)).await;
+        self.lost(line, end).await
+    }
+
+    /// The connection has ended: what that means for everything that hung on it, and for the next one.
+    async fn lost(&mut self, mut line: Line, end: End) -> Next {
+        let now = Instant::now();
+        // A line that nobody answered has served for as long as something came.
+        let served_until = match end {
+            End::Silent(_) => line.live.heard(),
+            End::Lost(_) | End::Closed(_) | End::Over(_) => now,
+        };
+        let proven = line.proof.holds(served_until);
+        if proven {
+            line.clear();
+            self.outage.begins(now);
+        }
         self.to_say.connected = false;
         self.to_say.frames.clear();
         self.outbox.disconnected();
         self.inbox.disconnected();
-        if let End::Final(ClientError::Closed) = end
-            && line.say_goodbye().await
-        {
-            // Whoever waits for the end has what it waited for; the other side's goodbye is the task's to wait for.
-            let unanswered = self.outbox.unanswered();
-            for reply in self.closing.iter_mut().flat_map(|c| c.replies.drain(..)) {
-                reply.send(unanswered).ok();
-            }
-            line.hear_goodbye().await;
+        if line.welcomed {
+            self.without_since = now;
         }
-        if let End::Lost(error) = &end {
+        let welcomed = line.welcomed;
+        let next = match end {
+            End::Over(error) => {
+                if error == ClientError::Closed {
+                    line.say_goodbye().await;
+                }
+                return Next::Never(error);
+            }
+            End::Lost(reason) | End::Silent(reason) => {
+                Next::Again(self.lost_error(welcomed, reason))
+            }
+            End::Closed(close) => self.closed(close, welcomed),
+        };
+        if let (true, Next::Again(error)) = (welcomed, &next) {
             self.tell(ConnectionEvent::Disconnected {
                 reason: error.to_string(),
             });
         }
-        end
+        next
+    }
+
+    /// Without `welcome` there never was a connection.
+    fn lost_error(&self, welcomed: bool, reason: String) -> ClientError {
+        match welcomed {
+            true => ClientError::Lost { reason },
+            false => self.unreachable(reason),
+        }
+    }
+
+    /// The other side has closed: the code tells whether to connect again.
+    fn closed(&mut self, close: Option<CloseFrame>, welcomed: bool) -> Next {
+        let Some(close) = close else {
+            return Next::Again(self.lost_error(welcomed, "closed without a code".to_owned()));
+        };
+        let (code, reason) = (CloseCode(close.code.into()), close.reason.to_string());
+        let renewable = self.options.token_is_renewable();
+        match self.outage.is_final(code, welcomed, renewable) {
+            true => Next::Never(ClientError::ClosedByBroker { code, reason }),
+            false => {
+                let reason = format!("closed with code {}: {reason}", code.0);
+                Next::Again(self.lost_error(welcomed, reason))
+            }
+        }
     }
 
     /// Everything that can be done now.
     fn poll_line(&mut self, line: &mut Line, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..TURNS_PER_POLL {
-            let now = Instant::now();
+            let moment = self.options.clock.now();
+            let now = moment.monotonic;
             let mut progress = self.poll_commands(cx);
             // Before reading, which they may allow again.
             self.outbox.wake_up(now);
@@ -292,26 +354,35 @@ impl Connection {
                 ControlFlow::Break(end) => return Poll::Ready(end),
                 ControlFlow::Continue(read) => progress |= read,
             }
+            if line.judge(moment) == Verdict::Dead {
+                let silent = now.saturating_duration_since(line.live.heard());
+                let reason =
+                    format!("nothing heard for {silent:.0?}, not even the answer to a ping");
+                return Poll::Ready(End::Silent(reason));
+            }
             self.poll_token(line, cx);
-            if let Err(error) = self.poll_write(line, cx) {
+            let written = line.poll_write(cx, moment, |limits, welcomed| {
+                self.next_frame(limits, welcomed)
+            });
+            if let Err(error) = written {
                 // What the broker said before it closed is worth more than that it has closed.
                 return Poll::Ready(match self.poll_read(line, cx, now) {
                     ControlFlow::Break(end) => end,
-                    ControlFlow::Continue(_) => End::Lost(lost(reason_of(error))),
+                    ControlFlow::Continue(_) => End::Lost(reason_of(error)),
                 });
             }
             if let Some(closing) = &self.closing
                 && (self.outbox.unanswered() == 0 && !line.unflushed || now >= closing.deadline)
             {
-                return Poll::Ready(End::Final(ClientError::Closed));
+                return Poll::Ready(End::Over(ClientError::Closed));
             }
-            if !line.paused && now >= line.heard + line.silence {
-                return Poll::Ready(End::Lost(lost(format!(
-                    "nothing heard for {:?}",
-                    line.silence
-                ))));
+            if !line.welcomed && now >= line.welcome_by {
+                return Poll::Ready(End::Lost(self.not_in_time()));
             }
-            if !progress && self.poll_alarm(line, cx).is_pending() {
+            if !line.welcomed && self.give_up_at().is_some_and(|at| now >= at) {
+                return Poll::Ready(End::Over(self.given_up()));
+            }
+            if !progress && self.poll_alarm(line, cx, now).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -321,12 +392,12 @@ impl Connection {
     }
 
     /// Ready when something is due. The alarm is moved only to an earlier time; when it goes off too early it is set anew.
-    fn poll_alarm(&self, line: &mut Line, cx: &mut Context<'_>) -> Poll<()> {
-        let silent = (!line.paused).then(|| line.heard + line.silence);
+    fn poll_alarm(&self, line: &mut Line, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let delayed = self.outbox.next_wakeup();
         let waiting = self.inbox.next_wakeup(self.outbox.unanswered() > 0);
         let closing = self.closing.as_ref().map(|closing| closing.deadline);
-        let due = [silent, delayed, waiting, closing]
+        let giving_up = self.give_up_at().filter(|_| !line.welcomed);
+        let due = [line.next_wakeup(now), delayed, waiting, closing, giving_up]
             .into_iter()
             .flatten()
             .min();
@@ -350,7 +421,7 @@ impl Connection {
             Poll::Pending => false,
             Poll::Ready(0) => {
                 self.abandoned = true;
-                self.close(Instant::now() + LINGER, None);
+                self.close(clock::after(Instant::now(), LINGER), None);
                 true
             }
             Poll::Ready(_) => true,
@@ -411,64 +482,113 @@ impl Connection {
                 return ControlFlow::Continue(read > 0);
             }
             if std::mem::take(&mut line.paused) {
-                line.heard = now;
+                line.live.not_reading(self.options.clock.now());
             }
             let message = match line.socket.poll_next_unpin(cx) {
                 Poll::Pending => return ControlFlow::Continue(read > 0),
                 Poll::Ready(Some(Ok(message))) => message,
                 Poll::Ready(Some(Err(error))) => {
-                    return ControlFlow::Break(End::Lost(lost(reason_of(error))));
+                    return ControlFlow::Break(End::Lost(reason_of(error)));
                 }
                 Poll::Ready(None) => {
-                    return ControlFlow::Break(End::Lost(lost("it ended".to_owned())));
+                    return ControlFlow::Break(End::Lost("it ended".to_owned()));
                 }
             };
-            line.heard = now;
             match message {
-                WsMessage::Text(text) => self.decode(line, &text.into(), Subprotocol::Json, now),
-                WsMessage::Binary(bytes) => self.decode(line, &bytes, Subprotocol::Bincode, now),
+                WsMessage::Text(text) => self.decode(line, &text.into(), Subprotocol::Json, now)?,
+                WsMessage::Binary(bytes) => self.decode(line, &bytes, Subprotocol::Bincode, now)?,
                 // The answer is queued already (RFC 6455, section 5.5.2).
                 WsMessage::Ping(_) => line.unflushed = true,
-                WsMessage::Pong(_) | WsMessage::Frame(_) => {}
+                WsMessage::Pong(payload) => {
+                    line.live.pong(&payload);
+                    self.answered_a_ping(line, now);
+                }
+                WsMessage::Frame(_) => {}
                 WsMessage::Close(close) => {
                     // The answer to the close is queued; if it cannot leave at once, the broker does without.
                     if let Poll::Ready(Err(error)) = line.socket.poll_flush_unpin(cx) {
                         tracing::debug!(%error, "the close was not answered");
                     }
-                    return ControlFlow::Break(self.closed(close));
+                    return ControlFlow::Break(End::Closed(close));
                 }
             }
         }
         ControlFlow::Continue(true)
     }
 
-    /// The broker has closed: the code tells whether to connect again.
-    fn closed(&mut self, close: Option<CloseFrame>) -> End {
-        let Some(close) = close else {
-            return End::Lost(lost("closed without a code".to_owned()));
-        };
-        let (code, reason) = (CloseCode(close.code.into()), close.reason.to_string());
-        // A token that has run out while the machine slept, say: the callback may have a better one.
-        let another_token = code == CloseCode::UNAUTHENTICATED
-            && self.options.token.is_some()
-            && !std::mem::replace(&mut self.token_doubted, true);
-        match code.should_reconnect() || another_token {
-            true => End::Lost(lost(format!("closed with code {}: {reason}", code.0))),
-            false => End::Final(ClientError::ClosedByBroker { code, reason }),
-        }
-    }
-
-    fn decode(&mut self, line: &mut Line, bytes: &Bytes, subprotocol: Subprotocol, now: Instant) {
+    fn decode(
+        &mut self,
+        line: &mut Line,
+        bytes: &Bytes,
+        subprotocol: Subprotocol,
+        now: Instant,
+    ) -> ControlFlow<End> {
         match codec::decode_server(bytes, subprotocol) {
-            Ok(frame) => self.hear(line, frame, now),
+            Ok(frame) if line.welcomed => self.hear(line, frame, now),
+            Ok(ServerFrame::Welcome {
+                session,
+                version,
+                heartbeat_ms,
+                max_message_bytes,
+                max_inflight,
+            }) => {
+                let at_least_one = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
+                let limits = Limits {
+                    frame_bytes: at_least_one(max_message_bytes),
+                    in_flight: at_least_one(max_inflight),
+                    several: hark_protocol::takes_publish_all(&version),
+                };
+                let heartbeat_ms = heartbeat_ms.clamp(*HEARTBEATS_MS.start(), *HEARTBEATS_MS.end());
+                self.welcomed(line, limits, Duration::from_millis(heartbeat_ms), now);
+                self.tell(ConnectionEvent::Connected { session, version });
+                if let Some(first) = self.first.take() {
+                    first.send(()).ok();
+                }
+            }
+            // Hark says nothing before it.
+            Ok(other) => return ControlFlow::Break(no_hark(&format!("{other:?}"))),
+            Err(error) if !line.welcomed => {
+                return ControlFlow::Break(no_hark(&format!("what cannot be read: {error}")));
+            }
             // A frame of a newer Hark, perhaps. If it was a message, the next one shows the hole.
             Err(error) => self.tell(ConnectionEvent::Unreadable {
                 reason: error.to_string(),
             }),
         }
+        ControlFlow::Continue(())
+    }
+
+    /// It is Hark: now its own limits hold.
+    fn welcomed(&mut self, line: &mut Line, limits: Limits, heartbeat: Duration, now: Instant) {
+        self.shared.reporter.count(|c| &c.connections);
+        if self.options.window_messages.is_none() {
+            let messages = u32::try_from(limits.in_flight).unwrap_or(u32::MAX);
+            self.shared.window.grow_to(messages.min(LARGEST_WINDOW));
+        }
+        // A message for which this broker's limit is smaller than Hark's own.
+        if let Some(Said {
+            id: Some(id),
+            encoded,
+        }) = line.welcome(limits, heartbeat)
+        {
+            let (bytes, limit) = (encoded.len(), limits.frame_bytes);
+            let sentence = format!("a frame of {bytes} bytes; this broker takes at most {limit}");
+            self.outbox
+                .refused(id, ErrorCode::TooLarge, sentence, None, None, now);
+        }
+    }
+
+    /// A `pong` proves something only where there is nothing else to be answered.
+    fn answered_a_ping(&self, line: &mut Line, now: Instant) {
+        if self.outbox.unanswered() == 0 && self.inbox.is_empty() {
+            line.proof.served(now);
+        }
     }
 
     fn hear(&mut self, line: &mut Line, frame: ServerFrame, now: Instant) {
+        if let Some(id) = answered_id(&frame) {
+            line.live.answered(id);
+        }
         let ms = |ms: Option<u64>| ms.map(Duration::from_millis);
         match frame {
             ServerFrame::Message { topic, record } => {
@@ -481,11 +601,16 @@ impl Connection {
                 ..
             } => {
                 self.outbox.published(id, cursor, duplicate);
-                self.settle();
+                line.proof.served(now);
             }
             ServerFrame::PublishedAll { id, receipts } => {
+                let kept = |receipt: &hark_protocol::TopicReceipt| {
+                    matches!(receipt.outcome, TopicOutcome::Kept { .. })
+                };
+                if receipts.iter().any(kept) {
+                    line.proof.served(now);
+                }
                 self.outbox.published_all(id, receipts, now);
-                self.settle();
             }
             ServerFrame::Subscribed {
                 id,
@@ -494,7 +619,7 @@ impl Connection {
                 ..
             } => {
                 if self.inbox.subscribed(id, cursor, resumed, &mut self.to_say) {
-                    self.settle();
+                    line.proof.served(now);
                 }
             }
             ServerFrame::Unsubscribed { id, topic } => {
@@ -524,7 +649,7 @@ impl Connection {
                 ..
             } => {
                 if line.token.is_none() {
-                    line.token = self.options.token.as_ref().map(|callback| callback());
+                    line.token = self.options.ask_for_token();
                 }
             }
             ServerFrame::Error {
@@ -552,22 +677,12 @@ impl Connection {
                 tracing::warn!(%code, message, "Hark refused a frame without an id");
             }
             ServerFrame::Goodbye { retry_after_ms, .. } => {
-                self.retry_after = Some(Duration::from_millis(retry_after_ms));
+                let wait = Duration::from_millis(retry_after_ms);
+                self.outage.asked_to_wait(Some(wait));
             }
-            ServerFrame::Pong { id } => {
-                if id == Some(line.probe) && self.outbox.unanswered() == 0 && self.inbox.is_empty()
-                {
-                    self.settle();
-                }
-            }
+            ServerFrame::Pong { .. } => self.answered_a_ping(line, now),
             ServerFrame::Authenticated { .. } | ServerFrame::Welcome { .. } => {}
         }
-    }
-
-    /// The broker does its work: the next failure is a first one.
-    fn settle(&mut self) {
-        self.failures = 0;
-        self.token_doubted = false;
     }
 
     fn poll_token(&mut self, line: &mut Line, cx: &mut Context<'_>) {
@@ -588,41 +703,20 @@ impl Connection {
         }
     }
 
-    /// Writes what may be written, and flushes once.
-    fn poll_write(
-        &mut self,
-        line: &mut Line,
-        cx: &mut Context<'_>,
-    ) -> Result<(), tungstenite::Error> {
-        while let Poll::Ready(ready) = line.socket.poll_ready_unpin(cx) {
-            ready?;
-            let Some(frame) = self.next_frame(line.limits) else {
-                break;
-            };
-            line.socket.start_send_unpin(match frame {
-                // Text was made from a string, so this check finds nothing.
-                Encoded::Text(text) => WsMessage::Text(Utf8Bytes::try_from(text.into_bytes())?),
-                Encoded::Binary(bytes) => WsMessage::Binary(bytes),
-            })?;
-            line.unflushed = true;
+    /// What is said next. Before `welcome` nothing that could not be said again: what listens may be something else than Hark.
+    fn next_frame(&mut self, limits: Limits, welcomed: bool) -> Option<Said> {
+        let subprotocol = self.options.subprotocol;
+        if let Some(frame) = self.to_say.frames.pop_front() {
+            let (id, encoded) = (frame.id(), codec::encode_client(&frame, subprotocol));
+            return Some(Said { id, encoded });
         }
-        if line.unflushed
-            && let Poll::Ready(flushed) = line.socket.poll_flush_unpin(cx)
-        {
-            flushed?;
-            line.unflushed = false;
+        if !welcomed && self.options.producer == Producer::None {
+            return None;
         }
-        Ok(())
-    }
-
-    fn next_frame(&mut self, limits: Limits) -> Option<Encoded> {
-        match self.to_say.frames.pop_front() {
-            Some(frame) => Some(codec::encode_client(&frame, self.options.subprotocol)),
-            None => {
-                self.outbox
-                    .next_frame(&mut self.to_say.last_id, limits, self.options.subprotocol)
-            }
-        }
+        let ids = &mut self.to_say.last_id;
+        let encoded = self.outbox.next_frame(ids, limits, subprotocol)?;
+        let id = Some(*ids);
+        Some(Said { id, encoded })
     }
 
     fn tell(&self, event: ConnectionEvent) {
@@ -652,42 +746,6 @@ impl Connection {
     }
 }
 
-impl Line {
-    /// Begins the closing handshake (RFC 6455, section 7.1.1). Whether the close frame has left.
-    async fn say_goodbye(&mut self) -> bool {
-        let close = CloseFrame {
-            code: WsCloseCode::Normal,
-            reason: Utf8Bytes::from_static(""),
-        };
-        let sent = self.socket.send(WsMessage::Close(Some(close)));
-        match tokio::time::timeout(CLOSE_PATIENCE, sent).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "the closing handshake failed");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
-    /// Waits for the broker's part of it, but not to the end of the connection: the broker may linger for a client that goes first.
-    async fn hear_goodbye(mut self) {
-        let heard = async {
-            while let Some(message) = self.socket.next().await {
-                if message?.is_close() {
-                    break;
-                }
-            }
-            Ok::<(), tungstenite::Error>(())
-        };
-        match tokio::time::timeout(CLOSE_PATIENCE, heard).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the closing handshake failed"),
-            Err(_) => tracing::debug!("the broker did not answer the close"),
-        }
-    }
-}
-
 /// What an error of the socket means to people.
 fn reason_of(error: tungstenite::Error) -> String {
     match error {
@@ -699,6 +757,31 @@ fn reason_of(error: tungstenite::Error) -> String {
     }
 }
 
-fn lost(reason: String) -> ClientError {
-    ClientError::Lost { reason }
+/// What was said before `welcome`.
+fn no_hark(said: &str) -> End {
+    let said: String = said.chars().take(200).collect();
+    End::Lost(format!(
+        "what listens there is no Hark broker (expected `welcome`, got {said})"
+    ))
 }
+
+/// The command that this is the answer to.
+fn answered_id(frame: &ServerFrame) -> Option<u64> {
+    match frame {
+        ServerFrame::Published { id, .. } | ServerFrame::PublishedAll { id, .. } => Some(*id),
+        ServerFrame::Authenticated { id, .. }
+        | ServerFrame::Subscribed { id, .. }
+        | ServerFrame::Unsubscribed { id, .. }
+        | ServerFrame::Error { id, .. }
+        | ServerFrame::Pong { id } => *id,
+        ServerFrame::Welcome { .. }
+        | ServerFrame::Message { .. }
+        | ServerFrame::CaughtUp { .. }
+        | ServerFrame::Lagging { .. }
+        | ServerFrame::Gap { .. }
+        | ServerFrame::Goodbye { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

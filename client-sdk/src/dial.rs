@@ -1,58 +1,81 @@
-//! One attempt to connect: TCP, TLS, the WebSocket upgrade, and the broker's `welcome`. Owns which failures are final.
+//! One attempt to connect: TCP, TLS and the WebSocket upgrade. Owns what a failure of it means: whether it is final, and what was asked for.
+//! What is said over the connection, `welcome` first, is `connection`'s.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
-use hark_protocol::{CloseCode, ServerFrame, Subprotocol, codec};
-use tokio::net::TcpStream;
+use hark_protocol::ErrorCode;
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::ClientError;
 use crate::options::Options;
-use crate::outbox::Limits;
+use crate::race::{self, Doubts};
+use crate::stream::Stream;
 
-pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<Stream>>;
 
 /// The largest frame and message taken from the broker: a message of 1 MiB in base64, and what is around it.
 const MOST_BYTES: usize = 2 * 1024 * 1024;
 
-/// What the broker's `welcome` said.
+/// A connection that was upgraded. Nothing has been said yet.
+pub(crate) struct Dialed {
+    pub(crate) socket: Socket,
+    pub(crate) suspect: Suspect,
+}
+
+/// An address that answered, and is doubted all the same if this is dropped before it is [`cleared`](Self::clear).
 #[derive(Debug)]
-pub(crate) struct Welcome {
-    pub(crate) session: String,
-    pub(crate) version: String,
-    pub(crate) heartbeat: Duration,
-    pub(crate) limits: Limits,
+pub(crate) struct Suspect {
+    address: Option<SocketAddr>,
+    doubts: Doubts,
+}
+
+impl Suspect {
+    /// Hark is there.
+    pub(crate) fn clear(&mut self) {
+        self.address = None;
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        if let Some(address) = self.address {
+            self.doubts.doubt(address);
+        }
+    }
 }
 
 /// Why an attempt failed.
 #[derive(Debug)]
 pub(crate) struct DialError {
     pub(crate) error: ClientError,
-    /// Trying again makes no sense.
-    pub(crate) is_final: bool,
-    /// What the broker asked for.
+    pub(crate) kind: Failure,
+    /// What was asked for.
     pub(crate) retry_after: Option<Duration>,
 }
 
-impl DialError {
-    fn passing(error: ClientError) -> Self {
-        Self {
-            error,
-            is_final: false,
-            retry_after: None,
-        }
-    }
+/// What a failure says about the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It may succeed.
+    Passing,
+    /// It may succeed with another token.
+    TokenRefused,
+    /// It would fail the same way.
+    Final,
+}
 
-    fn last(error: ClientError) -> Self {
+impl DialError {
+    fn new(error: ClientError, kind: Failure) -> Self {
         Self {
             error,
-            is_final: true,
+            kind,
             retry_after: None,
         }
     }
@@ -81,62 +104,93 @@ pub(crate) fn check_url(url: &str) -> Result<(), ClientError> {
     }
 }
 
-/// Connects and waits for `welcome`.
+/// Connects to the address of the host that answers first, and asks for the upgrade.
 pub(crate) async fn dial(
     options: &Options,
     token: Option<String>,
-) -> Result<(Socket, Welcome), DialError> {
-    match tokio::time::timeout(options.connect_timeout, dial_patiently(options, token)).await {
-        Ok(result) => result,
-        Err(_) => {
-            let reason = format!("no connection within {:?}", options.connect_timeout);
-            Err(DialError::passing(ClientError::Unreachable {
-                url: options.url.clone(),
-                reason,
-            }))
-        }
-    }
-}
-
-async fn dial_patiently(
-    options: &Options,
-    token: Option<String>,
-) -> Result<(Socket, Welcome), DialError> {
-    let request = request(options, token).map_err(DialError::last)?;
+    doubts: &Doubts,
+) -> Result<Dialed, DialError> {
+    let request = request(options, token)?;
+    let passing = |reason: String| {
+        let url = options.url.clone();
+        DialError::new(ClientError::Unreachable { url, reason }, Failure::Passing)
+    };
+    let (address, stream) = connect(options, &request, doubts)
+        .await
+        .map_err(|error| passing(error.to_string()))?;
+    let suspect = Suspect {
+        address,
+        doubts: doubts.clone(),
+    };
     let config = WebSocketConfig::default()
         .max_message_size(Some(MOST_BYTES))
         .max_frame_size(Some(MOST_BYTES))
         .read_buffer_size(64 * 1024)
         .write_buffer_size(64 * 1024);
-    let (mut socket, _) = upgrade(request, config)
-        .await
-        .map_err(|e| explain(&options.url, e))?;
-    let welcome = welcome(&mut socket, options).await?;
-    Ok((socket, welcome))
+    match upgrade(request, stream, config).await {
+        Ok(socket) => Ok(Dialed { socket, suspect }),
+        Err(error) => Err(explain(&options.url, error)),
+    }
+}
+
+async fn connect(
+    options: &Options,
+    request: &Request,
+    doubts: &Doubts,
+) -> std::io::Result<(Option<SocketAddr>, Stream)> {
+    #[cfg(test)]
+    if let Some(peer) = &options.memory {
+        let (here, there) = tokio::io::duplex(64 * 1024);
+        let refused = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        peer.send(there).map_err(refused)?;
+        return Ok((None, here.into()));
+    }
+    let uri = request.uri();
+    let port = uri.port_u16().unwrap_or(match is_tls(request) {
+        true => 443,
+        false => 80,
+    });
+    let host = uri.host().unwrap_or_default();
+    let (address, stream) = race::connect(host, port, &options.resolver, doubts).await?;
+    Ok((Some(address), stream.into()))
+}
+
+fn is_tls(request: &Request) -> bool {
+    request.uri().scheme_str() == Some("wss")
 }
 
 #[cfg(not(feature = "tls"))]
 async fn upgrade(
     request: Request,
+    stream: Stream,
     config: WebSocketConfig,
-) -> Result<(Socket, Response), tungstenite::Error> {
-    tokio_tungstenite::connect_async_with_config(request, Some(config), true).await
+) -> Result<Socket, tungstenite::Error> {
+    let stream = MaybeTlsStream::Plain(stream);
+    let upgraded =
+        tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await?;
+    Ok(upgraded.0)
 }
 
 #[cfg(feature = "tls")]
 async fn upgrade(
     request: Request,
+    stream: Stream,
     config: WebSocketConfig,
-) -> Result<(Socket, Response), tungstenite::Error> {
-    let connector = tokio_tungstenite::Connector::Rustls(crate::tls::config()?);
-    tokio_tungstenite::connect_async_tls_with_config(request, Some(config), true, Some(connector))
-        .await
+) -> Result<Socket, tungstenite::Error> {
+    use tokio_tungstenite::{Connector, client_async_tls_with_config};
+    let connector = match is_tls(&request) {
+        true => Connector::Rustls(crate::tls::config()?),
+        false => Connector::Plain,
+    };
+    let upgraded =
+        client_async_tls_with_config(request, stream, Some(config), Some(connector)).await?;
+    Ok(upgraded.0)
 }
 
-fn request(options: &Options, token: Option<String>) -> Result<Request, ClientError> {
-    let bad = |e: tungstenite::Error| ClientError::BadUrl {
-        url: options.url.clone(),
-        reason: e.to_string(),
+fn request(options: &Options, token: Option<String>) -> Result<Request, DialError> {
+    let bad = |e: tungstenite::Error| {
+        let (url, reason) = (options.url.clone(), e.to_string());
+        DialError::new(ClientError::BadUrl { url, reason }, Failure::Final)
     };
     let mut request = options.url.as_str().into_client_request().map_err(bad)?;
     let headers = request.headers_mut();
@@ -144,7 +198,8 @@ fn request(options: &Options, token: Option<String>) -> Result<Request, ClientEr
     headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
     if let Some(token) = token {
         let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-            ClientError::Token("it holds characters that no HTTP header may hold".to_owned())
+            let reason = "it holds characters that no HTTP header may hold".to_owned();
+            DialError::new(ClientError::Token(reason), Failure::TokenRefused)
         })?;
         value.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, value);
@@ -152,11 +207,12 @@ fn request(options: &Options, token: Option<String>) -> Result<Request, ClientEr
     Ok(request)
 }
 
-/// Says in a sentence what went wrong, and whether it will go wrong again.
+/// Says in a sentence what went wrong, and whether it will go wrong again. Whatever stands between may say anything, so only what Hark
+/// itself says is final: its own code behind the status.
 fn explain(url: &str, error: tungstenite::Error) -> DialError {
-    let unreachable = |reason: String| ClientError::Unreachable {
-        url: url.to_owned(),
-        reason,
+    let unreachable = |reason: String| {
+        let url = url.to_owned();
+        DialError::new(ClientError::Unreachable { url, reason }, Failure::Passing)
     };
     match error {
         tungstenite::Error::Http(response) => {
@@ -166,104 +222,118 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
                 .as_deref()
                 .map(String::from_utf8_lossy)
                 .unwrap_or_default();
-            let message = sentence_of(&text);
-            let retry_after = response
-                .headers()
-                .get(header::RETRY_AFTER)
-                .and_then(|value| value.to_str().ok());
-            let error = ClientError::Refused {
-                url: url.to_owned(),
-                status,
-                message,
+            let (code, message) = code_and_sentence_of(&text);
+            let kind = match (status, code) {
+                (401, Some(_)) => Failure::TokenRefused,
+                (403, Some(_)) => Failure::Final,
+                _ => Failure::Passing,
             };
-            match status {
-                408 | 429 | 500.. => DialError {
-                    error,
-                    is_final: false,
-                    retry_after: retry_after
-                        .and_then(|s| s.parse().ok())
-                        .map(Duration::from_secs),
+            DialError {
+                error: ClientError::Refused {
+                    url: url.to_owned(),
+                    status,
+                    message,
                 },
-                _ => DialError::last(error),
+                kind,
+                retry_after: retry_after(response.headers()),
             }
         }
-        tungstenite::Error::Io(error) => DialError::passing(unreachable(error.to_string())),
-        // It answered, but not as a broker does, and will again.
+        tungstenite::Error::Io(error) => unreachable(error.to_string()),
+        // It answered, but not as a broker does; perhaps a proxy whose broker is away.
         tungstenite::Error::Protocol(
-            error @ (tungstenite::error::ProtocolError::SecWebSocketSubProtocolError(_)
-            | tungstenite::error::ProtocolError::SecWebSocketAcceptKeyMismatch
-            | tungstenite::error::ProtocolError::HttparseError(_)),
-        ) => DialError::last(unreachable(format!(
-            "what listens there is no Hark broker ({error})"
-        ))),
-        error => DialError::passing(unreachable(error.to_string())),
+            error @ (ProtocolError::SecWebSocketSubProtocolError(_)
+            | ProtocolError::SecWebSocketAcceptKeyMismatch
+            | ProtocolError::HttparseError(_)),
+        ) => unreachable(format!("what listens there is no Hark broker ({error})")),
+        error => unreachable(error.to_string()),
     }
 }
 
-/// The `message` of an error's body, or the body itself, shortened.
-fn sentence_of(body: &str) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let message = parsed
-        .as_ref()
-        .and_then(|body| body.get("message")?.as_str())
-        .unwrap_or(body);
-    message.trim().chars().take(300).collect()
+/// Seconds, or a date (RFC 9110, section 10.2.3). A date is read by the clock of whoever set it, where that is told.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let asked = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(asked).ok()?;
+    let now = text(header::DATE)
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .unwrap_or_else(SystemTime::now);
+    until.duration_since(now).ok()
 }
 
-async fn welcome(socket: &mut Socket, options: &Options) -> Result<Welcome, DialError> {
-    let lost = |reason: String| {
-        DialError::passing(ClientError::Unreachable {
-            url: options.url.clone(),
-            reason,
-        })
-    };
-    loop {
-        let message = match socket.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(explain(&options.url, error)),
-            None => return Err(lost("the connection ended before `welcome`".to_owned())),
-        };
-        let (bytes, subprotocol) = match message {
-            Message::Text(text) => (text.into(), Subprotocol::Json),
-            Message::Binary(bytes) => (bytes, Subprotocol::Bincode),
-            Message::Close(close) => {
-                let close =
-                    close.map(|close| (CloseCode(close.code.into()), close.reason.to_string()));
-                return Err(match close {
-                    Some((code, reason)) if !code.should_reconnect() => {
-                        DialError::last(ClientError::ClosedByBroker { code, reason })
-                    }
-                    Some((code, reason)) => lost(format!("closed with code {}: {reason}", code.0)),
-                    None => lost("closed before `welcome`".to_owned()),
-                });
-            }
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
-        };
-        return match codec::decode_server(&bytes, subprotocol) {
-            Ok(ServerFrame::Welcome {
-                session,
-                version,
-                heartbeat_ms,
-                max_message_bytes,
-                max_inflight,
-            }) => {
-                let at_least_one = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
-                let several = hark_protocol::takes_publish_all(&version);
-                Ok(Welcome {
-                    session,
-                    version,
-                    heartbeat: Duration::from_millis(heartbeat_ms.clamp(100, 3_600_000)),
-                    limits: Limits {
-                        frame_bytes: at_least_one(max_message_bytes),
-                        in_flight: at_least_one(max_inflight),
-                        several,
-                    },
-                })
-            }
-            Ok(other) => Err(lost(format!("expected `welcome`, got {other:?}"))),
-            Err(error) => Err(lost(format!(
-                "expected `welcome`, got what cannot be read: {error}"
-            ))),
-        };
+/// Hark's code, if there is one, and the `message` of an error's body, or the body itself, shortened.
+fn code_and_sentence_of(body: &str) -> (Option<ErrorCode>, String) {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let field = |name| parsed.as_ref()?.get(name)?.as_str();
+    let code = field("code")
+        .map(ErrorCode::by_name)
+        .filter(|code| *code != ErrorCode::Unknown);
+    let message = field("message").unwrap_or(body);
+    (code, message.trim().chars().take(300).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_tungstenite::tungstenite::http::Response;
+
+    use super::*;
+
+    fn refused(status: u16, headers: &[(&str, &str)], body: &str) -> DialError {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let response = response.body(Some(body.as_bytes().to_vec())).unwrap();
+        explain("ws://h/ws", tungstenite::Error::Http(response.into()))
+    }
+
+    #[test]
+    fn only_harks_own_refusals_are_final() {
+        use Failure::{Final, Passing, TokenRefused};
+        let page = "<html>Sign in</html>";
+        for (status, body, kind) in [
+            (403, r#"{"code":"forbidden","message":"no"}"#, Final),
+            (
+                401,
+                r#"{"code":"unauthenticated","message":"no"}"#,
+                TokenRefused,
+            ),
+            (403, page, Passing),
+            (401, page, Passing),
+            (401, r#"{"code":"weather","message":"no"}"#, Passing),
+            (403, r#"{"error":"forbidden"}"#, Passing),
+            (404, page, Passing),
+            (404, r#"{"code":"not_found","message":"no"}"#, Passing),
+            (400, r#"{"code":"unsupported","message":"no"}"#, Passing),
+            (200, page, Passing),
+            (302, "", Passing),
+            (503, r#"{"code":"busy","message":"no"}"#, Passing),
+        ] {
+            assert_eq!(refused(status, &[], body).kind, kind, "{status} {body}");
+        }
+        let mismatch = ProtocolError::SecWebSocketAcceptKeyMismatch;
+        let error = explain("ws://h/ws", tungstenite::Error::Protocol(mismatch));
+        assert_eq!(error.kind, Passing);
+    }
+
+    #[test]
+    fn how_long_was_asked_for() {
+        let asked = |headers: &[(&str, &str)]| refused(503, headers, "").retry_after;
+        assert_eq!(asked(&[]), None);
+        assert_eq!(asked(&[("retry-after", "soon")]), None);
+        assert_eq!(asked(&[("retry-after", "-1")]), None);
+        assert_eq!(asked(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        let long = u64::MAX.to_string();
+        assert_eq!(
+            asked(&[("retry-after", &long)]),
+            Some(Duration::from_secs(u64::MAX))
+        );
+        // By the clock of the one who says so, whatever it shows.
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let until = ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT");
+        assert_eq!(asked(&[date, until]), Some(Duration::from_secs(60)));
+        assert_eq!(asked(&[until]), None, "that is over");
     }
 }

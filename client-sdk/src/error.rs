@@ -33,7 +33,8 @@ pub enum ClientError {
         /// The last attempt's reason.
         reason: String,
     },
-    /// What listens there does not want a WebSocket of this kind. Trying again makes no sense.
+    /// The upgrade was refused. With 401 or 403 and one of Hark's codes that is final; what else answers may be something that stands
+    /// between, and is tried again.
     #[error("{url} refused the connection with HTTP status {status}: {message}")]
     Refused {
         /// Where.

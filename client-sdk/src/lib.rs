@@ -67,7 +67,8 @@
 //!   it once. It ends with a [`Receipt`], or with a [`PublishError`] that says whether it may have been kept.
 //! - **Received once, in order.** A subscription goes on after the last message it has received, across reconnects and
 //!   restarts of the broker. What cannot be had is a [`Gap`], never a silent skip.
-//! - **Bounded.** At most 1,024 messages and 1 MiB are unanswered ([`ClientBuilder::window`]); at most as much waits in
+//! - **Bounded.** At most 1,024 messages (more where the broker allows more) and 1 MiB are unanswered ([`ClientBuilder::window`]);
+//!   at most 1,024 messages and 1 MiB wait in
 //!   a subscription ([`ClientBuilder::queue`]; what happens then: [`Subscription`]).
 //! - **Nothing happens in secret.** [`Client::events`] tells of every lost connection, every hole, every delay, and that the broker finds it
 //!   slow ([`ConnectionEvent::Lagging`]);
@@ -87,17 +88,25 @@
 
 mod backoff;
 mod client;
+mod clock;
 mod connection;
 mod dial;
 mod error;
 mod events;
+mod figures;
 mod inbox;
+mod kernel;
+mod line;
+mod liveness;
 mod message;
 mod options;
+mod outage;
 mod outbox;
 mod publish;
 mod publish_all;
 mod queue;
+mod race;
+mod stream;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
@@ -113,6 +122,8 @@ pub use message::{Event, Message};
 pub use options::{ClientBuilder, FirstConnection, Producer, Reconnect, TokenError};
 pub use publish::{PendingReceipt, Publish, Receipt};
 pub use publish_all::{PendingReceipts, PublishAll};
+#[doc(hidden)]
+pub use race::connect_tcp;
 pub use subscription::{Subscribe, Subscription};
 
 /// The example on the project's front page compiles, or `cargo test` says so.

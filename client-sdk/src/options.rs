@@ -8,6 +8,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use hark_protocol::{ProducerId, Subprotocol};
 
+use crate::clock::Clock;
+use crate::figures::{FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_IN_THE_FIRST_MINUTE};
+use crate::race::{self, Resolver};
 use crate::{Client, ClientError};
 
 /// Sets up a [`Client`]. Made by [`Client::builder`].
@@ -32,21 +35,29 @@ pub enum Producer {
 }
 
 /// When and how long a client tries to connect again after it lost its connection.
+///
+/// A wait is drawn between zero and a bound that grows with each failure in a row. The count begins anew when a connection has *proven
+/// itself*: it has served for 10 s since it brought the first answer to a subscription or a publish (or, with nothing to answer, to
+/// a ping). So a connection that is cut as soon as it stands is not tried again and again without a pause. What the broker, or a proxy in
+/// front of it, asks for is waited for before that, up to five minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reconnect {
     /// The first wait is drawn between zero and this; each further bound is twice as long. 250 ms.
     pub first_wait: Duration,
+    /// No bound is longer than this while the last connection that had proven itself was lost less than a minute ago. 5 s.
+    pub longest_wait_in_the_first_minute: Duration,
     /// No bound is longer than this. 20 s.
     pub longest_wait: Duration,
-    /// Give up when there was no connection for so long. Never by default.
+    /// Give up when there was no connection for so long, in the midst of a wait or an attempt too. Never by default.
     pub give_up_after: Option<Duration>,
 }
 
 impl Default for Reconnect {
     fn default() -> Self {
         Self {
-            first_wait: Duration::from_millis(250),
-            longest_wait: Duration::from_secs(20),
+            first_wait: FIRST_WAIT,
+            longest_wait_in_the_first_minute: LONGEST_WAIT_IN_THE_FIRST_MINUTE,
+            longest_wait: LONGEST_WAIT,
             give_up_after: None,
         }
     }
@@ -67,21 +78,52 @@ pub enum FirstConnection {
 /// What a token callback may fail with.
 pub type TokenError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Where tokens come from.
+pub(crate) struct Token {
+    callback: TokenCallback,
+    /// The callback may give another one the next time.
+    pub(crate) renewable: bool,
+}
+
 type TokenCallback = Arc<dyn Fn() -> BoxFuture<'static, Result<String, TokenError>> + Send + Sync>;
 
 pub(crate) struct Options {
     pub(crate) url: String,
-    pub(crate) token: Option<TokenCallback>,
+    pub(crate) token: Option<Token>,
     pub(crate) subprotocol: Subprotocol,
     pub(crate) producer: Producer,
     pub(crate) reconnect: Option<Reconnect>,
     pub(crate) first_connection: FirstConnection,
-    pub(crate) window_messages: usize,
+    /// `None`: as many as the broker's `welcome` allows.
+    pub(crate) window_messages: Option<usize>,
     pub(crate) window_bytes: usize,
     pub(crate) queue_messages: usize,
     pub(crate) queue_bytes: usize,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) resolver: Resolver,
+    pub(crate) clock: Clock,
+    /// In a test: who gets the other end of each connection, in place of a network.
+    #[cfg(test)]
+    pub(crate) memory: Option<tokio::sync::mpsc::UnboundedSender<tokio::io::DuplexStream>>,
+}
+
+impl Options {
+    /// Asks for a token, if there are any. The callback has as long as a connection has.
+    pub(crate) fn ask_for_token(&self) -> Option<BoxFuture<'static, Result<String, TokenError>>> {
+        let asked = (self.token.as_ref()?.callback)();
+        let within = self.connect_timeout;
+        Some(Box::pin(async move {
+            tokio::time::timeout(within, asked)
+                .await
+                .unwrap_or_else(|_| Err(format!("the callback gave none within {within:?}").into()))
+        }))
+    }
+
+    /// Whether there may be another token in place of one that was refused.
+    pub(crate) fn token_is_renewable(&self) -> bool {
+        self.token.as_ref().is_some_and(|token| token.renewable)
+    }
 }
 
 impl fmt::Debug for Options {
@@ -103,33 +145,45 @@ impl ClientBuilder {
                 producer: Producer::Random,
                 reconnect: Some(Reconnect::default()),
                 first_connection: FirstConnection::Required,
-                window_messages: 1024,
+                window_messages: None,
                 window_bytes: 1024 * 1024,
                 queue_messages: 1024,
                 queue_bytes: 1024 * 1024,
                 request_timeout: None,
                 connect_timeout: Duration::from_secs(10),
+                resolver: race::system_resolver(),
+                clock: Clock::default(),
+                #[cfg(test)]
+                memory: None,
             },
         }
     }
 
     /// A token that does not change. None by default.
-    pub fn token(self, token: impl Into<String>) -> Self {
+    pub fn token(mut self, token: impl Into<String>) -> Self {
         let token = token.into();
-        self.token_with(move || {
+        self = self.token_with(move || {
             let token = token.clone();
             async move { Ok(token) }
-        })
+        });
+        if let Some(token) = &mut self.options.token {
+            token.renewable = false;
+        }
+        self
     }
 
     /// A callback that is asked for a token before every connection, and again when the broker says that the token runs
-    /// out. Never called twice at the same time.
+    /// out. Never called twice at the same time. It has as long as [`connect_timeout`](Self::connect_timeout) says. When the broker
+    /// refuses a token, the callback is asked once more before the client ends.
     pub fn token_with<F, T>(mut self, callback: F) -> Self
     where
         F: Fn() -> T + Send + Sync + 'static,
         T: Future<Output = Result<String, TokenError>> + Send + 'static,
     {
-        self.options.token = Some(Arc::new(move || Box::pin(callback())));
+        self.options.token = Some(Token {
+            callback: Arc::new(move || Box::pin(callback())),
+            renewable: true,
+        });
         self
     }
 
@@ -163,10 +217,10 @@ impl ClientBuilder {
         self
     }
 
-    /// How many messages may be published and unanswered; further ones wait. 1,024 by default, at least 1. More than the
-    /// broker's `max_inflight` brings nothing but memory.
+    /// How many messages may be published and unanswered; further ones wait. At least 1. By default 1,024, and as many as the
+    /// broker allows once it has said so, if that is more. More than the broker's `max_inflight` brings nothing but memory.
     pub fn window(mut self, messages: usize) -> Self {
-        self.options.window_messages = messages.max(1);
+        self.options.window_messages = Some(messages.max(1));
         self
     }
 
@@ -191,7 +245,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one attempt to connect may take, from the name's look-up to `welcome`. 10 s by default.
+    /// How long one attempt to connect may take, from the name's look-up to `welcome`; the callback for a token has as long
+    /// before that. 10 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
         self
@@ -200,5 +255,10 @@ impl ClientBuilder {
     /// Connects. Must be called within a tokio runtime: the client's one task runs there.
     pub async fn connect(self) -> Result<Client, ClientError> {
         Client::start(self.options).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
     }
 }

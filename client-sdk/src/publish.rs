@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -224,7 +225,7 @@ impl std::fmt::Debug for PendingReceipt {
 #[derive(Debug)]
 pub(crate) struct Window {
     messages: Arc<Semaphore>,
-    most_messages: u32,
+    most_messages: AtomicU32,
     bytes: Arc<Semaphore>,
     most_bytes: u32,
 }
@@ -235,10 +236,17 @@ impl Window {
         let most_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self {
             messages: Arc::new(Semaphore::new(messages.min(Semaphore::MAX_PERMITS))),
-            most_messages,
+            most_messages: AtomicU32::new(most_messages),
             bytes: Arc::new(Semaphore::new(most_bytes as usize)),
             most_bytes,
         }
+    }
+
+    /// Has at least so many places from now on.
+    pub(crate) fn grow_to(&self, messages: u32) {
+        let before = self.most_messages.fetch_max(messages, Ordering::Relaxed);
+        let more = messages.saturating_sub(before) as usize;
+        self.messages.add_permits(more);
     }
 
     /// Nobody waits for a place any more.
@@ -264,7 +272,7 @@ impl Shared {
         // What is larger than the window takes all of it, so that it goes alone.
         let messages = u32::try_from(messages)
             .unwrap_or(u32::MAX)
-            .min(*most_messages);
+            .min(most_messages.load(Ordering::Relaxed));
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(*most_bytes);
         let place = async {
             let messages = Arc::clone(window_messages)

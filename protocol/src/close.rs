@@ -43,13 +43,30 @@ impl CloseCode {
         Self::INTERNAL,
     ];
 
-    /// Whether a client should connect again, by the code alone. A connection that ended without a code should.
-    pub const fn should_reconnect(self) -> bool {
-        !matches!(
-            self.0,
-            1000 | 1002 | 1003 | 1007 | 1008 | 1009 | 1010 | 4400..=4499
-        )
+    /// Whether a client connects again, by the code alone. A connection that ended without a code: always.
+    ///
+    /// 1000 is the end only for the client that closed, which does not have to ask.
+    pub const fn connect_again(self) -> ConnectAgain {
+        match self.0 {
+            1002 | 1003 | 1007 | 1009 => ConnectAgain::NotAfterTheThird,
+            4401 => ConnectAgain::OnceWithFreshToken,
+            4400..=4499 => ConnectAgain::Never,
+            _ => ConnectAgain::Always,
+        }
     }
+}
+
+/// What a close code says about connecting again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConnectAgain {
+    /// Something passing, or something that stands between and not Hark.
+    Always,
+    /// Not after the third such ending in a row with no connection between that has proven itself.
+    NotAfterTheThird,
+    /// Once, by a client that can get another token.
+    OnceWithFreshToken,
+    /// It would end the same way.
+    Never,
 }
 
 #[cfg(test)]
@@ -58,11 +75,21 @@ mod tests {
 
     #[test]
     fn the_code_tells_whether_to_connect_again() {
-        for again in [1001, 1006, 1011, 1012, 1013, 4500, 4501, 4599] {
-            assert!(CloseCode(again).should_reconnect(), "{again}");
-        }
-        for never in [1000, 1002, 1003, 1007, 1009, 4400, 4401, 4499] {
-            assert!(!CloseCode(never).should_reconnect(), "{never}");
+        use ConnectAgain::{Always, Never, NotAfterTheThird, OnceWithFreshToken};
+        for (codes, expected) in [
+            (
+                &[
+                    0, 1000, 1001, 1006, 1008, 1010, 1011, 1012, 1013, 3000, 4399, 4500, 4501, 4599,
+                ][..],
+                Always,
+            ),
+            (&[1002, 1003, 1007, 1009], NotAfterTheThird),
+            (&[4401], OnceWithFreshToken),
+            (&[4400, 4402, 4499], Never),
+        ] {
+            for code in codes {
+                assert_eq!(CloseCode(*code).connect_again(), expected, "{code}");
+            }
         }
     }
 }

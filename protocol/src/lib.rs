@@ -16,7 +16,7 @@ mod subprotocol;
 mod subscribe_from;
 mod topic_name;
 
-pub use close::CloseCode;
+pub use close::{CloseCode, ConnectAgain};
 pub use cursor::{Cursor, CursorError, Epoch};
 pub use cursor_set::{CursorSet, CursorSetError};
 pub use error::{ErrorCode, FrameError};

@@ -53,12 +53,12 @@ async fn nobody_listens() {
 }
 
 #[tokio::test]
-async fn a_refused_upgrade_is_final() {
+async fn harks_own_refusal_is_final() {
     let fake = Fake::start().await;
     let builder = fake.builder().first_connection(FirstConnection::Retried);
     let refuse = fake.answer_http(
-        "400 Bad Request",
-        r#"{"code":"unsupported","message":"no such subprotocol"}"#,
+        "403 Forbidden",
+        r#"{"code":"forbidden","message":"no such origin"}"#,
     );
     let (connected, ()) = tokio::join!(builder.connect(), refuse);
     let ClientError::Refused {
@@ -67,7 +67,42 @@ async fn a_refused_upgrade_is_final() {
     else {
         panic!("refused")
     };
-    assert_eq!((status, message.as_str()), (400, "no such subprotocol"));
+    assert_eq!((status, message.as_str()), (403, "no such origin"));
+}
+
+/// A proxy whose broker is away, a page to sign in, another server on the port: each may pass.
+#[tokio::test]
+async fn what_somebody_else_says_is_not_final() {
+    for (head, body) in [
+        ("404 Not Found", "<html>"),
+        (
+            "404 Not Found",
+            r#"{"code":"bad_frame","message":"no such route"}"#,
+        ),
+        ("401 Unauthorized", "<html>Sign in</html>"),
+        ("403 Forbidden", "<html>"),
+        ("200 OK", "<html>"),
+        (
+            "101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: x",
+            "",
+        ),
+    ] {
+        let fake = Fake::start().await;
+        // Of the first attempt it is told at once …
+        let (connected, ()) = tokio::join!(fake.builder().connect(), fake.answer_http(head, body));
+        assert!(connected.is_err(), "{head}");
+        // … and a client that has been connected goes on.
+        let (client, session) = fake.connect(fake.builder()).await;
+        drop(session);
+        fake.answer_http(head, body).await;
+        let _session = fake.accept().await;
+        let connections = async {
+            while client.stats().connections < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the second connection", connections).await;
+    }
 }
 
 #[tokio::test]
@@ -83,14 +118,6 @@ async fn a_broker_without_room_is_tried_again() {
     })
     .await;
     assert_eq!(client.unwrap().stats().connections, 1);
-}
-
-#[tokio::test]
-async fn what_listens_is_no_broker() {
-    let fake = Fake::start().await;
-    let builder = fake.builder().first_connection(FirstConnection::Retried);
-    let (connected, ()) = tokio::join!(builder.connect(), fake.answer_http("200 OK", "<html>"));
-    assert!(connected.is_err());
 }
 
 #[tokio::test]
@@ -267,7 +294,12 @@ async fn comes_back_when_the_broker_said() {
         _ => None,
     })
     .await;
-    assert_eq!(wait, Duration::from_millis(123));
+    // In full, and a little more, so that those who were told the same do not come together.
+    let asked = Duration::from_millis(123);
+    assert!(
+        wait >= asked && wait <= asked + Duration::from_millis(20),
+        "{wait:?}"
+    );
     let _session = fake.accept().await;
     event(&mut events, is_connected).await;
     assert!(started.elapsed() >= Duration::from_millis(120));
@@ -294,6 +326,7 @@ async fn gives_up_after_a_while() {
         first_wait: Duration::from_millis(5),
         longest_wait: Duration::from_millis(5),
         give_up_after: Some(Duration::from_millis(100)),
+        ..Reconnect::default()
     };
     let (client, session) = fake
         .connect(Client::builder(&fake.url).reconnect(reconnect))

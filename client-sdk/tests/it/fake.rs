@@ -69,7 +69,7 @@ impl Fake {
         let quickly = Reconnect {
             first_wait: Duration::from_millis(5),
             longest_wait: Duration::from_millis(20),
-            give_up_after: None,
+            ..Reconnect::default()
         };
         Client::builder(&self.url).reconnect(quickly)
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use hark_protocol::{
-    CloseCode, ErrorCode, GapReason, MAX_FRAME_BYTES, MAX_HEADER_BYTES, MAX_HEADER_PAIRS,
-    MAX_LIST_MESSAGES, MAX_PUBLISH_TOPICS, Subprotocol, SubscribeFrom, codec,
+    CloseCode, ConnectAgain, ErrorCode, GapReason, MAX_FRAME_BYTES, MAX_HEADER_BYTES,
+    MAX_HEADER_PAIRS, MAX_LIST_MESSAGES, MAX_PUBLISH_TOPICS, Subprotocol, SubscribeFrom, codec,
 };
 
 use crate::golden::{self, TYPES};
@@ -80,13 +80,22 @@ fn error_codes() {
 #[test]
 fn close_codes() {
     let rows = table("## Close codes", "code");
-    let written: BTreeMap<u16, bool> = rows
+    let written: BTreeMap<u16, ConnectAgain> = rows
         .iter()
-        .map(|row| (row[0].parse().unwrap(), yes(&row[2])))
+        .map(|row| {
+            let again = match row[2].as_str() {
+                "yes" | "yes, unless the client itself closed" => ConnectAgain::Always,
+                "not after the third time in a row" => ConnectAgain::NotAfterTheThird,
+                "once, with a fresh token" => ConnectAgain::OnceWithFreshToken,
+                "no" => ConnectAgain::Never,
+                other => panic!("{other:?} says nothing about connecting again"),
+            };
+            (row[0].parse().unwrap(), again)
+        })
         .collect();
-    let known: BTreeMap<u16, bool> = CloseCode::ALL
+    let known: BTreeMap<u16, ConnectAgain> = CloseCode::ALL
         .iter()
-        .map(|code| (code.0, code.should_reconnect()))
+        .map(|code| (code.0, code.connect_again()))
         .collect();
     assert_eq!(written, known);
     assert_eq!(rows.len(), known.len(), "a code stands twice");
