@@ -6,10 +6,14 @@ use std::time::Duration;
 ///
 /// Drawn from the whole range ("full jitter"): it spreads a crowd best, and the mean is still half the bound.
 pub(crate) fn draw(failures: u32, first: Duration, longest: Duration) -> Duration {
-    let bound = first
+    bound(failures, first, longest).mul_f64(rand::random::<f64>())
+}
+
+/// The most that [`draw`] gives.
+pub(crate) fn bound(failures: u32, first: Duration, longest: Duration) -> Duration {
+    first
         .saturating_mul(2u32.saturating_pow(failures.min(30)))
-        .min(longest);
-    bound.mul_f64(rand::random::<f64>())
+        .min(longest)
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ pub(crate) enum Command {
     },
     Drained {
         topic: TopicName,
+        queue: Arc<Queue>,
     },
     Close {
         deadline: Instant,

@@ -34,11 +34,13 @@ use tokio_tungstenite::tungstenite::{self, Message as WsMessage, Utf8Bytes};
 
 use crate::backoff;
 use crate::client::{Command, Shared};
+use crate::clock::Clock;
 use crate::dial::{self, DialError, Socket, Welcome};
 use crate::events::ConnectionEvent;
 use crate::inbox::{Inbox, ToSay};
 use crate::options::{FirstConnection, Options, TokenError};
 use crate::outbox::{Limits, Outbox};
+use crate::world::World;
 use crate::{ClientError, Gap};
 
 /// Commands and frames taken before others have their turn.
@@ -113,8 +115,10 @@ impl Connection {
         first: oneshot::Sender<()>,
     ) -> Result<Self, ClientError> {
         dial::check_url(&options.url)?;
-        let outbox = Outbox::new(&options.producer, Arc::clone(&shared.reporter));
-        let inbox = Inbox::new(Arc::clone(&shared.reporter));
+        let world = World::new(Clock::default());
+        let reporter = &shared.reporter;
+        let outbox = Outbox::new(&options.producer, Arc::clone(reporter), world.clone());
+        let inbox = Inbox::new(Arc::clone(reporter), world);
         Ok(Self {
             options: Arc::new(options),
             shared,
@@ -259,8 +263,8 @@ impl Connection {
         let end = poll_fn(|cx| self.poll_line(&mut line, cx)).await;
         self.to_say.connected = false;
         self.to_say.frames.clear();
-        self.outbox.disconnected();
-        self.inbox.disconnected();
+        self.outbox.disconnected(false);
+        self.inbox.disconnected(false, Instant::now());
         if let End::Final(ClientError::Closed) = end {
             line.say_goodbye().await;
         }
@@ -377,7 +381,9 @@ impl Connection {
                 self.inbox
                     .unsubscribe(&topic, &queue, reply, &mut self.to_say);
             }
-            Command::Drained { topic } => self.inbox.drained(&topic, &mut self.to_say),
+            Command::Drained { topic, queue } => {
+                self.inbox.drained(&topic, &queue, &mut self.to_say);
+            }
             Command::Close { deadline, reply } => self.close(deadline, Some(reply)),
         }
     }
@@ -486,14 +492,14 @@ impl Connection {
                 resumed,
                 ..
             } => {
-                if self.inbox.subscribed(id, cursor, resumed, &mut self.to_say) {
+                if self.inbox.subscribed(id, cursor, resumed, now, &mut self.to_say) {
                     self.settle();
                 }
             }
             ServerFrame::Unsubscribed { id, topic } => {
                 self.inbox.unsubscribed(id, &topic, &mut self.to_say)
             }
-            ServerFrame::CaughtUp { topic, cursor } => self.inbox.caught_up(&topic, cursor),
+            ServerFrame::CaughtUp { topic, cursor } => self.inbox.caught_up(&topic, cursor, now),
             ServerFrame::Lagging { topic, behind, .. } => self.inbox.lagging(topic, behind),
             ServerFrame::Gap {
                 topic,
@@ -510,6 +516,7 @@ impl Connection {
                         to,
                         cursor,
                     },
+                    now,
                 );
             }
             ServerFrame::Error {

@@ -85,22 +85,31 @@
 //!
 //! - `tls`: `wss://`, with rustls and the system's root certificates. Off by default; without it a `wss` URL is an error.
 
+// The tests' helpers that the tests of `tests/it` have too know this crate by its name.
+#[cfg(test)]
+extern crate self as hark_client;
+
 mod backoff;
 mod client;
+mod clock;
 mod connection;
 mod dial;
 mod error;
 mod events;
 mod inbox;
+mod losses;
 mod message;
 mod options;
 mod outbox;
 mod publish;
 mod publish_all;
 mod queue;
+#[cfg(test)]
+mod script;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
+mod world;
 
 pub use client::Client;
 pub use error::{ClientError, Gap, NextMessageError, PublishError, SubscribeError, Unanswered};
