@@ -492,7 +492,10 @@ impl Connection {
                 resumed,
                 ..
             } => {
-                if self.inbox.subscribed(id, cursor, resumed, now, &mut self.to_say) {
+                if self
+                    .inbox
+                    .subscribed(id, cursor, resumed, now, &mut self.to_say)
+                {
                     self.settle();
                 }
             }

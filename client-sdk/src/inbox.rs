@@ -43,6 +43,7 @@ use hark_protocol::{ClientFrame, Cursor, ErrorCode, GapReason, Record, Subscribe
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::events::{ConnectionEvent, Reporter};
 use crate::losses::Losses;
 use crate::queue::Queue;
@@ -380,10 +381,9 @@ impl Inbox {
             .filter(|wanted| wanted.asked == Some(id))
         {
             if code.try_again() {
-                let wait = self
-                    .world
-                    .draw(wanted.setbacks, FIRST_WAIT, LONGEST_WAIT);
-                let not_before = now + wait.max(retry_after.unwrap_or_default());
+                let wait = self.world.draw(wanted.setbacks, FIRST_WAIT, LONGEST_WAIT);
+                let wait = wait.max(retry_after.unwrap_or_default());
+                let not_before = clock::after(now, wait);
                 wanted.setbacks = wanted.setbacks.saturating_add(1);
                 wanted.not_before = Some(not_before);
                 self.retry_at = Some(self.retry_at.map_or(not_before, |at| at.min(not_before)));
@@ -670,3 +670,6 @@ impl ToSay {
         self.last_id
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,8 +69,8 @@
 //!   restarts of the broker. What cannot be had is a [`Gap`], never a silent skip.
 //! - **Bounded.** At most 1,024 messages and 1 MiB are unanswered ([`ClientBuilder::window`]); at most as much waits in
 //!   a subscription ([`ClientBuilder::queue`]; what happens then: [`Subscription`]).
-//! - **Nothing happens in secret.** [`Client::events`] tells of every lost connection, every hole, every delay, and that the broker finds it
-//!   slow ([`ConnectionEvent::Lagging`]);
+//! - **Nothing happens in secret.** [`Client::events`] tells of every lost connection, every hole, every delay, that the broker finds it
+//!   slow ([`ConnectionEvent::Lagging`]), and that what comes next does not come through ([`ConnectionEvent::Stuck`]);
 //!   [`Client::stats`] counts them.
 //!
 //! # What an application has to do

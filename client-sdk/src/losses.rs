@@ -5,6 +5,8 @@ use std::mem;
 
 /// So many, and it is stuck.
 const BEFORE_STUCK: u32 = 5;
+/// So many, and whatever was under way with it may be the cause as well.
+const BEFORE_SUSPICIOUS: u32 = 3;
 
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
@@ -43,6 +45,10 @@ impl Losses {
 
     pub(crate) fn is_stuck(&self) -> bool {
         self.in_a_row >= BEFORE_STUCK
+    }
+
+    pub(crate) fn are_suspicious(&self) -> bool {
+        self.in_a_row >= BEFORE_SUSPICIOUS
     }
 
     pub(crate) fn tries(&self) -> u32 {

@@ -43,11 +43,13 @@
 //!    these entries are next in their lanes at once, and are counted under one name, they travel in one frame with one id, if the
 //!    broker knows such a frame. What comes back is answered lane by lane, so that what is sent again is what failed alone.
 //! 10. The first message of a lane that several connections in a row did not bring through (see `losses`) fails, and may have been kept.
-//!    Those behind it keep their numbers: they may have been kept with it, and rule 5 finds out.
+//!     Those behind it keep their numbers: they may have been kept with it, and rule 5 finds out.
+//!     So that no other topic's message is given up for it, lanes go one at a time after the third such loss, each when the one before it
+//!     is answered, and the one that was under way at a loss goes last.
 //! 11. A message without number or key cannot be sent twice safely: whatever happens to it is told to its caller.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +61,7 @@ use hark_protocol::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Moment};
+use crate::clock::{self, Clock, Moment};
 use crate::events::{ConnectionEvent, Reporter};
 use crate::losses::Losses;
 use crate::options::Producer;
@@ -125,6 +127,8 @@ pub(crate) struct Outbox {
     in_flight: InFlight,
     /// Lanes with something to send, in turn.
     ready: VecDeque<TopicName>,
+    /// Lanes over whose first message connections may have been lost (rule 10).
+    doubted: HashSet<TopicName>,
     /// Lanes that wait after a setback.
     waiting: BinaryHeap<Reverse<(Instant, TopicName)>>,
     unanswered: usize,
@@ -194,6 +198,14 @@ impl InFlight {
 
     fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Of any living sending: where it matters there is one lane that has some.
+    fn topic(&self) -> Option<&TopicName> {
+        match self.by_id.values().next()? {
+            Sending::One(topic) => Some(topic),
+            Sending::Several(topics, _) => topics.first(),
+        }
     }
 }
 
@@ -313,6 +325,7 @@ impl Outbox {
             lanes: HashMap::new(),
             in_flight: InFlight::default(),
             ready: VecDeque::new(),
+            doubted: HashSet::new(),
             waiting: BinaryHeap::new(),
             unanswered: 0,
             reporter,
@@ -379,7 +392,15 @@ impl Outbox {
         subprotocol: Subprotocol,
     ) -> Option<Encoded> {
         while self.in_flight.messages < limits.in_flight {
-            let topic = self.ready.pop_front()?;
+            let careful = !self.doubted.is_empty();
+            let topic = match self.in_flight.topic().filter(|_| careful) {
+                // Only that lane may go on.
+                Some(topic) => {
+                    let at = self.ready.iter().position(|ready| ready == topic)?;
+                    self.ready.remove(at)?
+                }
+                None => self.ready.pop_front()?,
+            };
             let Some(lane) = self.lanes.get_mut(&topic) else {
                 continue;
             };
@@ -397,7 +418,7 @@ impl Outbox {
                 self.finish(&topic, at, Err(PublishError::Lost(forgotten)));
                 continue;
             }
-            let alone = !limits.several || lane.entries[lane.sent].together.is_none();
+            let alone = careful || !limits.several || lane.entries[lane.sent].together.is_none();
             if !alone && let Some(encoded) = self.write_together(&topic, ids, limits, subprotocol) {
                 return Some(encoded);
             }
@@ -570,6 +591,7 @@ impl Outbox {
         };
         lane.setbacks = 0;
         lane.losses.answered();
+        self.doubted.remove(topic);
         let entry = &lane.entries[at];
         // A number that was sent once, and under which the broker has something: somebody else used it before.
         let used_before = match (entry.number(), &self.named) {
@@ -638,6 +660,7 @@ impl Outbox {
             return;
         };
         lane.losses.answered();
+        self.doubted.remove(topic);
         let entry = &lane.entries[at];
         match (code, entry.number(), expected_seq) {
             (ErrorCode::OutOfSequence, Some((producer, seq)), Some(expected)) if expected < seq => {
@@ -678,7 +701,9 @@ impl Outbox {
 
     /// The connection is gone, which had proven itself or not. Everything repeatable waits for the next one.
     pub(crate) fn disconnected(&mut self, proven: bool) {
+        let under_way = self.in_flight.topic().cloned();
         self.in_flight.clear();
+        self.doubted.clear();
         self.waiting.clear();
         self.ready.clear();
         for (topic, lane) in &mut self.lanes {
@@ -700,11 +725,21 @@ impl Outbox {
                 lane.losses.start_over();
                 self.unanswered -= 1;
                 if let Some(entry) = lane.take(0) {
-                    let lost = "each connection over which it was sent broke before the receipt came";
+                    let lost =
+                        "each connection over which it was sent broke before the receipt came";
                     entry.answer(Err(PublishError::Lost(lost)));
                 }
             }
+            if lane.losses.are_suspicious() {
+                self.doubted.insert(topic.clone());
+            }
             lane.get_ready(topic, &mut self.ready);
+        }
+        if let Some(last) = under_way
+            && let Some(at) = self.ready.iter().position(|ready| *ready == last)
+            && let Some(last) = self.ready.remove(at)
+        {
+            self.ready.push_back(last);
         }
     }
 
@@ -763,6 +798,7 @@ impl Outbox {
         }
         if at == 0 {
             lane.losses.start_over();
+            self.doubted.remove(topic);
         }
         lane.get_ready(topic, &mut self.ready);
     }
@@ -788,8 +824,9 @@ impl Outbox {
             return;
         }
         // A lane that stands in `ready` is passed over there: its state says that it waits.
-        lane.state = LaneState::Waiting(now + wait);
-        self.waiting.push(Reverse((now + wait, topic.clone())));
+        let until = clock::after(now, wait);
+        lane.state = LaneState::Waiting(until);
+        self.waiting.push(Reverse((until, topic.clone())));
         self.reporter.tell(ConnectionEvent::PublishDelayed {
             topic: topic.clone(),
             code,
@@ -820,9 +857,7 @@ impl Lane {
         // Rule 8.
         let beside_key =
             self.sent > 0 && (next.is_keyed() || self.entries[self.sent - 1].is_keyed());
-        !behind_fence
-            && !beside_key
-            && !matches!(self.state, LaneState::Waiting(_))
+        !behind_fence && !beside_key && !matches!(self.state, LaneState::Waiting(_))
     }
 
     fn get_ready(&mut self, topic: &TopicName, ready: &mut VecDeque<TopicName>) {

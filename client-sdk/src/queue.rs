@@ -68,6 +68,12 @@ impl Queue {
         full
     }
 
+    /// Events that wait.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
     pub(crate) fn end(&self, error: SubscribeError) {
         let mut state = self.lock();
         state.end = Some(error);

@@ -192,7 +192,9 @@ impl Adapter {
 
     fn publish(&mut self, publish: &steps::Publish) {
         let one = publish.topic.iter().cloned();
-        let all: Vec<String> = one.chain(publish.topics.iter().flatten().cloned()).collect();
+        let all: Vec<String> = one
+            .chain(publish.topics.iter().flatten().cloned())
+            .collect();
         let topics: Vec<TopicName> = all.iter().map(|name| name.parse().unwrap()).collect();
         let together = publish.topics.is_some().then(|| {
             Arc::new(Together {
@@ -215,7 +217,10 @@ impl Adapter {
                     payload: Payload::Json(json.clone()),
                     headers: Headers::default(),
                 },
-                message_id: publish.message_id.as_ref().map(|id| MessageId::parse(id).unwrap()),
+                message_id: publish
+                    .message_id
+                    .as_ref()
+                    .map(|id| MessageId::parse(id).unwrap()),
                 reply,
                 permits: Permits {
                     _message: Some(Arc::clone(&window).try_acquire_owned().unwrap()),
@@ -240,7 +245,8 @@ impl Adapter {
             topic: topic.clone(),
             queue: Arc::clone(&queue),
         };
-        self.subscriptions.insert(subscribe.r#as.clone(), subscribed);
+        self.subscriptions
+            .insert(subscribe.r#as.clone(), subscribed);
         let subscribe = Subscribe {
             topic,
             from,
@@ -257,7 +263,10 @@ impl Adapter {
         let mut wall_ms = wall_ms;
         loop {
             let others_wait = self.outbox.unanswered() > 0;
-            let due = [self.outbox.next_wakeup(), self.inbox.next_wakeup(others_wait)];
+            let due = [
+                self.outbox.next_wakeup(),
+                self.inbox.next_wakeup(others_wait),
+            ];
             // Without a connection nobody wakes them.
             let due = due.into_iter().flatten().filter(|_| self.limits.is_some());
             let next = due.min().filter(|due| *due <= end).unwrap_or(end);

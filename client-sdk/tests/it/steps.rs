@@ -150,7 +150,9 @@ fn read(path: &Path) -> Script {
 /// A frame that Hark says, with the ids that the client gave for their names, and the fields that `welcome` leaves out.
 pub(crate) fn heard(fields: &Fields, names: &Names) -> Value {
     let mut frame = match fields["type"] == "welcome" {
-        true => json!({"session": "s1", "version": "0.2.0", "heartbeat_ms": 25000, "max_message_bytes": 1_048_576, "max_inflight": 1024}),
+        true => {
+            json!({"session": "s1", "version": "0.2.0", "heartbeat_ms": 25000, "max_message_bytes": 1_048_576, "max_inflight": 1024})
+        }
         false => json!({}),
     };
     for (name, value) in fields {
@@ -339,9 +341,10 @@ impl Seen {
         let is_next = |(of, value): &(&str, Value)| {
             let same = |name: &str| fields.get(name).is_none_or(|field| *field == value[name]);
             // In which order these come among the others is the client's own affair.
-            let besides = |value: &Value| ["lagging", "stuck"].iter().find(|t| value["type"] == **t);
-            let same_order = kind != "event"
-                || besides(value) == besides(&Value::Object(fields.clone()));
+            let besides =
+                |value: &Value| ["lagging", "stuck"].iter().find(|t| value["type"] == **t);
+            let same_order =
+                kind != "event" || besides(value) == besides(&Value::Object(fields.clone()));
             *of == kind && same("as") && (kind == "event" || same("topic")) && same_order
         };
         let at = self.given.iter().position(is_next)?;
