@@ -190,6 +190,22 @@ impl Given {
         self.outbox.published_all(to.id, receipts, self.now);
     }
 
+    /// The answer to a frame arrives.
+    fn hear(&mut self, to: &To, mut receipts: Vec<TopicReceipt>) {
+        if to.numbered.len() > 1 {
+            self.outbox.published_all(to.id, receipts, self.now);
+            return;
+        }
+        match receipts.remove(0).outcome {
+            TopicOutcome::Kept { cursor, duplicate } => {
+                self.outbox.published(to.id, cursor, duplicate);
+            }
+            TopicOutcome::Refused {
+                code, expected_seq, ..
+            } => self.refuse(to.id, code, expected_seq),
+        }
+    }
+
     fn next(&mut self) -> Option<Sent> {
         let encoded = self
             .outbox
@@ -432,20 +448,8 @@ fn play_several(seed: u64, forgets: bool) {
                 }
             }
             70..92 => {
-                let Some((to, mut receipts)) = said.pop_front() else {
-                    continue;
-                };
-                if to.numbered.len() > 1 {
-                    given.outbox.published_all(to.id, receipts, given.now);
-                    continue;
-                }
-                match receipts.remove(0).outcome {
-                    TopicOutcome::Kept { cursor, duplicate } => {
-                        given.outbox.published(to.id, cursor, duplicate);
-                    }
-                    TopicOutcome::Refused {
-                        code, expected_seq, ..
-                    } => given.refuse(to.id, code, expected_seq),
+                if let Some((to, receipts)) = said.pop_front() {
+                    given.hear(&to, receipts);
                 }
             }
             92..93 => {
@@ -795,5 +799,51 @@ fn play_cut(seed: u64) {
 fn what_is_given_up_is_never_kept_twice_and_what_follows_it_goes_on_in_order() {
     for seed in 0..2_000 {
         play_cut(seed);
+    }
+}
+
+#[test]
+fn messages_of_other_topics_are_not_given_up_for_the_one_that_ends_each_connection() {
+    for seed in 0..200 {
+        // Given messages for five topics, and something that ends each connection on which one for `a` is sent, before any answer,
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut given = given(&Producer::Random);
+        let mut topics = Topics::default();
+        for n in 0..12 {
+            let to: Vec<&str> = ["a", "b", "c", "d", "e"]
+                .into_iter()
+                .filter(|topic| (*topic == "a") == (n == 0) && rng.random_bool(0.7) || n == 0)
+                .collect();
+            given.publish_all(&to, n);
+        }
+        // when connections come and go,
+        let mut connections = 0;
+        while given.outbox.unanswered() > 0 {
+            connections += 1;
+            assert!(connections < 100, "seed {seed} does not end");
+            given.pass(LONGEST_WAIT);
+            loop {
+                let sent = given.all_to();
+                let ends = |to: &To| to.n == 0 && to.seqs().iter().any(|(topic, _)| *topic == "a");
+                if sent.is_empty() || sent.iter().any(ends) {
+                    break;
+                }
+                for to in sent {
+                    let receipts = topics.handle(&to, &mut rng);
+                    given.hear(&to, receipts);
+                }
+                given.pass(LONGEST_WAIT);
+            }
+            given.outbox.disconnected(false);
+        }
+        // then that message alone has no receipt.
+        assert!(matches!(given.answer(0), Some(Err(PublishError::Lost(_)))));
+        for n in 1..given.receipts.len() {
+            let answer = given.answer(n);
+            assert!(
+                matches!(answer, Some(Ok(_))),
+                "seed {seed}, {n}: {answer:?}"
+            );
+        }
     }
 }
