@@ -42,7 +42,9 @@ impl Clock {
     pub(crate) fn now(&self) -> Moment {
         #[cfg(test)]
         if let Some(given) = &self.given {
-            return *given.lock().unwrap();
+            return *given
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
         Moment {
             monotonic: Instant::now(),
