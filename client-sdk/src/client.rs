@@ -65,6 +65,7 @@ pub(crate) enum Command {
     },
     Drained {
         topic: TopicName,
+        queue: Arc<Queue>,
     },
     Close {
         deadline: Instant,

@@ -42,6 +42,7 @@ use crate::options::{FirstConnection, Options, Producer};
 use crate::outage::Outage;
 use crate::outbox::{Limits, Outbox};
 use crate::race::Doubts;
+use crate::world::World;
 use crate::{ClientError, Gap};
 
 /// Commands and frames taken before others have their turn.
@@ -112,8 +113,10 @@ impl Connection {
         first: oneshot::Sender<()>,
     ) -> Result<Self, ClientError> {
         dial::check_url(&options.url)?;
-        let outbox = Outbox::new(&options.producer, Arc::clone(&shared.reporter));
-        let inbox = Inbox::new(Arc::clone(&shared.reporter));
+        let world = World::new(options.clock.clone());
+        let reporter = &shared.reporter;
+        let outbox = Outbox::new(&options.producer, Arc::clone(reporter), world.clone());
+        let inbox = Inbox::new(Arc::clone(reporter), world);
         Ok(Self {
             options: Arc::new(options),
             shared,
@@ -290,8 +293,8 @@ impl Connection {
         }
         self.to_say.connected = false;
         self.to_say.frames.clear();
-        self.outbox.disconnected();
-        self.inbox.disconnected();
+        self.outbox.disconnected(proven);
+        self.inbox.disconnected(proven, now);
         if line.welcomed {
             self.without_since = now;
         }
@@ -455,7 +458,9 @@ impl Connection {
                 self.inbox
                     .unsubscribe(&topic, &queue, reply, &mut self.to_say);
             }
-            Command::Drained { topic } => self.inbox.drained(&topic, &mut self.to_say),
+            Command::Drained { topic, queue } => {
+                self.inbox.drained(&topic, &queue, &mut self.to_say);
+            }
             Command::Close { deadline, reply } => self.close(deadline, Some(reply)),
         }
     }
@@ -618,14 +623,17 @@ impl Connection {
                 resumed,
                 ..
             } => {
-                if self.inbox.subscribed(id, cursor, resumed, &mut self.to_say) {
+                if self
+                    .inbox
+                    .subscribed(id, cursor, resumed, now, &mut self.to_say)
+                {
                     line.proof.served(now);
                 }
             }
             ServerFrame::Unsubscribed { id, topic } => {
                 self.inbox.unsubscribed(id, &topic, &mut self.to_say)
             }
-            ServerFrame::CaughtUp { topic, cursor } => self.inbox.caught_up(&topic, cursor),
+            ServerFrame::CaughtUp { topic, cursor } => self.inbox.caught_up(&topic, cursor, now),
             ServerFrame::Lagging { topic, behind, .. } => self.inbox.lagging(topic, behind),
             ServerFrame::Gap {
                 topic,
@@ -642,6 +650,7 @@ impl Connection {
                         to,
                         cursor,
                     },
+                    now,
                 );
             }
             ServerFrame::Error {

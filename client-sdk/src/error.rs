@@ -125,6 +125,11 @@ pub enum PublishError {
     /// safe. It may have been kept.
     #[error("the connection broke before the receipt came; the message may have been kept")]
     Interrupted,
+    /// The message does not come through, and the client has given it up: five connections in a row broke after it had been sent first
+    /// in its topic, before anything was answered there, or it has a [`message_id`](crate::Publish::message_id) and waited for as long as
+    /// Hark remembers one. It may have been kept.
+    #[error("no receipt came: {0}; the message may have been kept")]
+    Lost(&'static str),
     /// The client has ended. The message may have been kept if it had been sent.
     #[error(transparent)]
     Ended(#[from] ClientError),

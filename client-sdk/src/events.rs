@@ -70,6 +70,17 @@ pub enum ConnectionEvent {
         /// Which topic.
         topic: TopicName,
     },
+    /// What comes after a subscription's position does not come through: so many connections in a row broke when the broker was about to send it.
+    /// A message that something in between does not let pass, perhaps. The subscription stays, and is tried again every minute;
+    /// [`Subscribe::from`](crate::Subscribe::from) another place goes round it.
+    Stuck {
+        /// Which topic.
+        topic: TopicName,
+        /// The last message the client has.
+        cursor: Cursor,
+        /// How many connections.
+        tries: u32,
+    },
     /// A message came that does not follow the one before. The client asks again from its position.
     Hole {
         /// Which topic.

@@ -1,5 +1,5 @@
-//! The subscriptions and their positions. Owns "every later message once, or a gap"; knows no sockets and no clocks: it is
-//! told what was said and what time it is, and says what to send.
+//! The subscriptions and their positions. Owns "every later message once, or a gap"; knows no sockets: it is told what was
+//! said and what time it is, and says what to send. `client-sdk/script` holds it to its rules.
 //!
 //! A subscription is what the application **wants**; the **wire** is what the broker has agreed to. `reconcile` brings the second in line
 //! with the first, one command at a time, so that whatever happens in between (a reconnect, a drop, a new subscription
@@ -26,11 +26,14 @@
 //! 4. Messages count only while the wire is `On`. What comes before `subscribed` or after leaving belongs to an earlier round.
 //! 5. After a reconnect every subscription that has a position asks for what comes after it; one that has none yet asks as
 //!    the application did.
+//! 6. A subscription of whose topic several connections in a row brought nothing (see `losses`) is **stuck**: the application is told, and
+//!    it is asked for again after a while, so that whatever ends the connection with it does not do so all the time.
 //!
 //! When a queue is full the socket is not read any more, so TCP holds the broker back. That stalls everything else on
 //! the connection, receipts included, and an application that awaits a receipt between two messages would wait for ever. So
 //! when somebody else waits for 100 ms, or nobody else for 10 s, the full subscriptions are **parked**: the client leaves
-//! their topics, reads on, and subscribes again after their positions when the application has taken half of what is queued.
+//! their topics, reads on, and subscribes again after their positions when the application has taken half of what is queued. One whose
+//! queue is full when a connection is lost is parked too: else each reconnect would bring one message more.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -40,9 +43,11 @@ use hark_protocol::{ClientFrame, Cursor, ErrorCode, GapReason, Record, Subscribe
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::backoff;
+use crate::clock;
 use crate::events::{ConnectionEvent, Reporter};
+use crate::losses::Losses;
 use crate::queue::Queue;
+use crate::world::World;
 use crate::{ClientError, Event, Gap, Message, SubscribeError};
 
 /// How long a full queue may hold up others on the same connection.
@@ -52,6 +57,8 @@ const PATIENCE_ALONE: Duration = Duration::from_secs(10);
 /// The bounds of the wait before a refused `subscribe` is sent again.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long a stuck subscription is left alone, about.
+const STUCK_RETRY: Duration = Duration::from_secs(60);
 /// So often the broker is asked to fill the same hole.
 const HOLE_ATTEMPTS: u32 = 3;
 
@@ -75,6 +82,7 @@ pub(crate) struct Inbox {
     /// The earliest `not_before` of the seats.
     retry_at: Option<Instant>,
     reporter: Arc<Reporter>,
+    world: World,
 }
 
 /// One topic.
@@ -106,9 +114,11 @@ struct Wanted {
     reply: Option<oneshot::Sender<Result<Cursor, SubscribeError>>>,
     /// The queue is full; not now.
     parked: bool,
-    /// The broker was busy; not before.
+    /// The broker was busy, or the subscription is stuck; not before.
     not_before: Option<Instant>,
     setbacks: u32,
+    /// Of connections, with nothing heard of the topic (rule 6).
+    losses: Losses,
     /// A hole behind the position, and how often it was seen.
     hole: Option<(Cursor, u32)>,
 }
@@ -124,7 +134,7 @@ pub(crate) struct ToSay {
 }
 
 impl Inbox {
-    pub(crate) fn new(reporter: Arc<Reporter>) -> Self {
+    pub(crate) fn new(reporter: Arc<Reporter>, world: World) -> Self {
         Self {
             seats: HashMap::new(),
             requests: HashMap::new(),
@@ -132,6 +142,7 @@ impl Inbox {
             full_since: None,
             retry_at: None,
             reporter,
+            world,
         }
     }
 
@@ -168,6 +179,7 @@ impl Inbox {
             parked: false,
             not_before: None,
             setbacks: 0,
+            losses: Losses::default(),
             hole: None,
         });
         self.reconcile(&topic, to_say);
@@ -182,10 +194,7 @@ impl Inbox {
         to_say: &mut ToSay,
     ) {
         if let Some(seat) = self.seats.get_mut(topic)
-            && seat
-                .wanted
-                .as_ref()
-                .is_some_and(|wanted| Arc::ptr_eq(&wanted.queue, queue))
+            && seat.wants(queue)
         {
             seat.wanted = None;
             seat.leavers.extend(reply);
@@ -195,14 +204,12 @@ impl Inbox {
     }
 
     /// The application has taken half of a queue that was full.
-    pub(crate) fn drained(&mut self, topic: &TopicName, to_say: &mut ToSay) {
-        self.not_full(topic);
-        if let Some(wanted) = self
-            .seats
-            .get_mut(topic)
-            .and_then(|seat| seat.wanted.as_mut())
-        {
+    pub(crate) fn drained(&mut self, topic: &TopicName, queue: &Arc<Queue>, to_say: &mut ToSay) {
+        // What is left of an earlier subscription says nothing about this one.
+        let seat = self.seats.get_mut(topic).filter(|seat| seat.wants(queue));
+        if let Some(wanted) = seat.and_then(|seat| seat.wanted.as_mut()) {
             wanted.parked = false;
+            self.not_full(topic);
             self.reconcile(topic, to_say);
         }
     }
@@ -227,24 +234,37 @@ impl Inbox {
         }
     }
 
-    /// The connection is gone.
-    pub(crate) fn disconnected(&mut self) {
+    /// The connection is gone, which had proven itself or not.
+    pub(crate) fn disconnected(&mut self, proven: bool, now: Instant) {
         self.requests.clear();
         self.full_since = None;
         self.retry_at = None;
-        self.full.clear();
-        self.seats.retain(|_, seat| {
+        let full = std::mem::take(&mut self.full);
+        self.seats.retain(|topic, seat| {
+            let tried = seat.wire == Wire::On;
             seat.wire = Wire::Off;
             for leaver in seat.leavers.drain(..) {
                 leaver.send(()).ok();
             }
-            if let Some(wanted) = &mut seat.wanted {
+            let Some(wanted) = &mut seat.wanted else {
+                return false;
+            };
+            wanted.parked |= full.contains(topic);
+            wanted.setbacks = 0;
+            if wanted.losses.connection_lost(tried, proven)
+                && let Some(cursor) = wanted.position
+            {
+                wanted.not_before = Some(now + self.world.about(STUCK_RETRY));
+                self.reporter.tell(ConnectionEvent::Stuck {
+                    topic: topic.clone(),
+                    cursor,
+                    tries: wanted.losses.tries(),
+                });
+            } else if !wanted.losses.is_stuck() {
                 wanted.not_before = None;
-                wanted.setbacks = 0;
-                // A queue that is still full says so with the first message.
-                wanted.parked = false;
             }
-            seat.wanted.is_some()
+            self.retry_at = self.retry_at.into_iter().chain(wanted.not_before).min();
+            true
         });
     }
 
@@ -254,6 +274,7 @@ impl Inbox {
         id: Option<u64>,
         cursor: Cursor,
         resumed: bool,
+        now: Instant,
         to_say: &mut ToSay,
     ) -> bool {
         let Some(topic) = id.and_then(|id| self.requests.remove(&id)) else {
@@ -285,15 +306,13 @@ impl Inbox {
                         if resumed && cursor.offset == position.offset {
                             wanted.position = Some(cursor);
                         } else if cursor.epoch != position.epoch {
-                            self.gap(
-                                &topic,
-                                Gap {
-                                    reason: GapReason::OtherEpoch,
-                                    from: None,
-                                    to: None,
-                                    cursor,
-                                },
-                            );
+                            let gap = Gap {
+                                reason: GapReason::OtherEpoch,
+                                from: None,
+                                to: None,
+                                cursor,
+                            };
+                            self.deliver(&topic, cursor, Event::Gap(gap), now);
                         }
                     }
                 }
@@ -362,8 +381,9 @@ impl Inbox {
             .filter(|wanted| wanted.asked == Some(id))
         {
             if code.try_again() {
-                let wait = backoff::draw(wanted.setbacks, FIRST_WAIT, LONGEST_WAIT);
-                let not_before = now + wait.max(retry_after.unwrap_or_default());
+                let wait = self.world.draw(wanted.setbacks, FIRST_WAIT, LONGEST_WAIT);
+                let wait = wait.max(retry_after.unwrap_or_default());
+                let not_before = clock::after(now, wait);
                 wanted.setbacks = wanted.setbacks.saturating_add(1);
                 wanted.not_before = Some(not_before);
                 self.retry_at = Some(self.retry_at.map_or(not_before, |at| at.min(not_before)));
@@ -382,14 +402,8 @@ impl Inbox {
         now: Instant,
         to_say: &mut ToSay,
     ) {
-        let Some(seat) = self
-            .seats
-            .get_mut(&topic)
-            .filter(|seat| seat.wire == Wire::On)
-        else {
-            return;
-        };
-        let Some(wanted) = &mut seat.wanted else {
+        self.heard_of(&topic);
+        let Some(wanted) = self.listening(&topic) else {
             return;
         };
         let Some(position) = wanted.position else {
@@ -401,6 +415,7 @@ impl Inbox {
         }
         let before = record.prev_offset();
         if before > position.offset {
+            let ask = wanted.ask_about_hole(position);
             self.reporter.count(|c| &c.holes);
             let found = record.offset;
             self.reporter.tell(ConnectionEvent::Hole {
@@ -408,7 +423,7 @@ impl Inbox {
                 after: position,
                 found,
             });
-            if wanted.ask_about_hole(position) {
+            if ask {
                 self.leave(&topic, to_say);
                 return;
             }
@@ -417,40 +432,36 @@ impl Inbox {
                 offset: before,
             };
             let (from, to) = (Some(position.offset + 1), Some(before));
-            wanted.queue.push(Event::Gap(Gap {
+            let lost = Gap {
                 reason: GapReason::Lost,
                 from,
                 to,
                 cursor,
-            }));
+            };
+            self.deliver(&topic, cursor, Event::Gap(lost), now);
         }
         let cursor = Cursor {
             epoch: position.epoch,
             offset: record.offset,
         };
-        wanted.position = Some(cursor);
-        let full = wanted.queue.push(Event::Message(Message {
+        let message = Message {
             topic: topic.clone(),
             cursor,
             time_ms: record.time_ms,
             payload: record.message.payload,
             headers: record.message.headers,
-        }));
-        if full && !self.full.contains(&topic) {
-            self.full.push(topic);
-            self.full_since.get_or_insert(now);
-        }
+        };
+        self.deliver(&topic, cursor, Event::Message(message), now);
     }
 
-    pub(crate) fn gap(&mut self, topic: &TopicName, gap: Gap) {
-        if let Some(wanted) = self.listening(topic) {
-            wanted.position = Some(gap.cursor);
-            wanted.queue.push(Event::Gap(gap));
-        }
+    pub(crate) fn gap(&mut self, topic: &TopicName, gap: Gap, now: Instant) {
+        self.heard_of(topic);
+        self.deliver(topic, gap.cursor, Event::Gap(gap), now);
     }
 
     /// For whoever listens: nothing has to be done.
     pub(crate) fn lagging(&mut self, topic: TopicName, behind: Option<u64>) {
+        self.heard_of(&topic);
         let position = self.listening(&topic).and_then(|wanted| wanted.position);
         if let Some(cursor) = position {
             self.reporter.tell(ConnectionEvent::Lagging {
@@ -461,10 +472,31 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn caught_up(&mut self, topic: &TopicName, cursor: Cursor) {
+    pub(crate) fn caught_up(&mut self, topic: &TopicName, cursor: Cursor, now: Instant) {
+        self.heard_of(topic);
+        // The position stays: it is what was received. If the broker's is another, the next message tells.
+        if let Some(position) = self.listening(topic).and_then(|wanted| wanted.position) {
+            self.deliver(topic, position, Event::CaughtUp(cursor), now);
+        }
+    }
+
+    /// The connection has brought something of the topic.
+    fn heard_of(&mut self, topic: &TopicName) {
         if let Some(wanted) = self.listening(topic) {
-            // The position stays: it is what was received. If the broker's is another, the next message tells.
-            wanted.queue.push(Event::CaughtUp(cursor));
+            wanted.losses.answered();
+        }
+    }
+
+    /// Puts an event into the queue, behind which the position is this.
+    fn deliver(&mut self, topic: &TopicName, position: Cursor, event: Event, now: Instant) {
+        let Some(wanted) = self.listening(topic) else {
+            return;
+        };
+        wanted.position = Some(position);
+        let full = wanted.queue.push(event);
+        if full && !self.full.contains(topic) {
+            self.full.push(topic.clone());
+            self.full_since.get_or_insert(now);
         }
     }
 
@@ -604,6 +636,13 @@ impl Seat {
             leavers: Vec::new(),
         }
     }
+
+    /// Whether it is for the subscription with that queue.
+    fn wants(&self, queue: &Arc<Queue>) -> bool {
+        self.wanted
+            .as_ref()
+            .is_some_and(|wanted| Arc::ptr_eq(&wanted.queue, queue))
+    }
 }
 
 impl Wanted {
@@ -631,3 +670,6 @@ impl ToSay {
         self.last_id
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,8 +70,8 @@
 //! - **Bounded.** At most 1,024 messages (more where the broker allows more) and 1 MiB are unanswered ([`ClientBuilder::window`]);
 //!   at most 1,024 messages and 1 MiB wait in
 //!   a subscription ([`ClientBuilder::queue`]; what happens then: [`Subscription`]).
-//! - **Nothing happens in secret.** [`Client::events`] tells of every lost connection, every hole, every delay, and that the broker finds it
-//!   slow ([`ConnectionEvent::Lagging`]);
+//! - **Nothing happens in secret.** [`Client::events`] tells of every lost connection, every hole, every delay, that the broker finds it
+//!   slow ([`ConnectionEvent::Lagging`]), and that what comes next does not come through ([`ConnectionEvent::Stuck`]);
 //!   [`Client::stats`] counts them.
 //!
 //! # What an application has to do
@@ -86,6 +86,10 @@
 //!
 //! - `tls`: `wss://`, with rustls and the system's root certificates. Off by default; without it a `wss` URL is an error.
 
+// The tests' helpers that the tests of `tests/it` have too know this crate by its name.
+#[cfg(test)]
+extern crate self as hark_client;
+
 mod backoff;
 mod client;
 mod clock;
@@ -98,6 +102,7 @@ mod inbox;
 mod kernel;
 mod line;
 mod liveness;
+mod losses;
 mod message;
 mod options;
 mod outage;
@@ -106,10 +111,13 @@ mod publish;
 mod publish_all;
 mod queue;
 mod race;
+#[cfg(test)]
+mod script;
 mod stream;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
+mod world;
 
 pub use client::Client;
 pub use error::{ClientError, Gap, NextMessageError, PublishError, SubscribeError, Unanswered};

@@ -1,5 +1,5 @@
 //! The messages that were published and not yet answered, and when each is sent (again). Owns "kept once, in order";
-//! knows no sockets and no clocks: it is told what was said and what time it is.
+//! knows no sockets: it is told what was said and what time it is. `client-sdk/script` holds it to its rules.
 //!
 //! Every topic has a **lane**: a queue of entries in the order of publishing. A prefix of it, `sent`, has been written to this
 //! connection and waits for answers; the rest waits for its turn.
@@ -37,13 +37,19 @@
 //!    in front of it, which have the old one, are answered (the `fence`).
 //! 7. Any other error is about that message alone: its caller gets the error, and the rest of the lane finds its way by rule 5.
 //!    A message that nobody waits for any more keeps its place: it may be in flight, and taking it out would make a hole.
-//! 8. What was published to several topics has an entry in the lane of each, and all the rules above hold there. Where several of
+//! 8. A message with a key has no number that would keep its place. So it is sent when all before it are answered, and those behind
+//!    it when it is. Hark forgets keys, so it is not sent again later than that: then it fails.
+//! 9. What was published to several topics has an entry in the lane of each, and all the rules above hold there. Where several of
 //!    these entries are next in their lanes at once, and are counted under one name, they travel in one frame with one id, if the
 //!    broker knows such a frame. What comes back is answered lane by lane, so that what is sent again is what failed alone.
-//! 9. A message without number or key cannot be sent twice safely: whatever happens to it is told to its caller.
+//! 10. The first message of a lane that several connections in a row did not bring through (see `losses`) fails, and may have been kept.
+//!     Those behind it keep their numbers: they may have been kept with it, and rule 5 finds out.
+//!     So that no other topic's message is given up for it, lanes go one at a time after the third such loss, each when the one before it
+//!     is answered, and the one that was under way at a loss goes last.
+//! 11. A message without number or key cannot be sent twice safely: whatever happens to it is told to its caller.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,14 +61,19 @@ use hark_protocol::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::backoff;
+use crate::clock::{self, Clock, Moment};
 use crate::events::{ConnectionEvent, Reporter};
+use crate::losses::Losses;
 use crate::options::Producer;
+use crate::world::World;
 use crate::{ClientError, PublishError, Receipt};
 
 /// The wait after a first setback is drawn below this; the longest is for a broker whose log is closed until a restart.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long after its first sending a message with a key may be sent again. Hark knows the key for two minutes ("Publishing again" in
+/// `protocol/README.md`); a sending takes a while to get there.
+const KEY_LIFE: Duration = Duration::from_secs(100);
 /// Lanes without entries are kept for their count up to so many, then forgotten: their topics go on under a new producer.
 const IDLE_LANES: usize = 10_000;
 
@@ -75,7 +86,7 @@ pub(crate) struct Outgoing {
     pub(crate) reply: oneshot::Sender<Result<Receipt, PublishError>>,
     /// The places in the window that it takes until it is answered.
     pub(crate) permits: Permits,
-    /// What it was published together with (rule 8).
+    /// What it was published together with (rule 9).
     pub(crate) together: Option<Arc<Together>>,
 }
 
@@ -116,10 +127,13 @@ pub(crate) struct Outbox {
     in_flight: InFlight,
     /// Lanes with something to send, in turn.
     ready: VecDeque<TopicName>,
+    /// Lanes over whose first message connections may have been lost (rule 10).
+    doubted: HashSet<TopicName>,
     /// Lanes that wait after a setback.
     waiting: BinaryHeap<Reverse<(Instant, TopicName)>>,
     unanswered: usize,
     reporter: Arc<Reporter>,
+    world: World,
 }
 
 /// Why a message was refused.
@@ -135,8 +149,8 @@ struct Refused {
 struct Waits(HashMap<u32, Duration>);
 
 impl Waits {
-    fn draw(&mut self, setbacks: u32) -> Duration {
-        let draw = || backoff::draw(setbacks, FIRST_WAIT, LONGEST_WAIT);
+    fn draw(&mut self, world: &World, setbacks: u32) -> Duration {
+        let draw = || world.draw(setbacks, FIRST_WAIT, LONGEST_WAIT);
         *self.0.entry(setbacks).or_insert_with(draw)
     }
 }
@@ -185,6 +199,14 @@ impl InFlight {
     fn clear(&mut self) {
         *self = Self::default();
     }
+
+    /// Of any living sending: where it matters there is one lane that has some.
+    fn topic(&self) -> Option<&TopicName> {
+        match self.by_id.values().next()? {
+            Sending::One(topic) => Some(topic),
+            Sending::Several(topics, _) => topics.first(),
+        }
+    }
 }
 
 impl Sending {
@@ -208,6 +230,8 @@ struct Lane {
     fence: usize,
     /// Setbacks since the last receipt.
     setbacks: u32,
+    /// Of connections, with the first entry unanswered (rule 10).
+    losses: Losses,
     state: LaneState,
 }
 
@@ -229,6 +253,8 @@ struct Entry {
     id: u64,
     /// How often it was written.
     sendings: u32,
+    /// When it was first written, if it has a key (rule 8).
+    first_sent: Option<Moment>,
     reply: oneshot::Sender<Result<Receipt, PublishError>>,
     together: Option<Arc<Together>>,
     _permits: Permits,
@@ -252,6 +278,22 @@ impl Entry {
         }
     }
 
+    fn is_keyed(&self) -> bool {
+        matches!(
+            &self.frame,
+            ClientFrame::Publish {
+                idempotency: Idempotency::Key(_),
+                ..
+            }
+        )
+    }
+
+    /// Whether Hark may have forgotten the key that an earlier sending had.
+    fn outlived_its_key(&self, clock: &Clock) -> bool {
+        self.first_sent
+            .is_some_and(|sent| clock.now().since(sent) > KEY_LIFE)
+    }
+
     /// Whether it can be sent again without being kept twice.
     fn repeatable(&self) -> bool {
         !matches!(
@@ -269,16 +311,10 @@ impl Entry {
     }
 }
 
-/// 128 random bits: two clients never draw the same name.
-fn random_producer() -> ProducerId {
-    let name = format!("p{:032x}", rand::random::<u128>());
-    ProducerId::parse(&name).expect("33 letters and digits are a producer's name")
-}
-
 impl Outbox {
-    pub(crate) fn new(producer: &Producer, reporter: Arc<Reporter>) -> Self {
+    pub(crate) fn new(producer: &Producer, reporter: Arc<Reporter>, world: World) -> Self {
         let (producer, named) = match producer {
-            Producer::Random => (Some(random_producer()), None),
+            Producer::Random => (Some(world.producer()), None),
             Producer::Named(name) => (Some(name.clone()), Some(name.clone())),
             Producer::None => (None, None),
         };
@@ -289,9 +325,11 @@ impl Outbox {
             lanes: HashMap::new(),
             in_flight: InFlight::default(),
             ready: VecDeque::new(),
+            doubted: HashSet::new(),
             waiting: BinaryHeap::new(),
             unanswered: 0,
             reporter,
+            world,
         }
     }
 
@@ -328,6 +366,7 @@ impl Outbox {
             frame,
             id: 0,
             sendings: 0,
+            first_sent: None,
             reply,
             together,
             _permits: permits,
@@ -340,7 +379,7 @@ impl Outbox {
         if self.lanes.len() >= IDLE_LANES {
             self.lanes.retain(|_, lane| !lane.entries.is_empty());
             // A topic that was forgotten must not be counted from 1 again under the same name.
-            self.producer = self.producer.as_ref().map(|_| random_producer());
+            self.producer = self.producer.as_ref().map(|_| self.world.producer());
             self.fresh = None;
         }
     }
@@ -353,7 +392,15 @@ impl Outbox {
         subprotocol: Subprotocol,
     ) -> Option<Encoded> {
         while self.in_flight.messages < limits.in_flight {
-            let topic = self.ready.pop_front()?;
+            let careful = !self.doubted.is_empty();
+            let topic = match self.in_flight.topic().filter(|_| careful) {
+                // Only that lane may go on.
+                Some(topic) => {
+                    let at = self.ready.iter().position(|ready| ready == topic)?;
+                    self.ready.remove(at)?
+                }
+                None => self.ready.pop_front()?,
+            };
             let Some(lane) = self.lanes.get_mut(&topic) else {
                 continue;
             };
@@ -365,14 +412,20 @@ impl Outbox {
             if !lane.may_send() {
                 continue;
             }
-            let alone = !limits.several || lane.entries[lane.sent].together.is_none();
+            if lane.entries[lane.sent].outlived_its_key(&self.world.clock) {
+                let forgotten = "it waited for as long as Hark knows a message_id";
+                let at = lane.sent;
+                self.finish(&topic, at, Err(PublishError::Lost(forgotten)));
+                continue;
+            }
+            let alone = careful || !limits.several || lane.entries[lane.sent].together.is_none();
             if !alone && let Some(encoded) = self.write_together(&topic, ids, limits, subprotocol) {
                 return Some(encoded);
             }
             let Some(lane) = self.lanes.get_mut(&topic) else {
                 continue;
             };
-            let encoded = lane.write_next(*ids + 1, limits, subprotocol);
+            let encoded = lane.write_next(*ids + 1, limits, subprotocol, &self.world.clock);
             match encoded {
                 Ok(encoded) => {
                     *ids += 1;
@@ -392,7 +445,7 @@ impl Outbox {
         None
     }
 
-    /// Rule 8: the next entry of a lane in one frame with those it was published with, if there are any that may be sent just now
+    /// Rule 9: the next entry of a lane in one frame with those it was published with, if there are any that may be sent just now
     /// and fit.
     fn write_together(
         &mut self,
@@ -426,7 +479,7 @@ impl Outbox {
             };
             let (idempotency, numbered_now) = lane.next_idempotency();
             *lane.entries[lane.sent].idempotency() = idempotency;
-            lane.is_written(*ids, numbered_now);
+            lane.is_written(*ids, numbered_now, &self.world.clock);
             if lane.entries[lane.sent - 1].sendings > 1 {
                 self.reporter.count(|c| &c.publishes_resent);
             }
@@ -445,11 +498,14 @@ impl Outbox {
         let is_next = |other: &&TopicName| {
             *other != topic
                 && self.lanes.get(*other).is_some_and(|other| {
+                    let next = other.entries.get(other.sent);
                     other.may_send()
-                        && other.entries[other.sent]
-                            .together
-                            .as_ref()
-                            .is_some_and(|its| Arc::ptr_eq(its, together))
+                        && next.is_some_and(|next| {
+                            next.together
+                                .as_ref()
+                                .is_some_and(|its| Arc::ptr_eq(its, together))
+                                && !next.outlived_its_key(&self.world.clock)
+                        })
                         && other.next_producer() == lane.next_producer()
                 })
         };
@@ -534,6 +590,8 @@ impl Outbox {
             return;
         };
         lane.setbacks = 0;
+        lane.losses.answered();
+        self.doubted.remove(topic);
         let entry = &lane.entries[at];
         // A number that was sent once, and under which the broker has something: somebody else used it before.
         let used_before = match (entry.number(), &self.named) {
@@ -601,6 +659,8 @@ impl Outbox {
         let Some(lane) = self.lanes.get_mut(topic) else {
             return;
         };
+        lane.losses.answered();
+        self.doubted.remove(topic);
         let entry = &lane.entries[at];
         match (code, entry.number(), expected_seq) {
             (ErrorCode::OutOfSequence, Some((producer, seq)), Some(expected)) if expected < seq => {
@@ -608,19 +668,19 @@ impl Outbox {
                 let first = lane.first_missing(at, &producer, expected);
                 if lane.entries[first].number() != Some((&producer, expected)) {
                     if self.fresh.is_none() || self.fresh == lane.producer {
-                        self.fresh = Some(random_producer());
+                        self.fresh = Some(self.world.producer());
                     }
                     lane.count_anew(first, self.fresh.clone());
                 }
                 self.go_back(topic, first);
                 let wait = match self.lanes.get(topic).map(|lane| lane.setbacks) {
                     Some(0) | None => Duration::ZERO,
-                    Some(setbacks) => waits.draw(setbacks),
+                    Some(setbacks) => waits.draw(&self.world, setbacks),
                 };
                 self.wait(topic, wait, code, now);
             }
             _ if code.try_again() && entry.repeatable() => {
-                let wait = waits.draw(lane.setbacks);
+                let wait = waits.draw(&self.world, lane.setbacks);
                 self.go_back(topic, at);
                 self.wait(topic, wait.max(retry_after.unwrap_or_default()), code, now);
             }
@@ -639,9 +699,11 @@ impl Outbox {
         }
     }
 
-    /// The connection is gone. Everything repeatable waits for the next one.
-    pub(crate) fn disconnected(&mut self) {
+    /// The connection is gone, which had proven itself or not. Everything repeatable waits for the next one.
+    pub(crate) fn disconnected(&mut self, proven: bool) {
+        let under_way = self.in_flight.topic().cloned();
         self.in_flight.clear();
+        self.doubted.clear();
         self.waiting.clear();
         self.ready.clear();
         for (topic, lane) in &mut self.lanes {
@@ -649,7 +711,8 @@ impl Outbox {
             lane.sent = 0;
             lane.setbacks = 0;
             lane.state = LaneState::Resting;
-            // Rule 9. From the back, so that what is left keeps its place.
+            let tried = in_flight > 0 && lane.entries[0].repeatable();
+            // Rule 11. From the back, so that what is left keeps its place.
             for at in (0..in_flight).rev() {
                 if !lane.entries[at].repeatable() {
                     self.unanswered -= 1;
@@ -658,7 +721,25 @@ impl Outbox {
                     }
                 }
             }
+            if lane.losses.connection_lost(tried, proven) {
+                lane.losses.start_over();
+                self.unanswered -= 1;
+                if let Some(entry) = lane.take(0) {
+                    let lost =
+                        "each connection over which it was sent broke before the receipt came";
+                    entry.answer(Err(PublishError::Lost(lost)));
+                }
+            }
+            if lane.losses.are_suspicious() {
+                self.doubted.insert(topic.clone());
+            }
             lane.get_ready(topic, &mut self.ready);
+        }
+        if let Some(last) = under_way
+            && let Some(at) = self.ready.iter().position(|ready| *ready == last)
+            && let Some(last) = self.ready.remove(at)
+        {
+            self.ready.push_back(last);
         }
     }
 
@@ -715,6 +796,10 @@ impl Outbox {
             self.unanswered -= 1;
             entry.answer(result);
         }
+        if at == 0 {
+            lane.losses.start_over();
+            self.doubted.remove(topic);
+        }
         lane.get_ready(topic, &mut self.ready);
     }
 
@@ -739,8 +824,9 @@ impl Outbox {
             return;
         }
         // A lane that stands in `ready` is passed over there: its state says that it waits.
-        lane.state = LaneState::Waiting(now + wait);
-        self.waiting.push(Reverse((now + wait, topic.clone())));
+        let until = clock::after(now, wait);
+        lane.state = LaneState::Waiting(until);
+        self.waiting.push(Reverse((until, topic.clone())));
         self.reporter.tell(ConnectionEvent::PublishDelayed {
             topic: topic.clone(),
             code,
@@ -758,15 +844,20 @@ impl Lane {
             sent: 0,
             fence: 0,
             setbacks: 0,
+            losses: Losses::default(),
             state: LaneState::Resting,
         }
     }
 
     fn may_send(&self) -> bool {
+        let Some(next) = self.entries.get(self.sent) else {
+            return false;
+        };
         let behind_fence = self.fence > 0 && self.sent >= self.fence;
-        self.sent < self.entries.len()
-            && !behind_fence
-            && !matches!(self.state, LaneState::Waiting(_))
+        // Rule 8.
+        let beside_key =
+            self.sent > 0 && (next.is_keyed() || self.entries[self.sent - 1].is_keyed());
+        !behind_fence && !beside_key && !matches!(self.state, LaneState::Waiting(_))
     }
 
     fn get_ready(&mut self, topic: &TopicName, ready: &mut VecDeque<TopicName>) {
@@ -805,6 +896,7 @@ impl Lane {
         id: u64,
         limits: Limits,
         subprotocol: Subprotocol,
+        clock: &Clock,
     ) -> Result<Encoded, PublishError> {
         let too_large = |bytes| PublishError::TooLarge {
             bytes,
@@ -829,7 +921,7 @@ impl Lane {
         if encoded.len() > limits.frame_bytes {
             return Err(too_large(encoded.len()));
         }
-        self.is_written(id, numbered_now);
+        self.is_written(id, numbered_now, clock);
         Ok(encoded)
     }
 
@@ -861,11 +953,14 @@ impl Lane {
     }
 
     /// The first entry that was not sent has been written.
-    fn is_written(&mut self, id: u64, numbered_now: bool) {
+    fn is_written(&mut self, id: u64, numbered_now: bool, clock: &Clock) {
         self.next_seq += u64::from(numbered_now);
         let entry = &mut self.entries[self.sent];
         entry.id = id;
         entry.sendings = entry.sendings.saturating_add(1);
+        if entry.is_keyed() {
+            entry.first_sent.get_or_insert_with(|| clock.now());
+        }
         self.sent += 1;
     }
 

@@ -33,11 +33,44 @@ pub struct Receipt {
 #[derive(Debug)]
 #[must_use = "nothing is published before `send`"]
 pub struct Publish<'a> {
-    client: &'a Client,
     topic: &'a str,
-    payload: Result<Payload, PublishError>,
-    headers: Vec<(ByteString, ByteString)>,
-    message_id: Option<&'a str>,
+    draft: Draft<'a>,
+}
+
+/// What is to be published, to one topic or to several, as the application gave it.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) payload: Result<Payload, PublishError>,
+    pub(crate) headers: Vec<(ByteString, ByteString)>,
+    pub(crate) message_id: Option<&'a str>,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(client: &'a Client, payload: Result<Payload, PublishError>) -> Self {
+        Self {
+            client,
+            payload,
+            headers: Vec::new(),
+            message_id: None,
+        }
+    }
+
+    /// The message and its key, if a broker can take them.
+    pub(crate) fn check(self) -> Result<(Message, Option<MessageId>), PublishError> {
+        let payload = self.payload?;
+        if let Payload::Bytes {
+            content_type: Some(content_type),
+            ..
+        } = &payload
+            && check_content_type(content_type).is_err()
+        {
+            return Err(PublishError::BadContentType);
+        }
+        let headers = Headers::new(self.headers)?;
+        let message_id = self.message_id.map(MessageId::parse).transpose()?;
+        Ok((Message { payload, headers }, message_id))
+    }
 }
 
 impl Client {
@@ -100,44 +133,27 @@ pub(crate) fn check_topic(name: &str) -> Result<TopicName, PublishError> {
     }
 }
 
-pub(crate) fn check_message(
-    payload: Payload,
-    headers: Vec<(ByteString, ByteString)>,
-) -> Result<Message, PublishError> {
-    if let Payload::Bytes {
-        content_type: Some(content_type),
-        ..
-    } = &payload
-        && check_content_type(content_type).is_err()
-    {
-        return Err(PublishError::BadContentType);
-    }
-    let headers = Headers::new(headers)?;
-    Ok(Message { payload, headers })
-}
-
 impl<'a> Publish<'a> {
     fn new(client: &'a Client, topic: &'a str, payload: Result<Payload, PublishError>) -> Self {
-        Self {
-            client,
-            topic,
-            payload,
-            headers: Vec::new(),
-            message_id: None,
-        }
+        let draft = Draft::new(client, payload);
+        Self { topic, draft }
     }
 
     /// A name and a value beside the content. At most 32 pairs and 4 KiB in all.
     pub fn header(mut self, name: impl Into<ByteString>, value: impl Into<ByteString>) -> Self {
-        self.headers.push((name.into(), value.into()));
+        self.draft.headers.push((name.into(), value.into()));
         self
     }
 
     /// A key of the application's own choosing, 1 to 64 bytes, for a message that the application itself may publish again (after
     /// its own restart, say). The broker remembers it for two minutes or 10,000 keys. It takes the place of the client's
     /// own numbering, which needs no key and forgets nothing.
+    ///
+    /// Without a number only its turn keeps its place among the topic's messages: it is sent when all before it are answered, and what comes
+    /// behind it when it is, so messages with keys cost a round trip each. What is not answered within 100 s is not sent again
+    /// ([`PublishError::Lost`]): the broker might have forgotten the key.
     pub fn message_id(mut self, id: &'a str) -> Self {
-        self.message_id = Some(id);
+        self.draft.message_id = Some(id);
         self
     }
 
@@ -147,9 +163,8 @@ impl<'a> Publish<'a> {
     /// Awaiting this does not mean that the message is kept: the [`PendingReceipt`] tells.
     pub async fn send(self) -> Result<PendingReceipt, PublishError> {
         let topic = check_topic(self.topic)?;
-        let message = check_message(self.payload?, self.headers)?;
-        let message_id = self.message_id.map(MessageId::parse).transpose()?;
-        let shared = &self.client.shared;
+        let Client { shared, commands } = self.draft.client;
+        let (message, message_id) = self.draft.check()?;
         let (place, bytes) = shared.place_in_window(1, message.payload.len()).await?;
         let (reply, answer) = oneshot::channel();
         let permits = Permits {
@@ -164,7 +179,7 @@ impl<'a> Publish<'a> {
             permits,
             together: None,
         };
-        match self.client.commands.send(Command::Publish(outgoing)) {
+        match commands.send(Command::Publish(outgoing)) {
             Ok(()) => Ok(PendingReceipt::new(answer, shared)),
             Err(_) => Err(shared.ended().into()),
         }

@@ -9,25 +9,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use hark_protocol::{JsonText, MessageId, Payload, TopicName};
+use hark_protocol::{JsonText, Payload, TopicName};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::client::{Command, Shared};
 use crate::outbox::{Outgoing, Permits, Together};
-use crate::publish::{bytes_of, check_message, check_topic, json_of};
+use crate::publish::{Draft, bytes_of, check_topic, json_of};
 use crate::{Client, PublishError, Receipt};
 
 /// A message that is about to be published to several topics. Nothing happens before [`send`](Self::send).
 #[derive(Debug)]
 #[must_use = "nothing is published before `send`"]
 pub struct PublishAll<'a> {
-    client: &'a Client,
     topics: Vec<String>,
-    payload: Result<Payload, PublishError>,
-    headers: Vec<(ByteString, ByteString)>,
-    message_id: Option<&'a str>,
+    draft: Draft<'a>,
 }
 
 impl Client {
@@ -79,23 +76,20 @@ impl<'a> PublishAll<'a> {
         payload: Result<Payload, PublishError>,
     ) -> Self {
         Self {
-            client,
             topics: topics.into_iter().map(Into::into).collect(),
-            payload,
-            headers: Vec::new(),
-            message_id: None,
+            draft: Draft::new(client, payload),
         }
     }
 
     /// A name and a value beside the content. At most 32 pairs and 4 KiB in all.
     pub fn header(mut self, name: impl Into<ByteString>, value: impl Into<ByteString>) -> Self {
-        self.headers.push((name.into(), value.into()));
+        self.draft.headers.push((name.into(), value.into()));
         self
     }
 
     /// A key of the application's own choosing, the same in each topic: see [`Publish::message_id`](crate::Publish::message_id).
     pub fn message_id(mut self, id: &'a str) -> Self {
-        self.message_id = Some(id);
+        self.draft.message_id = Some(id);
         self
     }
 
@@ -111,9 +105,8 @@ impl<'a> PublishAll<'a> {
             return Err(PublishError::TopicTwice(twice.clone()));
         }
         let topics: Vec<TopicName> = topics.cloned().collect();
-        let message = check_message(self.payload?, self.headers)?;
-        let message_id = self.message_id.map(MessageId::parse).transpose()?;
-        let shared = &self.client.shared;
+        let Client { shared, commands } = self.draft.client;
+        let (message, message_id) = self.draft.check()?;
         let content_bytes = message.payload.len();
         let (mut places, bytes) = shared.place_in_window(topics.len(), content_bytes).await?;
         let bytes = Arc::new(bytes);
@@ -142,7 +135,7 @@ impl<'a> PublishAll<'a> {
                 together: Some(Arc::clone(&together)),
             });
         }
-        match self.client.commands.send(Command::PublishAll(all)) {
+        match commands.send(Command::PublishAll(all)) {
             Ok(()) => Ok(PendingReceipts::new(answers, shared)),
             Err(_) => Err(shared.ended().into()),
         }

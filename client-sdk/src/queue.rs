@@ -1,6 +1,6 @@
 //! The bounded queue between the client's task and one subscription.
 //!
-//! Bound: so many messages and bytes (one message may go over). When it is full the task takes nothing more for it; see
+//! Bound: so many events and bytes (what one frame brings may go over). When it is full the task takes nothing more for it; see
 //! `inbox` for what happens then. The task is told once when it has drained to half.
 
 use std::collections::VecDeque;
@@ -66,6 +66,12 @@ impl Queue {
             reader.wake();
         }
         full
+    }
+
+    /// Events that wait.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().items.len()
     }
 
     pub(crate) fn end(&self, error: SubscribeError) {

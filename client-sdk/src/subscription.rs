@@ -202,6 +202,7 @@ impl Stream for Subscription {
                         .commands
                         .send(Command::Drained {
                             topic: self.handle.topic.clone(),
+                            queue: Arc::clone(&self.handle.queue),
                         })
                         .ok();
                 }

@@ -240,6 +240,7 @@ pub enum ServerFrame {
 
 /// Why a subscriber cannot have something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum GapReason {
     /// Retention took it.
     Expired,
@@ -253,10 +254,12 @@ pub enum GapReason {
     Deleted,
     /// The topic prefers the newest to the complete, and the subscriber was slow.
     Skipped,
+    /// A reason of a newer Hark, which this build does not know: a gap all the same. Never sent.
+    Unknown,
 }
 
 impl GapReason {
-    /// All of them.
+    /// Every reason that can be sent.
     pub const ALL: [Self; 6] = [
         Self::Expired,
         Self::Lost,
@@ -275,12 +278,16 @@ impl GapReason {
             Self::Ahead => "ahead",
             Self::Deleted => "deleted",
             Self::Skipped => "skipped",
+            Self::Unknown => "unknown",
         }
     }
 
-    /// The reason of that name.
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.as_str() == name)
+    /// The reason of that name; `Unknown` for a name this build does not know.
+    pub fn by_name(name: &str) -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|known| known.as_str() == name)
+            .unwrap_or(Self::Unknown)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rules one by one, then all of them against a model of the broker in which everything goes wrong at random.
+//! What no script holds (`client-sdk/script`), then all rules against a model of the broker in which everything goes wrong at random.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,7 @@ struct Sent {
     n: u64,
     producer: Option<ProducerId>,
     seq: u64,
+    keyed: bool,
 }
 
 /// A publish to one or several topics as the broker would read it.
@@ -54,7 +55,7 @@ impl To {
 }
 
 fn given(producer: &Producer) -> Given {
-    let outbox = Outbox::new(producer, Arc::new(Reporter::new()));
+    let outbox = Outbox::new(producer, Arc::new(Reporter::new()), World::default());
     Given {
         outbox,
         ids: 0,
@@ -82,14 +83,12 @@ fn cursor(offset: u64) -> Cursor {
 impl Given {
     /// Publishes `n` as the next message of topic `t`.
     fn publish(&mut self, n: u64) {
-        self.publish_payload(
-            JsonText::from_checked(n.to_string().into())
-                .map(Payload::Json)
-                .unwrap(),
-        );
+        self.publish_with(n, None);
     }
 
-    fn publish_payload(&mut self, payload: Payload) {
+    fn publish_with(&mut self, n: u64, message_id: Option<MessageId>) {
+        let json = JsonText::from_checked(n.to_string().into());
+        let payload = json.map(Payload::Json).unwrap();
         let (reply, receipt) = oneshot::channel();
         self.receipts.push(receipt);
         self.outbox.publish(Outgoing {
@@ -98,7 +97,7 @@ impl Given {
                 payload,
                 headers: Headers::default(),
             },
-            message_id: None,
+            message_id,
             reply,
             permits: permits(),
             together: None,
@@ -191,6 +190,22 @@ impl Given {
         self.outbox.published_all(to.id, receipts, self.now);
     }
 
+    /// The answer to a frame arrives.
+    fn hear(&mut self, to: &To, mut receipts: Vec<TopicReceipt>) {
+        if to.numbered.len() > 1 {
+            self.outbox.published_all(to.id, receipts, self.now);
+            return;
+        }
+        match receipts.remove(0).outcome {
+            TopicOutcome::Kept { cursor, duplicate } => {
+                self.outbox.published(to.id, cursor, duplicate);
+            }
+            TopicOutcome::Refused {
+                code, expected_seq, ..
+            } => self.refuse(to.id, code, expected_seq),
+        }
+    }
+
     fn next(&mut self) -> Option<Sent> {
         let encoded = self
             .outbox
@@ -207,6 +222,7 @@ impl Given {
         let Payload::Json(n) = message.payload else {
             panic!("no number")
         };
+        let keyed = matches!(idempotency, Idempotency::Key(_));
         let (producer, seq) = match idempotency {
             Idempotency::Sequence { producer, seq } => (Some(producer), seq),
             Idempotency::None | Idempotency::Key(_) => (None, 0),
@@ -216,6 +232,7 @@ impl Given {
             n: n.as_str().parse().unwrap(),
             producer,
             seq,
+            keyed,
         })
     }
 
@@ -249,214 +266,6 @@ fn numbers(sent: &[Sent]) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn rule_1_numbers_are_given_in_order_when_first_written() {
-    let mut given = given(&Producer::Random);
-    for n in 10..14 {
-        given.publish(n);
-    }
-    let sent = given.all();
-    assert_eq!(numbers(&sent), [(10, 1), (11, 2), (12, 3), (13, 4)]);
-    assert!(
-        sent.iter()
-            .all(|s| s.producer == sent[0].producer && s.producer.is_some())
-    );
-}
-
-#[test]
-fn rule_1_a_message_that_is_too_large_takes_no_number() {
-    let mut given = given(&Producer::Random);
-    given.limits.frame_bytes = 200;
-    given.publish(1);
-    given.publish_payload(Payload::Json(
-        JsonText::from_checked(format!("\"{}\"", "x".repeat(150)).into()).unwrap(),
-    ));
-    given.publish(3);
-    assert_eq!(numbers(&given.all()), [(1, 1), (3, 2)]);
-    assert!(matches!(
-        given.answer(1),
-        Some(Err(PublishError::TooLarge {
-            bytes: 201..,
-            limit: 200
-        }))
-    ));
-    assert_eq!(given.outbox.unanswered(), 2);
-}
-
-#[test]
-fn rule_3_a_lost_connection_sends_again_from_the_first_unanswered() {
-    let mut given = given(&Producer::Random);
-    for n in 1..=3 {
-        given.publish(n);
-    }
-    let first = given.all();
-    given.outbox.published(first[0].id, cursor(1), false);
-    given.outbox.disconnected();
-    given.publish(4);
-    let second = given.all();
-    assert_eq!(numbers(&second), [(2, 2), (3, 3), (4, 4)]);
-    assert!(
-        second.iter().all(|sent| sent.id > first[2].id),
-        "every sending has a fresh id"
-    );
-
-    // The broker had kept 2.
-    given.outbox.published(second[0].id, cursor(2), true);
-    assert_eq!(
-        given.answer(1),
-        Some(Ok(Receipt {
-            cursor: cursor(2),
-            duplicate: true
-        }))
-    );
-    // An answer to the sending before comes late.
-    given.outbox.published(first[2].id, cursor(9), false);
-    assert_eq!((given.answer(2), given.stale()), (None, 1));
-}
-
-#[test]
-fn rule_4_busy_goes_back_and_waits() {
-    let mut given = given(&Producer::Random);
-    for n in 1..=4 {
-        given.publish(n);
-    }
-    let sent = given.all();
-    given.outbox.published(sent[0].id, cursor(1), false);
-    given.refuse(sent[1].id, ErrorCode::Busy, None);
-    given.refuse(sent[2].id, ErrorCode::OutOfSequence, Some(2));
-    given.refuse(sent[3].id, ErrorCode::OutOfSequence, Some(2));
-    assert_eq!(
-        given.stale(),
-        2,
-        "what follows the busy one was expected to be out of sequence"
-    );
-    given.publish(5);
-    assert_eq!(given.all(), [], "nothing overtakes it");
-    let wake = given.outbox.next_wakeup().expect("a wait");
-    assert!(wake - given.now <= FIRST_WAIT);
-    given.pass(FIRST_WAIT);
-    assert_eq!(numbers(&given.all()), [(2, 2), (3, 3), (4, 4), (5, 5)]);
-    assert_eq!(given.outbox.next_wakeup(), None);
-}
-
-#[test]
-fn rule_4_the_broker_may_ask_for_a_longer_wait() {
-    let mut given = given(&Producer::Random);
-    given.publish(1);
-    let sent = given.all();
-    let asked = Duration::from_secs(30);
-    given.outbox.refused(
-        sent[0].id,
-        ErrorCode::RateLimited,
-        String::new(),
-        None,
-        Some(asked),
-        given.now,
-    );
-    given.pass(Duration::from_secs(29));
-    assert_eq!(given.all(), []);
-    given.pass(Duration::from_secs(1));
-    assert_eq!(numbers(&given.all()), [(1, 1)]);
-}
-
-#[test]
-fn rule_5_goes_back_to_the_number_the_broker_expects() {
-    let mut given = given(&Producer::Random);
-    for n in 1..=4 {
-        given.publish(n);
-    }
-    let sent = given.all();
-    // The answer to 2 is on its way, 3 was not taken: 4 says so first.
-    given.refuse(sent[3].id, ErrorCode::OutOfSequence, Some(3));
-    assert_eq!(
-        numbers(&given.all()),
-        [(3, 3), (4, 4)],
-        "at once, since nothing says that the broker is busy"
-    );
-    given.outbox.published(sent[0].id, cursor(1), false);
-    given.outbox.published(sent[1].id, cursor(2), false);
-    assert!(given.answer(0).is_some() && given.answer(1).is_some());
-}
-
-#[test]
-fn rule_5_a_broker_that_lost_its_state_gets_fresh_numbers_under_a_fresh_name() {
-    let mut given = given(&Producer::Random);
-    for n in 1..=5 {
-        given.publish(n);
-    }
-    let old = given.all();
-    for sent in &old[..3] {
-        given.outbox.published(sent.id, cursor(sent.seq), false);
-    }
-    // A `memory` topic begins again.
-    given.outbox.disconnected();
-    let again = given.all();
-    assert_eq!(numbers(&again), [(4, 4), (5, 5)]);
-    given.refuse(again[0].id, ErrorCode::OutOfSequence, Some(1));
-    given.refuse(again[1].id, ErrorCode::OutOfSequence, Some(1));
-    given.publish(6);
-    let fresh = given.all();
-    assert_eq!(numbers(&fresh), [(4, 1), (5, 2), (6, 3)]);
-    assert_ne!(fresh[0].producer, old[0].producer);
-}
-
-#[test]
-fn rule_6_nothing_under_the_fresh_name_before_the_old_ones_are_answered() {
-    let mut given = given(&Producer::Random);
-    for n in 1..=4 {
-        given.publish(n);
-    }
-    let sent = given.all();
-    // 2 fails for good; 1 is kept, but its receipt has not come.
-    given.refuse(sent[1].id, ErrorCode::TooLarge, None);
-    given.refuse(sent[2].id, ErrorCode::OutOfSequence, Some(2));
-    assert_eq!(given.all(), []);
-    given.outbox.disconnected();
-    let again = given.all();
-    assert_eq!(numbers(&again), [(1, 1)]);
-    given.outbox.published(again[0].id, cursor(1), true);
-    let fresh = given.all();
-    assert_eq!(numbers(&fresh), [(3, 1), (4, 2)]);
-    assert_ne!(fresh[0].producer, sent[0].producer);
-}
-
-#[test]
-fn rule_7_a_refused_message_fails_alone() {
-    let mut given = given(&Producer::Random);
-    for n in 1..=3 {
-        given.publish(n);
-    }
-    let sent = given.all();
-    given.refuse(sent[0].id, ErrorCode::Forbidden, None);
-    let Some(Err(PublishError::Refused {
-        code: ErrorCode::Forbidden,
-        maybe_kept: false,
-        ..
-    })) = given.answer(0)
-    else {
-        panic!("its caller is told");
-    };
-    given.refuse(sent[1].id, ErrorCode::OutOfSequence, Some(1));
-    assert_eq!(numbers(&given.all()), [(2, 1), (3, 2)]);
-}
-
-#[test]
-fn rule_7_a_message_that_was_sent_before_may_have_been_kept() {
-    let mut given = given(&Producer::Random);
-    given.publish(1);
-    given.all();
-    given.outbox.disconnected();
-    let again = given.all();
-    given.refuse(again[0].id, ErrorCode::Forbidden, None);
-    assert!(matches!(
-        given.answer(0),
-        Some(Err(PublishError::Refused {
-            maybe_kept: true,
-            ..
-        }))
-    ));
-}
-
-#[test]
 fn rule_7_nobody_waits_but_the_message_keeps_its_place() {
     let mut given = given(&Producer::Random);
     given.publish(1);
@@ -466,7 +275,7 @@ fn rule_7_nobody_waits_but_the_message_keeps_its_place() {
 }
 
 #[test]
-fn rule_9_without_a_number_a_message_is_sent_once() {
+fn rule_11_without_a_number_a_message_is_sent_once() {
     let mut given = given(&Producer::None);
     for n in 1..=3 {
         given.publish(n);
@@ -482,7 +291,7 @@ fn rule_9_without_a_number_a_message_is_sent_once() {
         }))
     ));
     given.publish(4); // not written yet
-    given.outbox.disconnected();
+    given.outbox.disconnected(true);
     assert_eq!(given.answer(1), Some(Err(PublishError::Interrupted)));
     assert_eq!(given.answer(2), Some(Err(PublishError::Interrupted)));
     assert_eq!(
@@ -492,7 +301,7 @@ fn rule_9_without_a_number_a_message_is_sent_once() {
 }
 
 #[test]
-fn rule_8_what_is_next_in_several_lanes_goes_together_and_each_is_counted_for_itself() {
+fn rule_9_what_is_next_in_several_lanes_goes_together_and_each_is_counted_for_itself() {
     let mut given = given(&Producer::Random);
     given.publish_all(&["a", "b", "c"], 1);
     given.publish_all(&["b", "c", "d"], 2);
@@ -515,93 +324,7 @@ fn rule_8_what_is_next_in_several_lanes_goes_together_and_each_is_counted_for_it
 }
 
 #[test]
-fn rule_8_to_an_older_broker_each_goes_alone() {
-    let mut given = given(&Producer::Random);
-    given.limits.several = false;
-    given.publish_all(&["a", "b"], 1);
-    let sent = given.all_to();
-    assert_eq!(sent.len(), 2);
-    assert_eq!(sent[0].seqs(), [("a", 1)]);
-    // Connected to a newer one, what was not answered goes together.
-    given.outbox.disconnected();
-    given.limits.several = true;
-    assert_eq!(given.all_to()[0].seqs(), [("a", 1), ("b", 1)]);
-}
-
-#[test]
-fn rule_8_what_failed_is_sent_again_alone_and_together() {
-    let mut given = given(&Producer::Random);
-    given.publish_all(&["a", "b", "c", "d"], 1);
-    let [first] = &given.all_to()[..] else {
-        panic!("one frame")
-    };
-    let first = first.clone();
-    given.answer_all(&first, |topic| match topic {
-        "a" => None,
-        "b" | "c" => Some((ErrorCode::Busy, None)),
-        _ => Some((ErrorCode::Forbidden, None)),
-    });
-    assert_eq!(given.answer(0).map(|answer| answer.is_ok()), Some(true));
-    assert_eq!(given.answer(3).map(|answer| answer.is_ok()), Some(false));
-    assert_eq!(given.all_to(), [], "it waits");
-    given.pass(FIRST_WAIT);
-    let again = given.all_to();
-    assert_eq!(again.len(), 1, "equally long");
-    assert_eq!(again[0].seqs(), [("b", 1), ("c", 1)]);
-    // What the first sending's answer would say now is old.
-    given.answer_all(&first, |_| None);
-    assert_eq!((given.answer(1), given.stale()), (None, 1));
-    given.answer_all(&again[0], |_| None);
-    assert!(given.answer(1).is_some() && given.answer(2).is_some());
-}
-
-#[test]
-fn rule_8_a_refusal_of_the_frame_is_one_of_each() {
-    let mut given = given(&Producer::Random);
-    given.publish_all(&["a", "b"], 1);
-    let sent = given.all_to();
-    given.refuse(sent[0].id, ErrorCode::Busy, None);
-    given.pass(FIRST_WAIT);
-    let again = given.all_to();
-    assert_eq!(again[0].seqs(), [("a", 1), ("b", 1)]);
-    given.refuse(again[0].id, ErrorCode::Forbidden, None);
-    for n in 0..2 {
-        assert!(matches!(
-            given.answer(n),
-            Some(Err(PublishError::Refused {
-                maybe_kept: true,
-                ..
-            }))
-        ));
-    }
-}
-
-#[test]
-fn rule_8_lanes_that_were_forgotten_go_on_together_under_one_fresh_name() {
-    let mut given = given(&Producer::Random);
-    given.publish_all(&["a", "b"], 1);
-    let first = given.all_to();
-    given.answer_all(&first[0], |_| None);
-    let mut names = vec![first[0].numbered[0].1.0.clone()];
-    for n in 2..5 {
-        given.publish_all(&["a", "b"], n);
-        let sent = given.all_to();
-        given.answer_all(&sent[0], |_| Some((ErrorCode::OutOfSequence, Some(1))));
-        // The first time at once.
-        given.pass(LONGEST_WAIT);
-        let again = given.all_to();
-        // From the second time on there is nothing to go back to: the number is expected.
-        let expected = [("a", 1), ("b", 1)];
-        assert_eq!((again.len(), again[0].seqs()), (1, expected.to_vec()));
-        names.push(again[0].numbered[1].1.0.clone());
-        given.answer_all(&again[0], |_| None);
-    }
-    let different: BTreeSet<_> = names.iter().collect();
-    assert_eq!(different.len(), names.len(), "a name is never used again");
-}
-
-#[test]
-fn rule_8_a_frame_that_would_be_too_large_is_cut() {
+fn rule_9_a_frame_that_would_be_too_large_is_cut() {
     let mut given = given(&Producer::Random);
     given.limits.frame_bytes = 300;
     let names: Vec<String> = (0..60).map(|n| format!("topic.{n}")).collect();
@@ -622,7 +345,7 @@ fn rule_8_a_frame_that_would_be_too_large_is_cut() {
 }
 
 #[test]
-fn rule_8_more_topics_than_a_frame_names_take_two() {
+fn rule_9_more_topics_than_a_frame_names_take_two() {
     let mut given = given(&Producer::Random);
     given.limits = Limits {
         frame_bytes: 1 << 20,
@@ -725,24 +448,12 @@ fn play_several(seed: u64, forgets: bool) {
                 }
             }
             70..92 => {
-                let Some((to, mut receipts)) = said.pop_front() else {
-                    continue;
-                };
-                if to.numbered.len() > 1 {
-                    given.outbox.published_all(to.id, receipts, given.now);
-                    continue;
-                }
-                match receipts.remove(0).outcome {
-                    TopicOutcome::Kept { cursor, duplicate } => {
-                        given.outbox.published(to.id, cursor, duplicate);
-                    }
-                    TopicOutcome::Refused {
-                        code, expected_seq, ..
-                    } => given.refuse(to.id, code, expected_seq),
+                if let Some((to, receipts)) = said.pop_front() {
+                    given.hear(&to, receipts);
                 }
             }
             92..93 => {
-                given.outbox.disconnected();
+                given.outbox.disconnected(true);
                 zombies.push(std::mem::take(&mut heard));
                 said.clear();
             }
@@ -758,7 +469,7 @@ fn play_several(seed: u64, forgets: bool) {
                 let kept = topics.kept.remove(topic).unwrap_or_default();
                 earlier.push((topic.to_owned(), kept));
                 // Sessions end, so that nothing of before is on its way.
-                given.outbox.disconnected();
+                given.outbox.disconnected(true);
                 heard.clear();
                 said.clear();
                 zombies.clear();
@@ -814,21 +525,12 @@ fn a_name_that_was_used_before_is_noticed() {
 }
 
 #[test]
-fn no_more_in_flight_than_the_broker_allows() {
-    let mut given = given(&Producer::Random);
-    given.limits.in_flight = 2;
-    for n in 1..=5 {
-        given.publish(n);
-    }
-    let sent = given.all();
-    assert_eq!(numbers(&sent), [(1, 1), (2, 2)]);
-    given.outbox.published(sent[0].id, cursor(1), false);
-    assert_eq!(numbers(&given.all()), [(3, 3)]);
-}
-
-#[test]
 fn forgotten_topics_go_on_under_another_name() {
-    let mut outbox = Outbox::new(&Producer::Random, Arc::new(Reporter::new()));
+    let mut outbox = Outbox::new(
+        &Producer::Random,
+        Arc::new(Reporter::new()),
+        World::default(),
+    );
     let mut ids = 0;
     let mut publish = |outbox: &mut Outbox, topic: &str| {
         let (reply, _) = oneshot::channel();
@@ -917,6 +619,16 @@ impl Model {
                 .push_back(Said::Error(sent.id, ErrorCode::Busy, None));
             return;
         }
+        if sent.keyed {
+            let duplicate = self.kept.contains(&sent.n);
+            if !duplicate {
+                self.kept.push(sent.n);
+            }
+            let offset = self.kept.len() as u64;
+            let said = Said::Published(sent.id, offset, duplicate);
+            session.said.push_back(said);
+            return;
+        }
         let last = self
             .producers
             .entry(sent.producer.clone().unwrap())
@@ -943,6 +655,11 @@ impl Model {
     }
 }
 
+/// What every fifth message has.
+fn key_of(n: u64) -> Option<MessageId> {
+    (n % 5 == 1).then(|| MessageId::parse(&format!("key {n}")).unwrap())
+}
+
 /// Plays one game, to its end. With `restarts` the topic now and then begins again, with nothing known.
 fn play(seed: u64, restarts: bool) {
     const MESSAGES: u64 = 60;
@@ -957,7 +674,7 @@ fn play(seed: u64, restarts: bool) {
         assert!(steps < 200_000, "seed {seed} does not end");
         match rng.random_range(0..100) {
             0..15 if published < MESSAGES => {
-                given.publish(published);
+                given.publish_with(published, key_of(published));
                 published += 1;
             }
             0..45 => model.session.heard.extend(given.next()),
@@ -970,7 +687,7 @@ fn play(seed: u64, restarts: bool) {
                 Some(Said::Error(id, code, expected)) => given.refuse(id, code, expected),
             },
             92..93 => {
-                given.outbox.disconnected();
+                given.outbox.disconnected(true);
                 let zombie = std::mem::take(&mut model.session);
                 model.zombies.push(zombie);
             }
@@ -980,7 +697,7 @@ fn play(seed: u64, restarts: bool) {
             }
             96 if restarts && rng.random_bool(0.2) => {
                 // All sessions end with the broker, and a `memory` topic with all that it knew.
-                given.outbox.disconnected();
+                given.outbox.disconnected(true);
                 let Model {
                     kept, mut earlier, ..
                 } = std::mem::take(&mut model);
@@ -1027,5 +744,106 @@ fn kept_once_in_order_whatever_happens() {
 fn kept_in_order_by_topics_that_begin_again() {
     for seed in 0..2_000 {
         play(seed, true);
+    }
+}
+
+/// Plays one game with a server that is cut before most of its answers get through, and that handles what it has heard, or part of it,
+/// all the same.
+fn play_cut(seed: u64) {
+    const MESSAGES: u64 = 30;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut given = given(&Producer::Random);
+    given.limits.in_flight = rng.random_range(1..6);
+    let mut model = Model::default();
+    for n in 0..MESSAGES {
+        given.publish_with(n, key_of(n));
+    }
+    let mut connections = 0;
+    while given.outbox.unanswered() > 0 {
+        connections += 1;
+        assert!(connections < 10_000, "seed {seed} does not end");
+        given.pass(LONGEST_WAIT);
+        let answered = rng.random_range(0..20_u32).saturating_sub(12);
+        for _ in 0..rng.random_range(0..8) {
+            model.session.heard.extend(given.next());
+            model.handle(None, &mut rng);
+        }
+        for said in model.session.said.drain(..).take(answered as usize) {
+            match said {
+                Said::Published(id, offset, duplicate) => {
+                    given.outbox.published(id, cursor(offset), duplicate);
+                }
+                Said::Error(id, code, expected) => given.refuse(id, code, expected),
+            }
+        }
+        model.session = Session::default();
+        given.outbox.disconnected(rng.random_bool(0.1));
+    }
+    assert!(
+        model.kept.is_sorted_by(|a, b| a < b),
+        "seed {seed}: kept twice or out of order: {:?}",
+        model.kept
+    );
+    for n in 0..MESSAGES {
+        let kept = model.kept.contains(&n);
+        match given.answer(n as usize) {
+            Some(Ok(_)) => assert!(kept, "seed {seed}: {n} has a receipt and is not kept"),
+            Some(Err(PublishError::Lost(_))) => {}
+            Some(Err(error)) => assert!(!kept, "seed {seed}: {n} is kept, and failed: {error}"),
+            None => panic!("seed {seed}: {n} is not answered"),
+        }
+    }
+}
+
+#[test]
+fn what_is_given_up_is_never_kept_twice_and_what_follows_it_goes_on_in_order() {
+    for seed in 0..2_000 {
+        play_cut(seed);
+    }
+}
+
+#[test]
+fn messages_of_other_topics_are_not_given_up_for_the_one_that_ends_each_connection() {
+    for seed in 0..200 {
+        // Given messages for five topics, and something that ends each connection on which one for `a` is sent, before any answer,
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut given = given(&Producer::Random);
+        let mut topics = Topics::default();
+        for n in 0..12 {
+            let to: Vec<&str> = ["a", "b", "c", "d", "e"]
+                .into_iter()
+                .filter(|topic| (*topic == "a") == (n == 0) && rng.random_bool(0.7) || n == 0)
+                .collect();
+            given.publish_all(&to, n);
+        }
+        // when connections come and go,
+        let mut connections = 0;
+        while given.outbox.unanswered() > 0 {
+            connections += 1;
+            assert!(connections < 100, "seed {seed} does not end");
+            given.pass(LONGEST_WAIT);
+            loop {
+                let sent = given.all_to();
+                let ends = |to: &To| to.n == 0 && to.seqs().iter().any(|(topic, _)| *topic == "a");
+                if sent.is_empty() || sent.iter().any(ends) {
+                    break;
+                }
+                for to in sent {
+                    let receipts = topics.handle(&to, &mut rng);
+                    given.hear(&to, receipts);
+                }
+                given.pass(LONGEST_WAIT);
+            }
+            given.outbox.disconnected(false);
+        }
+        // then that message alone has no receipt.
+        assert!(matches!(given.answer(0), Some(Err(PublishError::Lost(_)))));
+        for n in 1..given.receipts.len() {
+            let answer = given.answer(n);
+            assert!(
+                matches!(answer, Some(Ok(_))),
+                "seed {seed}, {n}: {answer:?}"
+            );
+        }
     }
 }

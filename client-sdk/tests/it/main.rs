@@ -6,5 +6,7 @@ mod connecting;
 mod fake;
 mod mini;
 mod publishing;
+mod script;
+mod steps;
 mod subscribing;
 mod together;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use hark_client::{ConnectionEvent, ErrorCode, JsonText, Producer, PublishError, Subprotocol};
+use hark_client::{
+    ConnectionEvent, ErrorCode, FirstConnection, JsonText, Producer, PublishError, Subprotocol,
+    SubscribeError,
+};
 use hark_protocol::{ClientFrame, Idempotency, Payload, ServerFrame, TopicOutcome, TopicReceipt};
 use serde_json::json;
 
@@ -260,6 +263,48 @@ async fn what_no_broker_takes_is_refused_here() {
     // None of these has taken a number.
     let _pending = client.publish("t", &2).send().await.unwrap();
     assert_eq!(session.next_publish().await.2, 1);
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_topic_is_refused_at_once() {
+    // Given a client that has no connection, and no place in its window,
+    let fake = Fake::start().await;
+    let builder = fake.builder().window(1);
+    let in_background = builder.first_connection(FirstConnection::InBackground);
+    let client = in_background.connect().await.unwrap();
+    let _waits = client.publish("t", &1).send().await.unwrap();
+    // then nobody waits for what can be told now.
+    for name in ["", "a..b", ".a", "a b", "ä"] {
+        let one = within("the refusal", client.publish(name, &1).send()).await;
+        assert!(matches!(one, Err(PublishError::BadTopic(_))), "{name:?}");
+        let subscription = within("the refusal", client.subscribe(name).into_future()).await;
+        assert!(
+            matches!(subscription, Err(SubscribeError::BadTopic(_))),
+            "{name:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_come_through_fails_and_those_behind_it_go_on() {
+    let fake = Fake::start().await;
+    let (client, mut session) = fake.connect(fake.builder()).await;
+    let lost = client.publish("t", &1).send().await.unwrap();
+    let next = client.publish("t", &2).send().await.unwrap();
+    for tries in 1..=5 {
+        let (_, text, seq) = session.next_publish().await;
+        assert_eq!((text.as_str(), seq), ("1", 1), "try {tries}");
+        drop(session);
+        session = fake.accept().await;
+    }
+    assert!(matches!(
+        within("the answer", lost).await,
+        Err(PublishError::Lost(_))
+    ));
+    let (id, text, seq) = session.next_publish().await;
+    assert_eq!((text.as_str(), seq), ("2", 2));
+    session.published(id, 2).await;
+    assert!(within("the receipt", next).await.is_ok());
 }
 
 #[tokio::test]

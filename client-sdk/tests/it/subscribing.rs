@@ -10,6 +10,7 @@ use hark_client::{
     Subprotocol, SubscribeError, SubscribeFrom, Subscription,
 };
 use hark_protocol::{ClientFrame, Epoch, Payload, ServerFrame};
+use tokio_tungstenite::tungstenite::Message as WsMessage;
 
 use crate::fake::{Fake, Session, cursor, event, message, pends, topic, within};
 
@@ -205,6 +206,118 @@ async fn a_gap_moves_the_position_also_to_another_epoch() {
         session.next_subscribe().await.1,
         SubscribeFrom::After(elsewhere(3))
     );
+}
+
+#[tokio::test]
+async fn a_gap_whose_reason_only_a_newer_hark_knows_is_a_gap() {
+    for subprotocol in Subprotocol::ALL {
+        let fake = Fake::start().await;
+        let (client, mut session) = fake.connect(fake.builder().subprotocol(subprotocol)).await;
+        let mut subscription = subscribe(&client, &mut session, SubscribeFrom::Now, 41).await;
+        // The topic goes on with smaller offsets: what follows would be taken for repeats if the gap were dropped.
+        let gap = match subprotocol {
+            Subprotocol::Json => WsMessage::text(
+                r#"{"type":"gap","topic":"t","reason":"eaten_by_moths","cursor":"7:2"}"#,
+            ),
+            Subprotocol::Bincode => {
+                WsMessage::binary(&b"\x86\x01t\x0eeaten_by_moths\x00\x00\x037:2"[..])
+            }
+        };
+        session.say_raw(gap).await;
+        session.message(3).await;
+        let told = within("the gap", subscription.try_next()).await;
+        let expected = Gap {
+            reason: GapReason::Unknown,
+            from: None,
+            to: None,
+            cursor: cursor(2),
+        };
+        assert_eq!(told, Ok(Some(Event::Gap(expected))));
+        assert_eq!(next_offset(&mut subscription).await, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_does_not_come_through_is_told_and_left_alone() {
+    let fake = Fake::start().await;
+    let (client, mut session) = fake.connect(fake.builder()).await;
+    let mut events = client.events();
+    let subscription = subscribe(&client, &mut session, SubscribeFrom::Now, 41).await;
+    for _ in 0..4 {
+        drop(session);
+        session = fake.accept().await;
+        let (id, from) = session.next_subscribe().await;
+        assert_eq!(from, SubscribeFrom::After(cursor(41)));
+        session.subscribed(id, 41).await;
+        // The client has it before the connection is lost.
+        event(&mut events, |event| {
+            matches!(event, ConnectionEvent::Resumed { .. }).then_some(())
+        })
+        .await;
+    }
+    drop(session);
+    let stuck = event(&mut events, |event| match event {
+        ConnectionEvent::Stuck {
+            topic,
+            cursor,
+            tries,
+        } => Some((topic.clone(), *cursor, *tries)),
+        _ => None,
+    });
+    assert_eq!(stuck.await, (topic(), cursor(41), 5));
+
+    // The client goes on with everything else, and does not ask for this topic on the next connection.
+    let mut session = fake.accept().await;
+    let _pending = client.publish("u", &1).send().await.unwrap();
+    session.next_publish().await;
+    // Dropped and subscribed again, it is asked for at once.
+    drop(subscription);
+    let _again = subscribe(&client, &mut session, SubscribeFrom::After(cursor(42)), 42).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_full_does_not_grow_with_every_reconnect() {
+    let fake = Fake::start().await;
+    let (client, mut session) = fake.connect(fake.builder().queue(1, 1 << 20)).await;
+    let mut subscription = subscribe(&client, &mut session, SubscribeFrom::Now, 0).await;
+    session.message(1).await;
+    for connection in 0..5 {
+        // A receipt that was said behind the message has come: so has the message.
+        let pending = client.publish("u", &connection).send().await.unwrap();
+        // What is said of subscriptions goes before what is published.
+        let (id, ..) = session.next_publish().await;
+        session.published(id, 1).await;
+        assert!(within("the receipt", pending).await.is_ok());
+        drop(session);
+        session = fake.accept().await;
+    }
+    assert_eq!(next_offset(&mut subscription).await, 1);
+    let (id, from) = session.next_subscribe().await;
+    assert_eq!(from, SubscribeFrom::After(cursor(1)));
+    session.subscribed(id, 1).await;
+    session.message(2).await;
+    assert_eq!(next_offset(&mut subscription).await, 2);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_subscription_that_is_dropped_is_nobodys() {
+    let fake = Fake::start().await;
+    let (client, mut session) = fake.connect(fake.builder()).await;
+    let mut first = subscribe(&client, &mut session, SubscribeFrom::Now, 0).await;
+    for offset in 1..=3 {
+        session.message(offset).await;
+    }
+    assert_eq!(next_offset(&mut first).await, 1);
+    assert_eq!(first.cursor(), cursor(1), "of what was taken alone");
+    drop(first);
+    let id = session.next_unsubscribe().await;
+    session.message(4).await;
+    session.unsubscribed(id).await;
+    let mut second = subscribe(&client, &mut session, SubscribeFrom::After(cursor(1)), 1).await;
+    assert_eq!(second.cursor(), cursor(1));
+    session.message(2).await;
+    assert_eq!(next_offset(&mut second).await, 2);
+    assert_eq!(second.cursor(), cursor(2));
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::{self, HeaderMap, HeaderPairs, List, Number, bad_frame, refuse};
 use crate::{
-    ClientFrame, Destination, ErrorCode, FrameError, Idempotency, IdempotencyInEach, JsonText,
-    MAX_FRAME_BYTES, Message, Payload, PublishAll, Record, ServerFrame, SubscribeFrom, TopicName,
-    TopicOutcome, TopicReceipt,
+    ClientFrame, Destination, ErrorCode, FrameError, GapReason, Idempotency, IdempotencyInEach,
+    JsonText, MAX_FRAME_BYTES, Message, Payload, PublishAll, Record, ServerFrame, SubscribeFrom,
+    TopicName, TopicOutcome, TopicReceipt,
 };
 
 /// The first byte of each frame: a client's below 0x80, Hark's from there on. Frozen.
@@ -689,7 +689,7 @@ pub fn decode_server(bytes: &Bytes) -> Result<ServerFrame, FrameError> {
             let (topic, cursor) = (checks::topic(topic)?, checks::cursor(cursor)?);
             Ok(ServerFrame::Gap {
                 topic,
-                reason: checks::gap_reason(reason)?,
+                reason: GapReason::by_name(reason),
                 from,
                 to,
                 cursor,

@@ -11,7 +11,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::{
-    Cursor, Destination, ErrorCode, FrameError, GapReason, Headers, HeadersError, Idempotency,
+    Cursor, Destination, ErrorCode, FrameError, Headers, HeadersError, Idempotency,
     IdempotencyInEach, MAX_HEADER_PAIRS, MAX_PUBLISH_TOPICS, Message, MessageId, Payload,
     ProducerId, PublishAll, PublishAllError, TopicName, TopicOutcome, TopicReceipt,
     check_content_type, publish_all,
@@ -92,16 +92,6 @@ pub(super) fn publish_all<N: AsRef<str>>(
 /// A cursor as Hark gave it out.
 pub(super) fn cursor(text: &str) -> Result<Cursor, FrameError> {
     text.parse().map_err(|e| refuse(ErrorCode::BadCursor, e))
-}
-
-/// The reason of that name, or a refusal that lists those there are.
-pub(super) fn gap_reason(name: &str) -> Result<GapReason, FrameError> {
-    GapReason::by_name(name).ok_or_else(|| {
-        bad_frame(format_args!(
-            "{name:?} is no reason of a gap; this build knows {}",
-            GapReason::ALL.map(GapReason::as_str).join(", ")
-        ))
-    })
 }
 
 /// Headers within their limits.

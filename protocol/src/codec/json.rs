@@ -16,8 +16,9 @@ use self::fields::{ClientFields, ReceiptFields, ServerFields, read_id, read_obje
 use self::out::Out;
 use super::checks::{self, List, Text, bad_frame, refuse};
 use crate::{
-    ClientFrame, ErrorCode, FrameError, Idempotency, IdempotencyInEach, JsonText, Message, Payload,
-    PublishAll, Record, ServerFrame, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt,
+    ClientFrame, ErrorCode, FrameError, GapReason, Idempotency, IdempotencyInEach, JsonText,
+    Message, Payload, PublishAll, Record, ServerFrame, SubscribeFrom, TopicName, TopicOutcome,
+    TopicReceipt,
 };
 
 /// RFC 4648, section 4; written with padding, read with or without.
@@ -514,7 +515,7 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
         }),
         "gap" => Ok(ServerFrame::Gap {
             topic: topic()?,
-            reason: checks::gap_reason(need(f.reason.as_ref(), kind, "reason")?.as_ref())?,
+            reason: GapReason::by_name(need(f.reason.as_ref(), kind, "reason")?.as_ref()),
             from: f.from,
             to: f.to,
             cursor: cursor()?,
