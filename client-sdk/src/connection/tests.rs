@@ -167,6 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         let (id, topic) = (&frame["id"], &frame["topic"]);
         self.say(json!({"type": "subscribed", "id": id, "topic": topic, "cursor": "7:0", "head": 0, "resumed": false}))
             .await;
+        self.say(json!({"type": "caught_up", "topic": topic, "cursor": "7:0"}))
+            .await;
         frame
     }
 
