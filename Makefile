@@ -29,7 +29,7 @@ peers:
 runtimes: peers
 	cargo build --release -p hark-broker --bin hark
 	cd client-sdk/js && export PATH="$(CURDIR)/target/peers/bin:$$PATH" HARK_BIN="$(CURDIR)/target/release/hark" && \
-		npm ci --silent && cd runtimes && npm ci --silent --ignore-scripts && node24 --test *.test.js
+		npm ci --loglevel=error --no-audit --no-fund && cd runtimes && npm ci --loglevel=error --no-audit --no-fund --ignore-scripts && node24 --test *.test.js
 
 # What a delivery and a receipt cost, with the machine's fdatasync and nats-server beside them. Wants two idle cores.
 bench:

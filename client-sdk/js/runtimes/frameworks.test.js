@@ -40,7 +40,14 @@ for (const environment of ["node", "jsdom"]) {
     const { url } = await restartable(t);
     const { folder } = installed;
     installed.write({
-      "jest.config.json": JSON.stringify({ rootDir: folder, testEnvironment: environment, testMatch: ["**/jest.cjs"], watchman: false }),
+      "jest.config.json": JSON.stringify({
+        rootDir: folder,
+        testMatch: ["**/jest.cjs"],
+        testEnvironment: environment,
+        // jsdom's pages are of an origin: here of the broker's own.
+        testEnvironmentOptions: environment === "jsdom" ? { url } : {},
+        watchman: false,
+      }),
       "jest.cjs": `
         const { connect } = require("hark-client");
         test("there and back", async () => {
