@@ -7,9 +7,7 @@
 //! (`TCP_USER_TIMEOUT`, set on the listener), but one that takes a byte now and then starts that clock anew each time.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -18,7 +16,6 @@ use std::time::{Duration, Instant};
 use actix_web::HttpRequest;
 use futures_util::task::AtomicWaker;
 use slab::Slab;
-use socket2::{SockRef, Socket};
 
 use crate::output::Output;
 use crate::unsent::Unsent;
@@ -38,41 +35,11 @@ const MAX_OWED: usize = 64;
 /// Who asked to know is told again while it lasts.
 const TELL_BEHIND_EVERY: Duration = Duration::from_secs(4);
 
-/// More than this of an ended connection is not left to the kernel alone.
-const WORTH_COUNTING_BYTES: u64 = 16 * 1024;
-
 /// Who is connected, however.
 #[derive(Debug)]
 pub struct Connections {
     list: Mutex<Slab<Arc<Connection>>>,
-    left: Mutex<Vec<Left>>,
-    /// The kernel says what it holds.
-    counted: AtomicBool,
     stall_timeout: Duration,
-}
-
-/// An ended connection of which the other side has not acknowledged all. Its socket is held until then: nobody could cut it otherwise, and
-/// the kernel would keep what it holds for as long as the other side likes.
-#[derive(Debug)]
-struct Left {
-    connection: Arc<Connection>,
-    socket: Socket,
-    until: Instant,
-}
-
-impl Drop for Left {
-    fn drop(&mut self) {
-        if self.connection.is_cut() {
-            discard_on_close(&self.socket);
-        }
-    }
-}
-
-/// When it is closed what was written and not sent is thrown away: or the connection would live on until it is taken.
-pub(crate) fn discard_on_close(socket: impl AsFd) {
-    if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "a connection that is cut was gone already");
-    }
 }
 
 /// One connection, as all who have to do with it share it.
@@ -120,7 +87,6 @@ impl std::fmt::Debug for Bell {
 /// What the kernel said of a connection when it was last asked.
 #[derive(Debug, Default)]
 struct Acknowledged {
-    bytes: u64,
     /// What had been written by when, as far as it is owed: milliseconds after the beginning, and bytes.
     owed: VecDeque<(u64, u64)>,
     /// When last somebody was told that the client is behind.
@@ -163,21 +129,6 @@ impl Drop for Listed {
     }
 }
 
-impl Listed {
-    /// The connection has ended. `socket` gives a second hand on it, its writing side closed, for what of it is to be counted on.
-    pub(crate) fn end(&self, socket: impl FnOnce() -> io::Result<Socket>) {
-        if !self.connections.counted.load(Ordering::Relaxed)
-            || self.connection.owed_bytes() <= WORTH_COUNTING_BYTES
-        {
-            return;
-        }
-        match socket() {
-            Ok(socket) => self.connections.leave(self.connection.clone(), socket),
-            Err(error) => tracing::debug!(%error, "what an ended connection owes is not counted"),
-        }
-    }
-}
-
 impl std::ops::Deref for Listed {
     type Target = Arc<Connection>;
 
@@ -191,8 +142,6 @@ impl Connections {
     pub fn new(stall_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             list: Mutex::default(),
-            left: Mutex::default(),
-            counted: AtomicBool::new(true),
             stall_timeout,
         })
     }
@@ -230,39 +179,9 @@ impl Connections {
         }
     }
 
-    /// How many there are, those that have ended and owe something included.
+    /// How many there are.
     pub fn count(&self) -> usize {
-        self.lock().len() + self.left().len()
-    }
-
-    /// The kernel does not say what it holds: what ended connections owe is its own affair.
-    pub(crate) fn count_unsent_no_more(&self) {
-        self.counted.store(false, Ordering::Relaxed);
-    }
-
-    fn leave(&self, connection: Arc<Connection>, socket: Socket) {
-        let pages = pages(usize::try_from(connection.owed_bytes()).unwrap_or(usize::MAX));
-        let patience = self.stall_timeout.saturating_mul(pages.saturating_add(1));
-        let now = Instant::now();
-        self.left().push(Left {
-            connection,
-            socket,
-            until: now.checked_add(patience).unwrap_or(now),
-        });
-    }
-
-    /// Lets go of ended connections that owe little, have had their time, or are cut.
-    fn let_go_of_left(&self) {
-        let now = Instant::now();
-        let goes = |left: &mut Left| {
-            let connection = &left.connection;
-            if now >= left.until {
-                connection.cut();
-            }
-            connection.is_cut() || connection.owed_bytes() <= WORTH_COUNTING_BYTES
-        };
-        let gone: Vec<Left> = self.left().extract_if(.., goes).collect();
-        drop(gone);
+        self.lock().len()
     }
 
     /// Cuts the connections that have taken next to nothing for too long. To be called every second or so; `slept`: much later than that.
@@ -278,7 +197,6 @@ impl Connections {
                 "ended: they took less than a page within the stall timeout"
             );
         }
-        self.let_go_of_left();
     }
 
     /// Cuts up to `count` connections that hold a whole answer and have taken nothing of it for `patience`: those first that have not for
@@ -316,12 +234,7 @@ impl Connections {
             unsent.iter().map(|one| (one.peer, one.bytes)).collect();
         let mut owing = Vec::new();
         let mut total = 0;
-        let left = self
-            .left()
-            .iter()
-            .map(|left| left.connection.clone())
-            .collect::<Vec<_>>();
-        for connection in self.all().into_iter().chain(left) {
+        for connection in self.all() {
             let bytes = connection.peer.and_then(|peer| unsent.get(&peer));
             let bytes = u64::from(bytes.copied().unwrap_or(0));
             let now_ms = connection.now_ms();
@@ -349,7 +262,6 @@ impl Connections {
                 limit_bytes = total_bytes,
                 "ended: the kernel holds too much that clients have not acknowledged; these had not for the longest"
             );
-            self.let_go_of_left();
         }
     }
 
@@ -359,10 +271,6 @@ impl Connections {
         list.iter()
             .map(|(_, connection)| connection.clone())
             .collect()
-    }
-
-    fn left(&self) -> MutexGuard<'_, Vec<Left>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Arc<Connection>>> {
@@ -505,7 +413,6 @@ impl Connection {
             .acknowledged
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        known.bytes = acknowledged;
         let owed = &mut known.owed;
         while owed
             .front()
@@ -538,16 +445,6 @@ impl Connection {
             ring();
         }
         owed_ms
-    }
-
-    /// What was written and not acknowledged, by what the kernel said last.
-    fn owed_bytes(&self) -> u64 {
-        let known = self
-            .acknowledged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let written = self.written_bytes.load(Ordering::Relaxed);
-        written.saturating_sub(known.bytes)
     }
 
     /// From now on `ring` is called when something that was written two seconds ago has not been acknowledged, and every few seconds

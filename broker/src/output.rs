@@ -7,14 +7,14 @@
 //! when it is sent.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use bytes::{Buf as _, Bytes};
 
@@ -26,6 +26,8 @@ pub const PIECE_BYTES: usize = 8 * 1024;
 const MAX_WAITING_BYTES: usize = 32 * 1024;
 /// So many pieces are written at once.
 const PIECES_AT_ONCE: usize = 16;
+/// Room for so many stays when all are written: what one slow moment needed is not kept for good.
+const PIECES_KEPT: usize = 64;
 
 /// What was handed past actix-http and the socket has not taken.
 #[derive(Debug, Default)]
@@ -44,18 +46,23 @@ impl Output {
     }
 
     /// Writes with `write` until nothing is left, or nothing is taken. Gives whether the stream is to be asked for more.
-    pub(crate) fn write_all<E>(
+    pub(crate) fn write_all(
         &mut self,
-        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<Result<usize, E>>,
-    ) -> Poll<Result<bool, E>> {
+        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<bool>> {
         while self.bytes > 0 {
             let mut slices = [IoSlice::new(&[]); PIECES_AT_ONCE];
             let filled = slices.iter_mut().zip(&self.pieces);
             let count = filled
                 .map(|(slice, piece)| *slice = IoSlice::new(piece))
                 .count();
-            let written = ready!(write(&slices[..count]))?;
-            self.took(written);
+            match ready!(write(&slices[..count]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.took(written),
+            }
+        }
+        if self.pieces.capacity() > PIECES_KEPT {
+            self.pieces = VecDeque::new();
         }
         Poll::Ready(Ok(std::mem::take(&mut self.awaited)))
     }
@@ -91,13 +98,15 @@ pub async fn give(
     next: Next<impl MessageBody + Unpin + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let answering = Answering(request.conn_data::<Arc<Connection>>().cloned());
+    // The answer to HEAD has no body, whatever it says of one (RFC 9110, section 9.3.2).
+    let has_body = request.method() != Method::HEAD;
     let response = next.call(request).await?;
     let head = response.response().head();
     let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let chunked = head.chunked() && !upgraded;
     Ok(response.map_body(|_, body| Given {
         chunked,
-        goes_on: body.size() == BodySize::Stream && answering.0.is_some(),
+        goes_on: body.size() == BodySize::Stream && has_body && answering.0.is_some(),
         body,
         rest: Bytes::new(),
         end: None,
@@ -248,7 +257,7 @@ mod tests {
             }
             match written.len() - before {
                 0 => Poll::Pending,
-                bytes => Poll::Ready(Ok::<_, Infallible>(bytes)),
+                bytes => Poll::Ready(Ok(bytes)),
             }
         });
         (written, matches!(polled, Poll::Ready(Ok(true))))
@@ -276,6 +285,25 @@ mod tests {
         assert_eq!(written(&connection, LARGE), (b"xab".to_vec(), true));
         assert!(matches!(poll(), Poll::Ready(true)), "it does not end");
         assert_eq!(written(&connection, LARGE), (Vec::new(), false));
+    }
+
+    #[test]
+    fn room_for_many_small_pieces_is_given_back_when_they_are_written() {
+        let mut output = Output::default();
+        for _ in 0..1_000 {
+            output.give(Bytes::from_static(b"x"));
+        }
+        let all = |slices: &[IoSlice<'_>]| Poll::Ready(Ok(slices.iter().map(|s| s.len()).sum()));
+        assert!(matches!(output.write_all(all), Poll::Ready(Ok(_))));
+        assert!(output.pieces.capacity() <= PIECES_KEPT);
+    }
+
+    #[test]
+    fn a_socket_that_takes_nothing_and_does_not_say_when_it_will_is_at_its_end() {
+        let mut output = Output::default();
+        output.give(Bytes::from_static(b"x"));
+        let polled = output.write_all(|_| Poll::Ready(Ok(0)));
+        assert!(matches!(polled, Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::WriteZero));
     }
 
     #[actix_web::test]

@@ -223,7 +223,6 @@ impl Looks {
             }
             Err(error) => {
                 self.kernel_answers = false;
-                self.connections.count_unsent_no_more();
                 tracing::warn!(
                     %error,
                     "the kernel does not say what it holds for clients: --max-unsent-bytes is not kept"

@@ -547,32 +547,6 @@ fn who_takes_less_than_a_page_in_time_is_cut() {
     );
 }
 
-/// So is what it holds for clients whose connection Hark has closed behind the answer: nobody has a hand on it any more.
-#[test]
-fn what_the_kernel_holds_of_ended_connections_has_the_same_bound() {
-    let broker = Setup::new().flag("max-unsent-bytes", 300_000).start();
-    broker.http().publish("a", &json!("x".repeat(90_000))).ok();
-    let stopped: Vec<_> = (0..20)
-        .map(|_| {
-            let mut tcp = open_small(&broker);
-            let request =
-                get("/v1/topics/a/messages").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
-            tcp.write_all(request.as_bytes()).unwrap();
-            tcp
-        })
-        .collect();
-    wait_until("some of them are ended", || {
-        broker
-            .log()
-            .contains("the kernel holds too much")
-            .then_some(())
-    });
-    // What they have been sent is gone, and what they had not is, too.
-    let cut = |mut tcp: TcpStream| tcp.read_to_end(&mut Vec::new()).is_err();
-    let cut = stopped.into_iter().filter_map(|tcp| cut(tcp).then_some(()));
-    assert!((1..20).contains(&cut.count()));
-}
-
 /// What the kernel holds for clients that take nothing is outside of the broker's memory, and has a bound of its own.
 #[test]
 fn what_the_kernel_holds_for_clients_has_a_bound() {

@@ -379,7 +379,8 @@ fn an_event_stream_that_is_asked_for_as_a_websocket_has_no_chunks() {
         let mut lines = Vec::new();
         while !lines.contains(&"event: caught_up\n".to_owned()) {
             let mut line = String::new();
-            events.0.read_line(&mut line).unwrap();
+            let read = events.0.read_line(&mut line).unwrap();
+            assert_ne!(read, 0, "the stream has ended: {lines:?}");
             lines.push(line);
         }
         assert!(lines[0].starts_with("retry: "), "{lines:?}");

@@ -18,14 +18,12 @@
 //!   its midst is told by the connection.
 
 use std::io;
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -33,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 use super::chunks::{BadChunks, Chunks};
 use super::closing::Closing;
 use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
-use crate::connections::{self, Connection, Listed};
+use crate::connections::{Connection, Listed};
 use crate::patience::{Judge, Verdict};
 use crate::turns::Turn;
 
@@ -55,20 +53,13 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// When it is dropped, what was written and not sent is thrown away: or the connection would live on until it is taken.
     fn discard_on_close(&self);
-
-    /// A second hand on the socket, whose writing side is closed.
-    fn closed_for_writing(&self) -> io::Result<Socket>;
 }
 
 impl Transport for TcpStream {
     fn discard_on_close(&self) {
-        connections::discard_on_close(self);
-    }
-
-    fn closed_for_writing(&self) -> io::Result<Socket> {
-        let socket = SockRef::from(self).try_clone()?;
-        socket.shutdown(Shutdown::Write)?;
-        Ok(socket)
+        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a connection that is cut was gone already");
+        }
     }
 }
 
@@ -671,8 +662,6 @@ impl<T: Transport> Drop for Guarded<T> {
     fn drop(&mut self) {
         if self.connection.is_cut() {
             self.io.discard_on_close();
-        } else {
-            self.connection.end(|| self.io.closed_for_writing());
         }
     }
 }
@@ -742,10 +731,6 @@ mod tests {
 
     impl Transport for Fake {
         fn discard_on_close(&self) {}
-
-        fn closed_for_writing(&self) -> io::Result<Socket> {
-            Err(io::ErrorKind::Unsupported.into())
-        }
     }
 
     const PATIENCE: Patience = Patience {

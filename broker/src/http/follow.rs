@@ -174,7 +174,7 @@ impl Follower {
         self.ended
     }
 
-    /// Writes what there is, or what comes first until `end`. To be called when the socket has taken what was written before.
+    /// Writes what there is, or what comes first until `end`. To be called when the socket has taken what was written before, or nearly.
     pub(super) async fn turn(&mut self, out: &mut EventWriter, end: Instant) {
         let owed = std::mem::take(&mut self.owed_bytes);
         self.inbox.credit.give_back(owed);

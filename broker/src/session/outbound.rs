@@ -66,7 +66,7 @@ impl Flow {
         &self.credit
     }
 
-    /// The body is asked for more: what it gave before has been taken by the socket.
+    /// The body is asked for more: the socket has taken what it gave before, or nearly (`output`).
     pub(super) fn body_polled(&self) {
         let owed = self.owed_bytes.take();
         if owed > 0 {
@@ -262,7 +262,7 @@ impl Session {
         );
     }
 
-    /// Passes on live messages. The credit goes back when the socket has taken them.
+    /// Passes on live messages. The credit goes back when the body is asked for more.
     pub(super) fn deliver(&mut self, delivery: &Delivery, ctx: &mut SessionContext) {
         let owed = &self.flow.owed_bytes;
         owed.set(owed.get() + delivery.bytes as i64);
@@ -302,7 +302,7 @@ impl Session {
         });
     }
 
-    /// Writes a page's frames; the next page is asked for when the socket has taken them.
+    /// Writes a page's frames; the next page is asked for when the body is asked for more.
     pub(super) fn write_page(
         &mut self,
         frames: impl ExactSizeIterator<Item = Encoded>,

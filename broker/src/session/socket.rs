@@ -90,7 +90,7 @@ impl StreamHandler<Result<Incoming, Violation>> for Session {
     }
 }
 
-/// The session's output, which tells the flow each time the socket asks for more: then what was given before is taken. While the
+/// The session's output, which tells the flow each time it is asked for more: then what was given before is taken, or nearly. While the
 /// socket is blocked it does not ask, and the session stands still.
 struct PacedBody<S> {
     body: Pin<Box<S>>,
@@ -118,7 +118,7 @@ where
 /// runs, which it does after each piece of output: it needs no waker.
 struct BodyTurns(Rc<Flow>);
 
-/// The socket has taken the last page.
+/// The socket has taken the last page, or nearly.
 #[derive(Debug)]
 struct PageWritten;
 

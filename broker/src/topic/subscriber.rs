@@ -46,7 +46,7 @@ impl Credit {
         true
     }
 
-    /// Gives back what the socket has taken.
+    /// Gives back what has been passed on to the socket.
     pub fn give_back(&self, bytes: i64) {
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
