@@ -276,7 +276,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// Reads `7d`, `1h 30m`, `250ms`. Days have 24 hours. What is counted in milliseconds would be nothing below one.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time such as 30s, 5m, 12h or 7d, of at least 1ms");
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let duration = span

@@ -1,0 +1,2 @@
+//! api_keys
+pub(crate) struct KeyFile;
