@@ -23,6 +23,7 @@ use crate::config::{Config, Listen};
 use crate::connections::Connections;
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
+use crate::identity::Authority;
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
@@ -168,8 +169,8 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
         }
     });
     logging::end_with_threads_of_others();
-    let engines = gate.registry.engines().clone();
-    actix::spawn(async move { topic::names::warn_of_hidden(&engines).await });
+    let registry = gate.registry.clone();
+    actix::spawn(async move { topic::names::warn_of_hidden(&registry).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
     let signals = Signals::listen(hang_ups)?;
     announce(&addresses);
@@ -283,6 +284,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
     };
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
+        authority: Authority::open(),
         sessions: Arc::<Sessions>::default(),
         session_settings: SessionSettings {
             heartbeat: config.heartbeat,

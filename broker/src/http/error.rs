@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use hark_protocol::ErrorCode;
 use serde_json::json;
 
+use crate::identity;
 use crate::message_log::LogError;
 use crate::topic::Refusal;
 
@@ -50,6 +51,12 @@ impl From<Refusal> for ApiError {
         let status = StatusCode::from_u16(refusal.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, refusal }
+    }
+}
+
+impl From<identity::Refusal> for ApiError {
+    fn from(identity::Refusal { code, message }: identity::Refusal) -> Self {
+        Self::new(code, message)
     }
 }
 

@@ -11,12 +11,14 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
 
+use super::admitted::Admitted;
 use super::event_writer::EventWriter;
 use super::follow::Follower;
 use super::reading::{self, Form, Reading};
 use super::{ApiError, Gate};
 use crate::connections::Connection;
 use crate::session::{self, Leave as _, Present};
+use crate::topic::Access;
 
 /// How long a browser waits before it comes back when a stream has broken.
 const COME_BACK_AFTER: Duration = Duration::from_secs(2);
@@ -27,30 +29,35 @@ const PROBES: u32 = 3;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn of_topic(
+    Admitted { access }: Admitted,
     request: HttpRequest,
     topic: web::Path<String>,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check_host(&request)?;
     let reading = reading::read(&request, Some(&topic), Form::Stream)?;
-    Ok(answer(&request, &gate, reading))
+    answer(&request, &gate, &access, reading)
 }
 
 pub(super) async fn of_topics(
+    Admitted { access }: Admitted,
     request: HttpRequest,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check_host(&request)?;
     let reading = reading::read(&request, None, Form::Stream)?;
-    Ok(answer(&request, &gate, reading))
+    answer(&request, &gate, &access, reading)
 }
 
-fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse {
+fn answer(
+    request: &HttpRequest,
+    gate: &Gate,
+    access: &Access,
+    reading: Reading,
+) -> Result<HttpResponse, ApiError> {
     let Reading { topics, from, .. } = reading;
     let mut out = EventWriter::new(topics.clone());
     out.retry(COME_BACK_AFTER);
     let starts = topics.into_iter().zip(from);
-    let follower = Follower::new(gate.registry.clone(), starts);
+    let follower = Follower::new(access, starts)?;
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
@@ -58,7 +65,7 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
         .insert_header(("X-Accel-Buffering", "no"));
     let Some(present) = gate.sessions.enter(follower.inbox().clone()) else {
         // Hark is about to end.
-        return response.body(out.take_and_end());
+        return Ok(response.body(out.take_and_end()));
     };
     let name = session::new_name();
     let settings = &gate.session_settings;
@@ -70,7 +77,7 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
         let tell = follower.inbox().clone();
         connection.when_behind(move || tell.lag());
     }
-    response.streaming(events(EventStream {
+    Ok(response.streaming(events(EventStream {
         follower,
         out,
         heartbeat: settings.heartbeat,
@@ -78,7 +85,7 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
         probes_left: PROBES,
         _ended: Ended { name, peer },
         _present: present,
-    }))
+    })))
 }
 
 /// A stream under way.

@@ -38,7 +38,7 @@ use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 use crate::connections::{Connection, pages};
 use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
-use crate::topic::{Delivery, Pulls, Registry, RoomNews};
+use crate::topic::{Access, Delivery, Pulls, RoomNews};
 
 pub use sessions::{Leave, Present, Sessions};
 pub use socket::upgrade;
@@ -57,7 +57,7 @@ pub struct Session {
     /// Who it is, for logs.
     peer: String,
     subprotocol: Subprotocol,
-    registry: Arc<Registry>,
+    access: Access,
     sessions: Arc<Sessions>,
     settings: SessionSettings,
     started: Instant,
@@ -131,7 +131,7 @@ impl Session {
     pub fn new(
         peer: String,
         subprotocol: Subprotocol,
-        registry: Arc<Registry>,
+        access: Access,
         sessions: Arc<Sessions>,
         settings: SessionSettings,
         connection: Option<Arc<Connection>>,
@@ -140,7 +140,7 @@ impl Session {
             name: new_name(),
             peer,
             subprotocol,
-            registry,
+            access,
             sessions,
             started: Instant::now(),
             connection,

@@ -13,7 +13,7 @@ use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, Subscrib
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
-use crate::topic::{Asked, PageFrame, RoomNews, Seat, Seating, Subscription};
+use crate::topic::{Asked, PageFrame, Refusal, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
@@ -129,8 +129,15 @@ impl Session {
             self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
             return;
         }
+        let subscription = match Subscription::new(&self.access, topic, from) {
+            Ok(subscription) => subscription,
+            Err(Refusal { code, message, .. }) => {
+                self.send_error(ctx, id, code, message);
+                return;
+            }
+        };
         let key = self.subscriptions.insert(Subscribed {
-            subscription: Subscription::new(&self.registry, topic, from),
+            subscription,
             id,
             was_told: false,
             leaving: None,
@@ -142,7 +149,7 @@ impl Session {
         if let (Some(port), Some(subscribed)) = (&self.port, self.subscriptions.get_mut(key)) {
             let port = port.clone();
             let subscription = &mut subscribed.subscription;
-            subscription.join(&self.registry, port, key, self.subprotocol);
+            subscription.join(port, key, self.subprotocol);
         }
     }
 
