@@ -15,9 +15,11 @@ use std::time::SystemTime;
 
 use hark_protocol::{ErrorCode, TopicName};
 
-pub(crate) use api_keys::KeyFile;
-pub(crate) use authority::Authority;
+pub(crate) use api_keys::{KeyFile, NewKey};
+pub(crate) use authority::{Authority, Explanation, secret};
 pub(crate) use grants::Grants;
+pub(crate) use jwt::unverified_parts;
+pub(crate) use ring_backend::install as install_backend;
 
 /// What the one without a credential is called on the wire.
 const ANONYMOUS: &str = "anonymous";
