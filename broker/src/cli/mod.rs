@@ -3,11 +3,13 @@
 
 mod connection;
 mod environment;
+mod key;
 mod log;
 mod output;
 mod publish;
 mod serve;
 mod subscribe;
+mod token;
 mod topics;
 
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ enum Command {
     Sub(subscribe::SubscribeArgs),
     Topics(topics::TopicsArgs),
     Log(log::LogArgs),
+    Token(token::TokenArgs),
+    Key(key::KeyArgs),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
@@ -55,6 +59,8 @@ pub fn main() -> ExitCode {
         Command::Sub(args) => client(subscribe::run(args)),
         Command::Topics(args) => client(topics::run(args)),
         Command::Log(args) => log::run(args),
+        Command::Token(args) => token::run(args),
+        Command::Key(args) => key::run(args),
     };
     let exit_code = match done {
         Ok(()) => ExitCode::SUCCESS,

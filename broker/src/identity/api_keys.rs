@@ -137,9 +137,14 @@ fn draw(id: &str) -> Result<String, String> {
     Ok(format!("{key}{}", checksum(&key)))
 }
 
-fn draw_id() -> Result<String, String> {
+/// Something of letters and digits that nobody has had before, as far as chance can tell.
+pub(crate) fn random_id() -> Result<String, String> {
+    id_of_chars::<16>()
+}
+
+fn id_of_chars<const N: usize>() -> Result<String, String> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let bytes: [u8; ID_CHARS] = random()?;
+    let bytes: [u8; N] = random()?;
     let letter = |byte: &u8| char::from(LETTERS[usize::from(byte % 32)]);
     Ok(bytes.iter().map(letter).collect())
 }
@@ -260,9 +265,9 @@ impl KeyFile {
     /// Adds a key to the file, which is made if it is not there, and gives back the key: nobody can read it afterwards.
     pub(crate) fn make(path: &Path, new: NewKey, now: Timestamp) -> Result<String, String> {
         Self::change(path, |keys| {
-            let mut id = draw_id()?;
+            let mut id = id_of_chars::<ID_CHARS>()?;
             while keys.iter().any(|key| key.id == id) {
-                id = draw_id()?;
+                id = id_of_chars::<ID_CHARS>()?;
             }
             let key = draw(&id)?;
             let form = KeyForm {

@@ -536,3 +536,7 @@ fn rule(
         rights,
     })
 }
+
+#[cfg(test)]
+#[path = "authority_tests.rs"]
+mod tests;

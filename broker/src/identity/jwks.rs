@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -152,8 +152,14 @@ impl Jwks {
         };
         drop(state);
         if no_key == NoKey::NotNow {
-            // Full: it is asked already.
-            drop(self.ask.try_send(()));
+            match self.ask.try_send(()) {
+                Ok(()) => {}
+                // One that waits is enough.
+                Err(TrySendError::Full(())) => {}
+                Err(TrySendError::Disconnected(())) => {
+                    tracing::error!("nothing reads the keys of an issuer any more");
+                }
+            }
         }
         Err(no_key)
     }
@@ -300,14 +306,17 @@ impl Source {
     fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::File(path) => file::read_bytes(path),
-            Self::Url(url) => fetch(url).map_err(|error| format!("cannot fetch {url}: {error}")),
+            Self::Url(url) => {
+                fetch(url, PATIENCE).map_err(|error| format!("cannot fetch {url}: {error}"))
+            }
         }
     }
 }
 
 /// A URL that keys may be fetched from: by TLS, but for the own machine.
 fn checked(url: &str) -> Result<Uri, String> {
-    let uri: Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
+    // Not shown: a password might be in it.
+    let uri: Uri = url.parse().map_err(|error| format!("is no URL: {error}"))?;
     if uri
         .authority()
         .is_some_and(|authority| authority.as_str().contains('@'))
@@ -331,9 +340,9 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
+fn fetch(url: &Uri, patience: Duration) -> Result<Vec<u8>, String> {
     let mut config = ureq::Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(patience))
         // Another place than the one that was configured is not to be believed.
         .max_redirects(0)
         .max_redirects_will_error(true)
@@ -472,4 +481,413 @@ fn usable(
     let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("cannot be read: {error}"))?;
     let key = Key::new(key, algorithm, expected)?;
     Ok((jwk.common.key_id.as_deref().map(Into::into), key))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// So long a condition may take to come true on a busy machine.
+    const DEADLINE: Duration = Duration::from_secs(60);
+    const NEVER: Duration = Duration::from_secs(24 * 3600);
+    const SOON: Duration = Duration::from_millis(10);
+
+    fn expected() -> Expected {
+        Expected {
+            issuer: "https://id.example".into(),
+            audience: None,
+        }
+    }
+
+    fn ec(kid: &str) -> Value {
+        json!({
+            "kty": "EC", "crv": "P-256", "kid": kid, "use": "sig",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+        })
+    }
+
+    fn rsa(kid: &str) -> Value {
+        json!({
+            "kty": "RSA", "kid": kid, "e": "AQAB",
+            "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ",
+        })
+    }
+
+    fn ed(kid: &str) -> Value {
+        json!({
+            "kty": "OKP", "crv": "Ed25519", "kid": kid, "alg": "EdDSA",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        })
+    }
+
+    fn with(mut key: Value, changed: Value) -> Value {
+        for (name, value) in changed.as_object().unwrap() {
+            match value.is_null() {
+                true => key.as_object_mut().unwrap().remove(name),
+                false => key
+                    .as_object_mut()
+                    .unwrap()
+                    .insert(name.clone(), value.clone()),
+            };
+        }
+        key
+    }
+
+    fn text(keys: &[Value]) -> String {
+        json!({"keys": keys}).to_string()
+    }
+
+    fn parsed(keys: &[Value]) -> Result<Set, String> {
+        parse(text(keys).as_bytes(), &expected(), None)
+    }
+
+    fn kids(set: &Set) -> Vec<&str> {
+        let mut kids: Vec<&str> = set.by_kid.keys().map(|kid| &**kid).collect();
+        kids.sort_unstable();
+        kids
+    }
+
+    #[test]
+    fn keys_that_sign_tokens_are_taken_and_others_left_out() {
+        let strange = [
+            with(ec("enc"), json!({"use": "enc"})),
+            with(ec("ops"), json!({"use": null, "key_ops": ["sign"]})),
+            with(ec("p384"), json!({"crv": "P-384"})),
+            with(ec("secp256k1"), json!({"crv": "secp256k1"})),
+            with(ec("short"), json!({"x": "AAAA"})),
+            with(ec("no base64"), json!({"x": "???"})),
+            with(ed("ed448"), json!({"crv": "Ed448"})),
+            with(rsa("rs512"), json!({"alg": "RS512"})),
+            with(rsa("oaep"), json!({"alg": "RSA-OAEP"})),
+            with(rsa("weak"), json!({"n": "AQAB"})),
+            json!({"kty": "AKP", "kid": "pq", "alg": "ML-DSA-44", "pub": "AAAA"}),
+            json!({"kty": "oct", "kid": "secret", "k": "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T"}),
+            json!({"kid": "nothing"}),
+            json!(7),
+        ];
+        for key in &strange {
+            let alone = parsed(std::slice::from_ref(key)).expect_err("it was taken");
+            assert!(alone.contains("no key that can be used"), "{key}: {alone}");
+        }
+        let mut keys = strange.to_vec();
+        keys.extend([
+            ec("a"),
+            rsa("b"),
+            ed("c"),
+            with(rsa("d"), json!({"alg": "RS256", "key_ops": ["verify"]})),
+        ]);
+        let set = parsed(&keys).unwrap();
+        assert_eq!(kids(&set), ["a", "b", "c", "d"]);
+        assert!(set.only.is_none());
+        let only = parse(text(&keys).as_bytes(), &expected(), Some(Algorithm::EdDSA)).unwrap();
+        assert_eq!(kids(&only), ["c"]);
+        assert!(only.only.is_some());
+    }
+
+    #[test]
+    fn sets_that_are_wrong_are_refused() {
+        for (text, word) in [
+            ("nonsense".to_owned(), "JWKS"),
+            ("{}".to_owned(), "keys"),
+            (text(&[]), "empty"),
+            (text(&[ec("a"), rsa("a")]), "two keys"),
+            (
+                text(&[ec("a"), with(ec("b"), json!({"d": "AAAA"}))]),
+                "private",
+            ),
+            (" ".repeat(300_000), "more than"),
+        ] {
+            let refused = parse(text.as_bytes(), &expected(), None).unwrap_err();
+            assert!(refused.contains(word), "{refused}");
+        }
+    }
+
+    #[test]
+    fn one_key_needs_no_kid_and_one_of_several_does() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let find = |keys: &[Value], kid| {
+            std::fs::write(path.path(), text(keys)).unwrap();
+            let set = Jwks::from_file(path.path(), expected(), None).unwrap();
+            set.find(kid).map(|_| ())
+        };
+        assert_eq!(find(&[ec("a")], None), Ok(()));
+        assert_eq!(find(&[with(ec("a"), json!({"kid": null}))], None), Ok(()));
+        assert_eq!(find(&[ec("a"), rsa("b")], None), Err(NoKey::Unnamed));
+        assert_eq!(find(&[ec("a"), rsa("b")], Some("b")), Ok(()));
+    }
+
+    /// Gives the same answer to every request, until another is set.
+    struct Server {
+        address: SocketAddr,
+        answer: Arc<Mutex<String>>,
+        hits: Arc<AtomicUsize>,
+        is_over: Arc<AtomicBool>,
+    }
+
+    impl Server {
+        fn new(answer: String) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let server = Self {
+                address: listener.local_addr().unwrap(),
+                answer: Arc::new(Mutex::new(answer)),
+                hits: Arc::default(),
+                is_over: Arc::default(),
+            };
+            let (answer, hits) = (server.answer.clone(), server.hits.clone());
+            let is_over = server.is_over.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    if is_over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let mut stream = stream.unwrap();
+                    let mut head = Vec::new();
+                    let mut byte = [0];
+                    while !head.ends_with(b"\r\n\r\n")
+                        && stream.read(&mut byte).is_ok_and(|n| n == 1)
+                    {
+                        head.extend(byte);
+                    }
+                    let answer = answer.lock().unwrap().clone();
+                    hits.fetch_add(1, Ordering::SeqCst);
+                    // Who has gone meanwhile does not hear it.
+                    drop(stream.write_all(answer.as_bytes()));
+                }
+            });
+            server
+        }
+
+        fn answer(&self, answer: String) {
+            *self.answer.lock().unwrap() = answer;
+        }
+
+        fn hits(&self) -> usize {
+            self.hits.load(Ordering::SeqCst)
+        }
+
+        fn url(&self) -> Uri {
+            checked(&format!("http://{}/keys", self.address)).unwrap()
+        }
+
+        fn jwks(&self, every: Duration, at_most_every: Duration) -> Jwks {
+            let pace = Pace {
+                every,
+                at_most_every,
+            };
+            let source = Source::Url(self.url());
+            Jwks::begin(Shared::new(source, expected(), None, pace)).unwrap()
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            self.is_over.store(true, Ordering::SeqCst);
+            drop(TcpStream::connect(self.address));
+        }
+    }
+
+    fn ok(body: &str) -> String {
+        let bytes = body.len();
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\nconnection: close\r\n\r\n{body}")
+    }
+
+    fn down() -> String {
+        "HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned()
+    }
+
+    fn until(what: &str, is_so: impl Fn() -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !is_so() {
+            assert!(Instant::now() < end, "{what}: not in {DEADLINE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn readings(jwks: &Jwks) -> u64 {
+        jwks.shared.lock().ended
+    }
+
+    #[test]
+    fn without_keys_nobody_is_judged_and_they_come_when_the_url_answers() {
+        let server = Server::new(down());
+        let jwks = server.jwks(NEVER, SOON);
+        jwks.wait_for_first_reading(DEADLINE);
+        assert_eq!(jwks.find(Some("a")).err(), Some(NoKey::NotNow));
+        assert_eq!(jwks.find(None).err(), Some(NoKey::NotNow));
+        server.answer(ok(&text(&[ec("a")])));
+        until("the keys are there", || jwks.find(Some("a")).is_ok());
+    }
+
+    #[test]
+    fn the_old_set_stays_while_the_url_is_down_or_talks_nonsense() {
+        let server = Server::new(ok(&text(&[ec("a")])));
+        let jwks = server.jwks(SOON, SOON);
+        until("the keys are there", || jwks.find(Some("a")).is_ok());
+        for answer in [down(), ok("nonsense"), ok("{\"keys\":[]}"), String::new()] {
+            server.answer(answer.clone());
+            let before = readings(&jwks);
+            until("it was read again", || readings(&jwks) > before + 2);
+            assert!(jwks.find(Some("a")).is_ok(), "after {answer:?}");
+            // What is new may be good: it cannot be known.
+            assert_eq!(
+                jwks.find(Some("b")).err(),
+                Some(NoKey::NotNow),
+                "after {answer:?}"
+            );
+        }
+        server.answer(ok(&text(&[ec("b")])));
+        until("the new key is there", || jwks.find(Some("b")).is_ok());
+        assert_eq!(
+            jwks.find(Some("a")).err(),
+            Some(NoKey::NotNow),
+            "it was taken out"
+        );
+        until("it is known to be out", || {
+            jwks.find(Some("a")).err() == Some(NoKey::Unknown)
+        });
+    }
+
+    #[test]
+    fn a_new_kid_is_fetched_and_a_refused_one_is_not_fetched_again() {
+        let server = Server::new(ok(&text(&[ec("a")])));
+        let jwks = server.jwks(NEVER, SOON);
+        until("the keys are there", || jwks.find(Some("a")).is_ok());
+        assert_eq!(server.hits(), 1);
+        server.answer(ok(&text(&[ec("a"), rsa("b")])));
+        assert_eq!(jwks.find(Some("b")).err(), Some(NoKey::NotNow));
+        until("the new key is there", || jwks.find(Some("b")).is_ok());
+        until("a strange kid is refused", || {
+            jwks.find(Some("x")).err() == Some(NoKey::Unknown)
+        });
+        // A question that was asked twice before the answer came is still on its way.
+        let before = readings(&jwks);
+        until("a last question is answered", || {
+            jwks.find(Some("y")).err() == Some(NoKey::Unknown) && readings(&jwks) > before
+        });
+        for _ in 0..1000 {
+            assert_eq!(jwks.find(Some("x")).err(), Some(NoKey::Unknown));
+        }
+        let hits = server.hits();
+        assert!(hits <= 6, "{hits} fetches for three kids");
+    }
+
+    #[test]
+    fn unknown_kids_are_fetched_at_most_so_often() {
+        let server = Server::new(ok(&text(&[ec("a")])));
+        let jwks = server.jwks(NEVER, NEVER);
+        until("the keys are there", || jwks.find(Some("a")).is_ok());
+        for number in 0..5000 {
+            let kid = format!("kid {number}");
+            assert_eq!(jwks.find(Some(&kid)).err(), Some(NoKey::NotNow));
+        }
+        assert_eq!(server.hits(), 1);
+        let remembered = jwks.shared.lock().asked.len();
+        assert_eq!(remembered, MAX_ASKED);
+    }
+
+    #[test]
+    fn kids_that_have_had_their_answer_make_room() {
+        let mut state = State::default();
+        for number in 0..MAX_ASKED {
+            assert_eq!(state.first_asked(&number.to_string()), Some(0));
+        }
+        assert_eq!(state.first_asked("more"), None);
+        (state.begun, state.good) = (1, 1);
+        assert_eq!(state.first_asked("more"), Some(1));
+        assert_eq!(state.asked.len(), 1);
+    }
+
+    #[test]
+    fn the_thread_ends_with_the_set() {
+        let server = Server::new(ok(&text(&[ec("a")])));
+        let jwks = server.jwks(NEVER, NEVER);
+        until("the keys are there", || jwks.find(Some("a")).is_ok());
+        let shared = Arc::downgrade(&jwks.shared);
+        drop(jwks);
+        until("nobody holds it", || shared.upgrade().is_none());
+    }
+
+    #[test]
+    fn answers_that_are_too_long_or_lead_elsewhere_are_refused() {
+        let other = Server::new(ok(&text(&[ec("a")])));
+        let server = Server::new(String::new());
+        let moved = format!(
+            "HTTP/1.1 302 Found\r\nlocation: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            other.url()
+        );
+        for answer in [
+            moved,
+            ok(&" ".repeat(256 * 1024 + 1)),
+            down(),
+            "nonsense\r\n\r\n".to_owned(),
+        ] {
+            server.answer(answer.clone());
+            let short: String = answer.chars().take(60).collect();
+            assert!(
+                fetch(&server.url(), PATIENCE).is_err(),
+                "{short:?} was taken"
+            );
+        }
+        assert_eq!(other.hits(), 0, "it was led elsewhere");
+        server.answer(ok(&" ".repeat(256 * 1024)));
+        assert_eq!(fetch(&server.url(), PATIENCE).unwrap().len(), 256 * 1024);
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_is_given_up() {
+        // Takes connections and says nothing.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = checked(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        let refused = fetch(&url, Duration::from_millis(100)).unwrap_err();
+        assert!(refused.contains("timeout"), "{refused}");
+    }
+
+    /// The server speaks no TLS: that it is tried at all, with ring beneath, is what is seen.
+    #[test]
+    fn https_is_spoken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let url = checked(&format!("https://{address}/keys")).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut first = [0; 3];
+            stream.read_exact(&mut first).unwrap();
+            stream.write_all(down().as_bytes()).unwrap();
+            first
+        });
+        fetch(&url, PATIENCE).unwrap_err();
+        // A handshake of TLS (RFC 8446, section 5.1).
+        assert_eq!(server.join().unwrap()[..2], [22, 3]);
+    }
+
+    #[test]
+    fn only_the_own_machine_may_do_without_tls() {
+        for good in [
+            "https://id.example/keys",
+            "http://localhost:8080/keys",
+            "http://127.0.0.1/keys",
+            "http://[::1]:80/keys",
+        ] {
+            checked(good).unwrap();
+        }
+        for bad in [
+            "http://id.example/keys",
+            "http://127.0.0.1.evil.example/",
+            "http://localhost.evil.example/",
+            "ftp://id.example/",
+            "https://user:secret@id.example/",
+            "/keys",
+            "",
+        ] {
+            let refused = checked(bad).unwrap_err();
+            assert!(!refused.contains("secret"), "{refused}");
+        }
+    }
 }
