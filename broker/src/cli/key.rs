@@ -192,3 +192,49 @@ fn list(keys: &[KeyForm], output: &mut Output, now: Timestamp) -> Result<(), Cli
     output.flush()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_tells_good_keys_from_others_and_shows_no_hash() {
+        let now: Timestamp = "2026-12-01T12:00:00Z".parse().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.toml");
+        let hour = Duration::from_secs(3600);
+        for (subject, expires_in) in [("good", None), ("short", Some(hour)), ("gone", None)] {
+            let args = MakeArgs {
+                subject: subject.to_owned(),
+                rule: vec!["backend".to_owned()],
+                expires_in,
+                grants: GrantArgs {
+                    publish: vec!["in.>".to_owned()],
+                    admin: true,
+                    ..GrantArgs::default()
+                },
+            };
+            KeyFile::make(&path, args.new_key(now), now).unwrap();
+        }
+        let keys = KeyFile::read(&path).unwrap().key;
+        KeyFile::revoke(&path, &keys[2].id, now).unwrap();
+        let keys = KeyFile::read(&path).unwrap().key;
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (key, state) in keys.iter().zip(["good", "expired", "revoked"]) {
+            let listed = Listed::new(key, now + hour);
+            assert_eq!(listed.state, state);
+            let line = listed.line();
+            for part in [&*key.id, state, "rules backend", "publish in.>", "admin"] {
+                assert!(line.contains(part), "{part} is missing: {line}");
+            }
+            let json = serde_json::to_string(&listed).unwrap();
+            for hash in text
+                .split("hash = \"")
+                .skip(1)
+                .filter_map(|rest| rest.get(..64))
+            {
+                assert!(!line.contains(hash) && !json.contains(hash));
+            }
+        }
+    }
+}

@@ -213,15 +213,15 @@ fn signing_key(args: &KeyArgs) -> Result<(Algorithm, EncodingKey), CliError> {
     // One of the two is there: the group says so.
     let path = args.key_file.as_deref().unwrap_or(Path::new(""));
     let pem = read_private(path).map_err(CliError::failed)?;
-    let readers: [(Algorithm, fn(&[u8]) -> _); 3] = [
-        (Algorithm::RS256, EncodingKey::from_rsa_pem),
-        (Algorithm::ES256, EncodingKey::from_ec_pem),
-        (Algorithm::EdDSA, EncodingKey::from_ed_pem),
-    ];
     let is_private = String::from_utf8_lossy(&pem).contains("PRIVATE KEY-----");
-    let mut keys = readers
+    let keys = [
+        (Algorithm::RS256, EncodingKey::from_rsa_pem(&pem)),
+        (Algorithm::ES256, EncodingKey::from_ec_pem(&pem)),
+        (Algorithm::EdDSA, EncodingKey::from_ed_pem(&pem)),
+    ];
+    let mut keys = keys
         .into_iter()
-        .filter_map(|(algorithm, read)| Some((algorithm, read(&pem).ok()?)));
+        .filter_map(|(algorithm, key)| Some((algorithm, key.ok()?)));
     keys.next().filter(|_| is_private).ok_or_else(|| {
         CliError::failed(format!(
             "{0} holds no private key of PKCS#8 (-----BEGIN PRIVATE KEY-----); openssl pkcs8 -topk8 -nocrypt -in {0} makes one of another form",
@@ -245,6 +245,11 @@ struct Explained {
     issuer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
+    /// What it can be revoked by: the id, or the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<String>,
     publish: Vec<String>,
@@ -302,6 +307,8 @@ fn explained(
         token: parts.map(|[header, claims]| json!({"header": header, "claims": claims})),
         issuer: None,
         subject: None,
+        token_id: None,
+        issued: None,
         expires: None,
         publish: Vec::new(),
         subscribe: Vec::new(),
@@ -352,6 +359,12 @@ fn explained(
     explained
 }
 
+/// To the second, of UTC.
+fn written(time: SystemTime) -> Option<String> {
+    let time = Timestamp::try_from(time).ok()?;
+    Some(format!("{time:.0}"))
+}
+
 impl Explained {
     /// For people.
     fn lines(&self) -> Vec<String> {
@@ -366,8 +379,14 @@ impl Explained {
                 }
                 _ => "let in as        anonymous".to_owned(),
             });
-            if let Some(expires) = &self.expires {
-                lines.push(format!("until            {expires}"));
+            for (name, value) in [
+                ("id", &self.token_id),
+                ("issued", &self.issued),
+                ("until", &self.expires),
+            ] {
+                if let Some(value) = value {
+                    lines.push(format!("{name:16} {value}"));
+                }
             }
             for (name, patterns) in [
                 ("may publish to", &self.publish),
@@ -423,5 +442,200 @@ fn read_token(path: &Path) -> Result<String, CliError> {
     match text.trim() {
         "" => Err(CliError::failed(format!("{} is empty", path.display()))),
         token => Ok(token.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Alone {
+        #[command(flatten)]
+        token: TokenArgs,
+    }
+
+    /// A directory with the keys of the tests and a broker's configuration.
+    struct Setup {
+        dir: tempfile::TempDir,
+    }
+
+    const AUTH: &str = r#"
+[[issuer]]
+name = "tests"
+audience = ["hark"]
+algorithm = "HS256"
+secret_file = "secret"
+grants_claim = true
+
+[[rule]]
+who = "*"
+subscribe = ["user.{sub}.>"]
+"#;
+
+    impl Setup {
+        fn new() -> Self {
+            let setup = Self {
+                dir: tempfile::tempdir().unwrap(),
+            };
+            setup.write("auth.toml", AUTH.as_bytes());
+            setup.write("secret", b"a secret of the tests, long enough\n");
+            let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/identity/testdata");
+            for name in ["p256.pem", "p256-public.pem", "rsa.pem", "ed25519.pem"] {
+                setup.write(name, &std::fs::read(format!("{dir}/{name}")).unwrap());
+            }
+            setup
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) {
+            std::fs::write(self.path(name), bytes).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(self.path(name), mode).unwrap();
+        }
+
+        /// What `hark token make` prints. Words that begin with `@` are files.
+        fn make(&self, args: &str) -> Result<String, CliError> {
+            let args = args.split(' ').map(|word| match word.strip_prefix('@') {
+                Some(name) => self.path(name).display().to_string(),
+                None => word.to_owned(),
+            });
+            let args = ["token", "make", "--issuer", "tests", "--audience", "hark"]
+                .map(String::from)
+                .into_iter()
+                .chain(args);
+            let parsed =
+                Alone::try_parse_from(args).map_err(|error| CliError::usage(error.to_string()))?;
+            match parsed.token.command {
+                TokenCommand::Make(args) => make(*args, SystemTime::now()),
+                TokenCommand::Explain(_) => panic!("that is another command"),
+            }
+        }
+
+        fn explained(&self, token: Option<&str>, topics: &[&str]) -> Explained {
+            let authority = Authority::load(&self.path("auth.toml")).unwrap();
+            let topics: Vec<TopicName> =
+                topics.iter().map(|topic| topic.parse().unwrap()).collect();
+            explained(&authority, token, &topics, SystemTime::now())
+        }
+    }
+
+    #[test]
+    fn what_is_made_is_let_in_and_explained() {
+        let setup = Setup::new();
+        let token = setup
+            .make("--secret-file @secret --subject bob --publish in.* --monitor --expires-in 5m")
+            .unwrap();
+        let explained = setup.explained(Some(&token), &["in.a", "user.bob.x", "user.eve.x"]);
+        assert!(explained.let_in, "{explained:?}");
+        assert_eq!(explained.subject.as_deref(), Some("bob"));
+        assert_eq!(explained.publish, ["in.*"]);
+        assert_eq!(explained.subscribe, ["user.bob.>"]);
+        assert!(explained.monitor && !explained.admin && explained.expires.is_some());
+        assert!(explained.token_id.is_some() && explained.issued.is_some());
+        assert_eq!(explained.topics["in.a"], ["publish"]);
+        assert_eq!(explained.topics["user.bob.x"], ["subscribe"]);
+        assert!(explained.topics["user.eve.x"].is_empty());
+        let lines = explained.lines().join("\n");
+        for part in [
+            "bob (issuer tests)",
+            "user.bob.>",
+            "on user.eve.x: nothing",
+            "\"alg\":\"HS256\"",
+        ] {
+            assert!(lines.contains(part), "{part} is missing:\n{lines}");
+        }
+        // What a token says is shown, the token itself is not.
+        assert!(
+            !lines.contains(token.rsplit('.').next().unwrap()),
+            "{lines}"
+        );
+    }
+
+    #[test]
+    fn private_keys_of_every_kind_sign() {
+        let setup = Setup::new();
+        for (file, alg) in [
+            ("rsa.pem", "RS256"),
+            ("p256.pem", "ES256"),
+            ("ed25519.pem", "EdDSA"),
+        ] {
+            let args = format!("--key-file @{file} --subject bob --key-id k1");
+            let token = setup.make(&args).unwrap();
+            let [header, claims] = unverified_parts(&token).unwrap();
+            assert_eq!(header["alg"], alg);
+            assert_eq!(header["kid"], "k1");
+            assert_eq!(claims["sub"], "bob");
+            assert!(claims["jti"].as_str().is_some_and(|id| id.len() == 16));
+            assert!(!claims.contains_key("hark"), "nothing is granted");
+        }
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_told_why() {
+        let setup = Setup::new();
+        let token = setup.make("--secret-file @secret --subject bob").unwrap();
+        for (token, part) in [
+            (format!("{token}x"), "signature"),
+            ("garbage".to_owned(), "three parts"),
+            ("hark_x".to_owned(), "API keys"),
+        ] {
+            let explained = setup.explained(Some(&token), &[]);
+            assert!(!explained.let_in);
+            assert_eq!(explained.error.as_deref(), Some("unauthenticated"));
+            assert!(
+                explained.message.as_ref().is_some_and(|m| m.contains(part)),
+                "{explained:?}"
+            );
+        }
+        let nobody = setup.explained(None, &[]);
+        assert!(nobody.let_in && nobody.subject.is_none() && nobody.subscribe.is_empty());
+        assert!(nobody.lines().join("\n").contains("anonymous"));
+    }
+
+    #[test]
+    fn keys_that_cannot_sign_are_refused() {
+        let setup = Setup::new();
+        setup.write("short", b"short");
+        for (args, part) in [
+            ("--subject bob", "--secret-file"),
+            (
+                "--subject bob --secret-file @secret --key-file @p256.pem",
+                "cannot be used",
+            ),
+            ("--subject bob --secret-file @short", "32"),
+            ("--subject bob --secret-file @nowhere", "cannot read"),
+            (
+                "--subject bob --key-file @p256-public.pem",
+                "no private key",
+            ),
+            ("--subject bob --key-file @secret", "no private key"),
+        ] {
+            let refused = setup.make(args).unwrap_err().to_string();
+            assert!(refused.contains(part), "{args}: {refused}");
+        }
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(setup.path("secret"), open).unwrap();
+        let refused = setup
+            .make("--subject bob --secret-file @secret")
+            .unwrap_err();
+        assert!(refused.to_string().contains("chmod 600"), "{refused}");
+    }
+
+    #[test]
+    fn a_token_is_the_first_word_of_its_file() {
+        let setup = Setup::new();
+        setup.write("token", b"\n abc \n");
+        setup.write("blank", b" \n");
+        assert_eq!(read_token(&setup.path("token")).unwrap(), "abc");
+        assert!(read_token(&setup.path("blank")).is_err());
+        assert!(read_token(&setup.path("nowhere")).is_err());
     }
 }

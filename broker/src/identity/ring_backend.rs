@@ -90,7 +90,7 @@ fn rsa_modulus(der: &[u8]) -> Option<&[u8]> {
     fn content(tag: u8, der: &[u8]) -> Option<&[u8]> {
         let rest = der.strip_prefix(&[tag])?;
         let (&first, rest) = rest.split_first()?;
-        let more = usize::from(first.checked_sub(0x80).unwrap_or(0));
+        let more = usize::from(first.saturating_sub(0x80));
         let (length, rest) = rest.split_at_checked(more)?;
         let length = match (first, length) {
             (0..0x80, _) => usize::from(first),
