@@ -77,7 +77,7 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Reads a file that nobody but its owner may read: mode 0600, or, where root owns it, 0640.
-pub(super) fn read_private(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, String> {
     read(path, |metadata| {
         let others = match metadata.uid() {
             0 => 0o037,

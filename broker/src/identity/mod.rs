@@ -15,9 +15,12 @@ use std::time::SystemTime;
 
 use hark_protocol::{ErrorCode, TopicName};
 
-pub(crate) use api_keys::KeyFile;
-pub(crate) use authority::Authority;
+pub(crate) use api_keys::{KeyFile, KeyForm, NewKey, random_id};
+pub(crate) use authority::{Authority, Explanation, secret};
+pub(crate) use file::read_private;
 pub(crate) use grants::Grants;
+pub(crate) use jwt::unverified_parts;
+pub(crate) use ring_backend::{MIN_SECRET_BYTES, install as install_backend};
 
 /// What the one without a credential is called on the wire.
 const ANONYMOUS: &str = "anonymous";
