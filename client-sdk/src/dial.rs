@@ -177,6 +177,10 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
                 message,
             };
             match status {
+                // No authentication is configured there: a token will not be looked at the next time either.
+                501 if field_of(&text, "code").as_deref() == Some("unsupported") => {
+                    DialError::last(error)
+                }
                 408 | 429 | 500.. => DialError {
                     error,
                     is_final: false,
@@ -202,12 +206,14 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
 
 /// The `message` of an error's body, or the body itself, shortened.
 fn sentence_of(body: &str) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let message = parsed
-        .as_ref()
-        .and_then(|body| body.get("message")?.as_str())
-        .unwrap_or(body);
+    let message = field_of(body, "message");
+    let message = message.as_deref().unwrap_or(body);
     message.trim().chars().take(300).collect()
+}
+
+fn field_of(body: &str, name: &str) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    Some(body.get(name)?.as_str()?.to_owned())
 }
 
 async fn welcome(socket: &mut Socket, options: &Options) -> Result<Welcome, DialError> {

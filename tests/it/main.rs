@@ -37,6 +37,7 @@ mod growth;
 mod handshake;
 mod http;
 mod http_rules;
+mod identity;
 #[cfg(feature = "peers")]
 mod journey;
 mod limits;

@@ -82,6 +82,9 @@ impl ResponseError for ApiError {
         if self.refusal.code.try_again() {
             response.insert_header(("Retry-After", RETRY_AFTER_SECONDS));
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
         response.json(self.body())
     }
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use hark_protocol::ErrorCode;
 use tokio::time::Instant;
 
-use super::admitted::Admitted;
+use super::admitted::{Admitted, end_of};
 use super::event_writer::EventWriter;
 use super::follow::Follower;
 use super::reading::{self, Form, Reading};
 use super::{ApiError, Gate};
-use crate::connections::Connection;
+use crate::connections::{Connection, Ends};
 use crate::session::{self, Leave as _, Present};
 use crate::topic::Access;
 
@@ -29,7 +30,7 @@ const PROBES: u32 = 3;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn of_topic(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     topic: web::Path<String>,
     gate: web::Data<Gate>,
@@ -39,7 +40,7 @@ pub(super) async fn of_topic(
 }
 
 pub(super) async fn of_topics(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
@@ -77,12 +78,18 @@ fn answer(
         let tell = follower.inbox().clone();
         connection.when_behind(move || tell.lag());
     }
+    let expires_at = access.identity().expires_at();
+    let ends = connection
+        .as_ref()
+        .map(|connection| connection.ends_while(expires_at));
     Ok(response.streaming(events(EventStream {
         follower,
         out,
         heartbeat: settings.heartbeat,
         connection,
         probes_left: PROBES,
+        expiry: end_of(access.identity()),
+        _ends: ends,
         _ended: Ended { name, peer },
         _present: present,
     })))
@@ -96,6 +103,9 @@ struct EventStream {
     connection: Option<Arc<Connection>>,
     /// How often a client that has closed its side is still written to, to see whether it reads.
     probes_left: u32,
+    /// When what its reader has shown runs out.
+    expiry: Option<Instant>,
+    _ends: Option<Ends>,
     _ended: Ended,
     _present: Present,
 }
@@ -122,6 +132,7 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
             heartbeat,
             connection,
             probes_left,
+            expiry,
             ..
         } = &mut stream;
         if follower.has_ended() {
@@ -139,8 +150,18 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
                 }
                 *probes_left -= 1;
             };
+            let expires = async {
+                match expiry {
+                    Some(expiry) => tokio::time::sleep_until(*expiry).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
+                () = expires => {
+                    let message = "the token has run out; come back with a new one";
+                    follower.end_with(ErrorCode::Unauthenticated, message.to_owned(), out);
+                }
                 () = follower.turn(out, Instant::now() + *heartbeat) => {}
                 () = probe => {}
             }

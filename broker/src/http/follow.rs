@@ -336,7 +336,7 @@ impl Follower {
             }
             RoomNews::NotSubscribed { key, code, message } => match self.at(key) {
                 Some(at) if self.begun => self.room_gone(at, out),
-                Some(_) => self.fail(code, message, out),
+                Some(_) => self.end_with(code, message, out),
                 None => {}
             },
             RoomNews::Lagging { key, behind } => {
@@ -389,7 +389,7 @@ impl Follower {
                 };
                 match self.topics[at].subscription.page_failed() {
                     Some(wait) => self.later(at, wait, Later::Pull),
-                    None => self.fail(ErrorCode::LogUnavailable, reason, out),
+                    None => self.end_with(ErrorCode::LogUnavailable, reason, out),
                 }
             }
             RoomNews::Gone { key } => {
@@ -472,13 +472,13 @@ impl Follower {
                 let topic = one.subscription.topic();
                 let message = format!("the room of {topic} cannot be had");
                 tracing::error!("{message}");
-                self.fail(ErrorCode::Internal, message, out);
+                self.end_with(ErrorCode::Internal, message, out);
             }
         }
     }
 
     /// Ends the stream; where trying again makes sense, the client is told when.
-    fn fail(&mut self, code: ErrorCode, message: String, out: &mut EventWriter) {
+    pub(super) fn end_with(&mut self, code: ErrorCode, message: String, out: &mut EventWriter) {
         if code.try_again() {
             out.retry(TRY_AGAIN_AFTER);
         }

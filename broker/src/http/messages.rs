@@ -1,6 +1,7 @@
 //! `GET /v1/topics/{topic}/messages` and `GET /v1/messages`: pages of the history of one topic or several, from any cursor. With `wait`
 //! they are long-polls: where there is nothing yet, the answer waits for the first message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -8,7 +9,7 @@ use hark_protocol::{Cursor, CursorSet, ErrorCode, SubscribeFrom, TopicName};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::admitted::Admitted;
+use super::admitted::{Admitted, end_of};
 use super::answers::{Held, Room};
 use super::page::Page;
 use super::reading::{self, Form, Reading};
@@ -27,27 +28,27 @@ const GONE_AFTER: Duration = Duration::from_secs(2);
 const MAX_ATTEMPTS: u32 = 5;
 
 pub(super) async fn of_topic(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     topic: web::Path<String>,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, Some(&topic), Form::Page)?;
     let connection = Connection::of(&request);
-    let (pages, room) = read(&gate, &access, &reading, connection.as_deref()).await?;
+    let (pages, room) = read(&gate, &access, &reading, connection.as_ref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let body = pages.iter().map(|page| page.json(false)).collect();
     Ok(answer(cursor, Held::new(body, room, connection)))
 }
 
 pub(super) async fn of_topics(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, None, Form::Page)?;
     let connection = Connection::of(&request);
-    let (pages, room) = read(&gate, &access, &reading, connection.as_deref()).await?;
+    let (pages, room) = read(&gate, &access, &reading, connection.as_ref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let pages: Vec<String> = pages.iter().map(|page| page.json(true)).collect();
     let pages = pages.join(",");
@@ -74,13 +75,17 @@ async fn read(
     gate: &Gate,
     access: &Access,
     reading: &Reading,
-    connection: Option<&Connection>,
+    connection: Option<&Arc<Connection>>,
 ) -> Result<(Vec<Page>, Room), ApiError> {
     // All of them before anything of one.
     for topic in &reading.topics {
         access.check_read(topic)?;
     }
-    let end = Instant::now() + reading.wait;
+    let mut end = Instant::now() + reading.wait;
+    if let Some(expiry) = end_of(access.identity()) {
+        end = end.min(expiry);
+    }
+    let _ends = connection.map(|connection| connection.ends_while(access.identity().expires_at()));
     let mut from = reading.from.clone();
     loop {
         let room = gate.answers.room().await?;
@@ -94,7 +99,7 @@ async fn read(
         let waiting = Waiting::begin(gate, access, &reading.topics, &pages)?;
         let ends_first = tokio::select! {
             is_there = waiting.until(end) => !is_there,
-            () = client_seems_gone(connection) => true,
+            () = client_seems_gone(connection.map(Arc::as_ref)) => true,
         };
         if ends_first {
             return Ok((pages, gate.answers.room().await?));

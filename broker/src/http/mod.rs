@@ -56,7 +56,9 @@ pub struct Gate {
     /// The rooms.
     pub registry: Arc<Registry>,
     /// Who judges what clients show.
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
+    /// Whether a token is taken that anybody on its way could read.
+    pub takes_plaintext: bool,
     /// Who is connected.
     pub sessions: Arc<Sessions>,
     /// What each session is given.

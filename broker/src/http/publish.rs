@@ -25,7 +25,7 @@ pub(super) const PUBLISH_HEADERS: [&str; 3] = ["hark-producer", "hark-seq", "har
 const MAX_KEY_OF_LINES: usize = 64 - 11;
 
 pub(super) async fn publish(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     topic: web::Path<String>,
     payload: web::Payload,

@@ -16,7 +16,7 @@ use super::publishing::{self, Line};
 use super::{ApiError, Gate};
 
 pub(super) async fn publish(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     payload: web::Payload,
     gate: web::Data<Gate>,

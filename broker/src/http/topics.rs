@@ -40,7 +40,7 @@ pub(super) fn parse_own(topic: &str, refusal: &str) -> Result<TopicName, ApiErro
 }
 
 pub(super) async fn describe(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     topic: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let info = access.describe(parse(&topic)?).await?;
@@ -48,7 +48,7 @@ pub(super) async fn describe(
 }
 
 pub(super) async fn delete(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     topic: web::Path<String>,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
@@ -60,7 +60,7 @@ pub(super) async fn delete(
 }
 
 pub(super) async fn list(
-    Admitted { access }: Admitted,
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let query: Query = query::read(&request, "prefix, after and limit")?;

@@ -12,7 +12,7 @@ use crate::connections::Connection;
 use crate::session::{self, Session};
 
 pub(super) async fn upgrade(
-    Admitted { access }: Admitted,
+    Admitted { access, checkpoint }: Admitted,
     request: HttpRequest,
     payload: web::Payload,
     gate: web::Data<Gate>,
@@ -26,6 +26,7 @@ pub(super) async fn upgrade(
         gate.client_address(&request),
         chosen.unwrap_or(Subprotocol::Json),
         access,
+        checkpoint,
         gate.sessions.clone(),
         gate.session_settings.clone(),
         Connection::of(&request),

@@ -44,6 +44,12 @@ impl Grants {
         self.admin
     }
 
+    pub(crate) fn is_nothing(&self) -> bool {
+        let acts = [Act::Publish, Act::Subscribe, Act::Manage];
+        let has_none = acts.iter().all(|&act| self.patterns(act).is_empty());
+        has_none && !(self.everything || self.monitor || self.admin)
+    }
+
     pub(crate) fn patterns(&self, act: Act) -> &[TopicPattern] {
         match act {
             Act::Publish => &self.publish,

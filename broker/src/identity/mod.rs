@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod authority;
+mod checkpoint;
 mod file;
 mod grants;
 mod jwks;
@@ -17,6 +18,7 @@ use hark_protocol::{ErrorCode, TopicName};
 
 pub(crate) use api_keys::{KeyFile, KeyForm, NewKey, random_id};
 pub(crate) use authority::{Authority, Explanation, secret};
+pub(crate) use checkpoint::Checkpoint;
 pub(crate) use file::read_private;
 pub(crate) use grants::Grants;
 pub(crate) use jwt::unverified_parts;
@@ -125,6 +127,11 @@ impl Identity {
     /// Whether it is granted. What is not granted is refused.
     pub(crate) fn may(&self, act: Act, topic: &TopicName) -> bool {
         self.0.grants.may(act, topic)
+    }
+
+    /// Whether nothing at all is granted.
+    pub(crate) fn may_nothing(&self) -> bool {
+        self.0.grants.is_nothing()
     }
 
     /// Lists, sessions, metrics.

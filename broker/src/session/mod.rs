@@ -19,6 +19,7 @@ mod ending;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
+mod identifying;
 mod inbound;
 mod outbound;
 mod publishing;
@@ -36,6 +37,7 @@ use actix_http::ws::OpCode;
 use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
 use crate::connections::{Connection, pages};
+use crate::identity::Checkpoint;
 use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
 use crate::topic::{Access, Delivery, Pulls, RoomNews};
@@ -45,6 +47,7 @@ pub use socket::upgrade;
 
 use ending::Ending;
 use frames::Inbound;
+use identifying::Identifying;
 use outbound::{Flow, Port};
 use publishing::{Publishing, Receipts};
 use socket::SessionContext;
@@ -58,6 +61,8 @@ pub struct Session {
     peer: String,
     subprotocol: Subprotocol,
     access: Access,
+    checkpoint: Checkpoint,
+    identifying: Identifying,
     sessions: Arc<Sessions>,
     settings: SessionSettings,
     started: Instant,
@@ -132,6 +137,7 @@ impl Session {
         peer: String,
         subprotocol: Subprotocol,
         access: Access,
+        checkpoint: Checkpoint,
         sessions: Arc<Sessions>,
         settings: SessionSettings,
         connection: Option<Arc<Connection>>,
@@ -141,6 +147,8 @@ impl Session {
             peer,
             subprotocol,
             access,
+            checkpoint,
+            identifying: Identifying::default(),
             sessions,
             started: Instant::now(),
             connection,
@@ -177,6 +185,7 @@ impl Session {
         }
         self.silence = Judge::new(self.settings.heartbeat, Instant::now());
         self.beat_later(ctx);
+        self.begin_identified(ctx);
         tracing::debug!(
             session = self.name,
             peer = self.peer,

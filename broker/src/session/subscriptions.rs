@@ -42,8 +42,9 @@ pub(super) struct Subscribed {
     leaving: Option<Leaving>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Leaving {
+    /// The `unsubscribe`'s; none where the grant is gone.
     id: Option<u64>,
     /// What the client asked for meanwhile; begins when `unsubscribed` is said.
     deferred: VecDeque<Deferred>,
@@ -444,6 +445,30 @@ impl Session {
         };
         let key = self.subscriptions.insert(subscribed);
         ctx.run_later(wait, move |session, _| session.join(key));
+    }
+
+    /// The client has become somebody else, or may do less: subscriptions that are no longer granted end, and it is told.
+    pub(super) fn end_what_is_no_longer_granted(&mut self, ctx: &mut SessionContext) {
+        let topics: Vec<TopicName> = self.subscriptions.keys.keys().cloned().collect();
+        for topic in topics {
+            let Err(Refusal { code, message, .. }) = self.access.check_read(&topic) else {
+                continue;
+            };
+            let Some((key, subscribed)) = self.subscriptions.of_topic(&topic) else {
+                continue;
+            };
+            if !subscribed.was_told && subscribed.leaving.is_none() {
+                // It is the answer to the `subscribe`. The seat is given up when it comes.
+                let id = subscribed.id;
+                self.send_error(ctx, id, code, message);
+                drop(self.subscriptions.remove(key));
+                continue;
+            }
+            if subscribed.leaving.is_none() {
+                subscribed.leaving = Some(Leaving::default());
+                self.leave_if_seated(&topic, ctx);
+            }
+        }
     }
 
     pub(super) fn leave_all_rooms(&mut self) {

@@ -5,6 +5,7 @@
 //! publish cannot forget to ask.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hark_protocol::{ErrorCode, TopicName};
 use tokio::sync::oneshot;
@@ -119,6 +120,12 @@ impl Access {
     }
 
     fn ask(&self, act: Act, topic: &TopicName) -> Result<(), Refusal> {
+        if let Some(expires_at) = self.identity.expires_at()
+            && expires_at <= SystemTime::now()
+        {
+            let message = "the token has run out; send a new one";
+            return Err(Refusal::new(ErrorCode::Unauthenticated, message));
+        }
         match self.identity.may(act, topic) {
             true => Ok(()),
             false => Err(self.refusal(&match act {

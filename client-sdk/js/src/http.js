@@ -297,6 +297,8 @@ export class HttpLine {
     }
     const { code = "", message = `status ${status}: ${text.slice(0, 200)}` } = body;
     if (status === 401) throw lost("unauthenticated", message, { refused: true });
+    // No authentication is configured there: a token will not be looked at the next time either.
+    if (status === 501 && code === "unsupported" && this.#token) throw lost(code, message, { final: true });
     if (status === 429 || status >= 500 || mayPass(code)) {
       // Of a date, or none: nothing.
       throw lost(code || "unreachable", message, { retryAfterMs: Number(headers.get("retry-after")) * 1000 || undefined });
