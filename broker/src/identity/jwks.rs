@@ -96,7 +96,8 @@ struct State {
     good: u64,
     /// How many readings had begun when a `kid` that is not in the set was first seen.
     asked: HashMap<Box<str>, u64>,
-    is_failing: bool,
+    /// Why the latest reading failed.
+    failure: Option<String>,
 }
 
 impl Jwks {
@@ -162,6 +163,11 @@ impl Jwks {
             }
         }
         Err(no_key)
+    }
+
+    /// Why the set could not be read, if the latest attempt failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.shared.lock().failure.clone()
     }
 
     /// Waits until the set has been read, or could not be, for at least once.
@@ -265,7 +271,8 @@ impl Shared {
         });
         let mut state = self.lock();
         state.ended = number;
-        let was_failing = std::mem::replace(&mut state.is_failing, result.is_err());
+        let failure = result.as_ref().err().cloned();
+        let was_failing = std::mem::replace(&mut state.failure, failure).is_some();
         let has_set = state.set.is_some();
         let result = result.map(|new| {
             state.good = number;
