@@ -13,6 +13,7 @@ mod browser;
 mod cli;
 mod clock;
 mod connections;
+mod credentials;
 mod damage;
 mod data_dir;
 mod delete;
