@@ -141,25 +141,22 @@ enum Template {
 
 impl Template {
     fn parse(text: &str) -> Result<Self, String> {
-        let parse = |text: &str| TopicPattern::parse(text).map_err(|error| error.to_string());
-        // Where it stands within a segment, or is written in another way, the braces are left and are refused below.
-        let has_placeholder = text.split('.').any(|segment| segment == PLACEHOLDER);
-        if text.contains(['{', '}']) {
-            let others = text.split('.').filter(|segment| *segment != PLACEHOLDER);
-            if others.into_iter().any(|rest| rest.contains(['{', '}'])) {
-                return Err(format!(
-                    "only {PLACEHOLDER} may be put in, and only as a whole segment"
-                ));
-            }
+        let is_placeholder = |segment: &&str| *segment == PLACEHOLDER;
+        let mut others = text.split('.').filter(|segment| !is_placeholder(segment));
+        if others.any(|segment| segment.contains(['{', '}'])) {
+            return Err(format!(
+                "only {PLACEHOLDER} may be put in, and only as a whole segment"
+            ));
         }
-        match has_placeholder {
-            false => Ok(Self::Fixed(parse(text)?)),
-            // With the shortest subject: if that is too long, every other is.
-            true => {
-                parse(&Self::replaced(text, "x"))?;
-                Ok(Self::OfSubject(text.into()))
-            }
-        }
+        // With the shortest subject: where that is too long, every other is.
+        let shortest = TopicPattern::parse(&Self::replaced(text, "x"));
+        let shortest = shortest.map_err(|error| error.to_string())?;
+        Ok(
+            match text.split('.').any(|segment| is_placeholder(&segment)) {
+                true => Self::OfSubject(text.into()),
+                false => Self::Fixed(shortest),
+            },
+        )
     }
 
     fn replaced(text: &str, subject: &str) -> String {
