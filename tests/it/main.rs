@@ -16,6 +16,7 @@ mod cli_help;
 mod cli_url;
 mod clock;
 mod connections;
+mod credentials;
 mod cursor_file;
 mod damage;
 mod data_dir;

@@ -331,10 +331,9 @@ fn explained(
         explained.issuer = Some(who.issuer().to_owned());
         explained.subject = Some(who.subject().to_owned());
     }
-    let expires = identity.expires_at().map(Timestamp::try_from);
-    explained.expires = expires
-        .and_then(Result::ok)
-        .map(|time| format!("{time:.0}"));
+    explained.token_id = identity.token_id().map(str::to_owned);
+    explained.issued = identity.issued_at().and_then(written);
+    explained.expires = identity.expires_at().and_then(written);
     let patterns = |act| {
         let patterns = identity.grants().patterns(act).iter();
         patterns

@@ -105,20 +105,27 @@ impl Authority {
     pub(crate) fn explain(&self, credential: Credential<'_>, now: SystemTime) -> Explanation {
         let mut notes = Vec::new();
         let judgement = self.judge(credential, now);
-        if let (Some(configured), Credential::Bearer(token)) = (&self.0, credential)
-            && let Ok(judged) = configured.judge(token, now)
-        {
-            notes.extend(judged.notes.iter().map(|note| (*note).to_owned()));
-            configured.grants(&judged, |source, outcome| {
-                let outcome = match outcome {
-                    Outcome::ForOthers => "is for others",
-                    Outcome::Applies(Added::All) => "applies",
-                    Outcome::Applies(Added::SubjectDoesNotFit) => {
-                        "gives nothing: the subject, put in for {sub}, is not exactly one legal segment of a topic's name"
-                    }
-                };
-                notes.push(format!("{source} {outcome}"));
-            });
+        if let (Some(configured), Credential::Bearer(token)) = (&self.0, credential) {
+            for issuer in &configured.issuers {
+                if let Keys::Set(set) = &issuer.keys
+                    && let Some(failure) = set.failure()
+                {
+                    notes.push(format!("[[issuer]] {:?}: {failure}", issuer.name));
+                }
+            }
+            if let Ok(judged) = configured.judge(token, now) {
+                notes.extend(judged.notes.iter().map(|note| (*note).to_owned()));
+                configured.grants(&judged, |source, outcome| {
+                    let outcome = match outcome {
+                        Outcome::ForOthers => "for others",
+                        Outcome::Applies(Added::All) => "applied",
+                        Outcome::Applies(Added::SubjectDoesNotFit) => {
+                            "gives nothing; the subject, put in for {sub}, is not exactly one legal segment of a topic's name"
+                        }
+                    };
+                    notes.push(format!("{source}: {outcome}"));
+                });
+            }
         }
         Explanation { judgement, notes }
     }
@@ -284,7 +291,7 @@ impl Configured {
         let mut grants = Grants::default();
         if let Some(own) = judged.own.as_ref().filter(|own| !own.is_nothing()) {
             let added = grants.add(own, subject);
-            tell("what the credential itself grants", Outcome::Applies(added));
+            tell("own grants", Outcome::Applies(added));
         }
         for (number, rule) in (1..).zip(&self.rules) {
             let outcome = match rule.applies_to(&judged.who, judged.rules) {

@@ -96,7 +96,8 @@ struct State {
     good: u64,
     /// How many readings had begun when a `kid` that is not in the set was first seen.
     asked: HashMap<Box<str>, u64>,
-    is_failing: bool,
+    /// Why the latest reading failed.
+    failure: Option<String>,
 }
 
 impl Jwks {
@@ -162,6 +163,11 @@ impl Jwks {
             }
         }
         Err(no_key)
+    }
+
+    /// Why the set could not be read, if the latest attempt failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.shared.lock().failure.clone()
     }
 
     /// Waits until the set has been read, or could not be, for at least once.
@@ -265,7 +271,8 @@ impl Shared {
         });
         let mut state = self.lock();
         state.ended = number;
-        let was_failing = std::mem::replace(&mut state.is_failing, result.is_err());
+        let failure = result.as_ref().err().cloned();
+        let was_failing = std::mem::replace(&mut state.failure, failure).is_some();
         let has_set = state.set.is_some();
         let result = result.map(|new| {
             state.good = number;
@@ -306,9 +313,8 @@ impl Source {
     fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::File(path) => file::read_bytes(path),
-            Self::Url(url) => {
-                fetch(url, PATIENCE).map_err(|error| format!("cannot fetch {url}: {error}"))
-            }
+            Self::Url(url) => fetch(url, PATIENCE, system_roots)
+                .map_err(|error| format!("cannot fetch {url}: {error}")),
         }
     }
 }
@@ -340,7 +346,16 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-fn fetch(url: &Uri, patience: Duration) -> Result<Vec<u8>, String> {
+/// Those that the system trusts. Read each time: seldom, and new ones count at once.
+fn system_roots() -> RootCerts {
+    let roots = rustls_native_certs::load_native_certs().certs;
+    let roots = roots
+        .iter()
+        .map(|der| Certificate::from_der(der).to_owned());
+    RootCerts::Specific(Arc::new(roots.collect()))
+}
+
+fn fetch(url: &Uri, patience: Duration, roots: fn() -> RootCerts) -> Result<Vec<u8>, String> {
     let mut config = ureq::Agent::config_builder()
         .timeout_global(Some(patience))
         // Another place than the one that was configured is not to be believed.
@@ -349,16 +364,10 @@ fn fetch(url: &Uri, patience: Duration) -> Result<Vec<u8>, String> {
         .user_agent(concat!("hark/", env!("CARGO_PKG_VERSION")));
     match url.scheme_str() {
         Some("https") => {
-            // Read each time: seldom, and new ones count at once.
-            let roots = rustls_native_certs::load_native_certs().certs;
-            let roots = roots
-                .iter()
-                .map(|der| Certificate::from_der(der).to_owned());
-            let roots = RootCerts::Specific(Arc::new(roots.collect()));
             let ring = Arc::new(rustls::crypto::ring::default_provider());
             let tls = TlsConfig::builder()
                 .provider(TlsProvider::Rustls)
-                .root_certs(roots)
+                .root_certs(roots())
                 .unversioned_rustls_crypto_provider(ring);
             config = config.https_only(true).tls_config(tls.build());
         }
@@ -832,13 +841,16 @@ mod tests {
             server.answer(answer.clone());
             let short: String = answer.chars().take(60).collect();
             assert!(
-                fetch(&server.url(), PATIENCE).is_err(),
+                fetch(&server.url(), PATIENCE, system_roots).is_err(),
                 "{short:?} was taken"
             );
         }
         assert_eq!(other.hits(), 0, "it was led elsewhere");
         server.answer(ok(&" ".repeat(256 * 1024)));
-        assert_eq!(fetch(&server.url(), PATIENCE).unwrap().len(), 256 * 1024);
+        assert_eq!(
+            fetch(&server.url(), PATIENCE, system_roots).unwrap().len(),
+            256 * 1024
+        );
     }
 
     #[test]
@@ -846,26 +858,54 @@ mod tests {
         // Takes connections and says nothing.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = checked(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
-        let refused = fetch(&url, Duration::from_millis(100)).unwrap_err();
+        let refused = fetch(&url, Duration::from_millis(100), system_roots).unwrap_err();
         assert!(refused.contains("timeout"), "{refused}");
     }
 
-    /// The server speaks no TLS: that it is tried at all, with ring beneath, is what is seen.
-    #[test]
-    fn https_is_spoken() {
+    /// One connection by TLS, with a certificate of the tests' own authority. Gives its address.
+    fn tls_server(answer: String) -> SocketAddr {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+        let chain = CertificateDer::from_pem_slice(include_bytes!("testdata/server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("testdata/server-key.pem")).unwrap();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![chain], key)
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let url = checked(&format!("https://{address}/keys")).unwrap();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut first = [0; 3];
-            stream.read_exact(&mut first).unwrap();
-            stream.write_all(down().as_bytes()).unwrap();
-            first
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let session = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+            let mut stream = rustls::StreamOwned::new(session, stream);
+            let mut head = [0; 4096];
+            // Who does not trust it goes away here.
+            if stream.read(&mut head).is_ok_and(|n| n > 0) {
+                stream.write_all(answer.as_bytes()).unwrap();
+                stream.conn.send_close_notify();
+                stream.flush().unwrap();
+            }
         });
-        fetch(&url, PATIENCE).unwrap_err();
-        // A handshake of TLS (RFC 8446, section 5.1).
-        assert_eq!(server.join().unwrap()[..2], [22, 3]);
+        address
+    }
+
+    fn roots_of_the_tests() -> RootCerts {
+        let ca = Certificate::from_pem(include_bytes!("testdata/ca.pem")).unwrap();
+        RootCerts::new_with_certs(&[ca])
+    }
+
+    #[test]
+    fn https_is_believed_where_its_certificate_is_trusted() {
+        let set = text(&[ec("a")]);
+        let url = |address| checked(&format!("https://{address}/keys")).unwrap();
+        let trusted = fetch(&url(tls_server(ok(&set))), PATIENCE, roots_of_the_tests);
+        assert_eq!(trusted.unwrap(), set.as_bytes());
+        let foreign = fetch(&url(tls_server(ok(&set))), PATIENCE, system_roots).unwrap_err();
+        assert!(foreign.contains("certificate"), "{foreign}");
     }
 
     #[test]
