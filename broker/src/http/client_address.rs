@@ -130,6 +130,54 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_in_plain_text_from_another_machine_is_overheard() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let heard = |peer: &str, headers: &[(&str, &str)]| {
+            let mut request = TestRequest::default().peer_addr(peer.parse().unwrap());
+            for &(name, value) in headers {
+                request = request.append_header((name, value));
+            }
+            is_overheard(&request.to_http_request(), &trusted)
+        };
+        let (away, here, proxy) = ("192.0.2.7:9", "127.0.0.1:9", "10.0.0.1:9");
+        let client = ("x-forwarded-for", "192.0.2.7");
+        let https = ("x-forwarded-proto", "https");
+        for (peer, headers, expected) in [
+            (here, vec![], false),
+            ("[::1]:9", vec![], false),
+            ("[::ffff:127.0.0.1]:9", vec![], false),
+            (away, vec![], true),
+            // Anybody can say so.
+            (away, vec![https], true),
+            (proxy, vec![client], true),
+            (proxy, vec![client, https], false),
+            (proxy, vec![client, ("x-forwarded-proto", "wss")], false),
+            (proxy, vec![client, ("x-forwarded-proto", "http")], true),
+            // The client wrote the first, the proxy the second.
+            (
+                proxy,
+                vec![client, ("x-forwarded-proto", "https, http")],
+                true,
+            ),
+            (
+                proxy,
+                vec![("forwarded", "for=192.0.2.7;proto=https")],
+                false,
+            ),
+            (
+                proxy,
+                vec![("forwarded", "for=192.0.2.7;proto=http"), https],
+                true,
+            ),
+            // The proxy itself, and whoever sits on its machine.
+            (proxy, vec![], true),
+            (proxy, vec![("x-forwarded-for", "127.0.0.1")], false),
+        ] {
+            assert_eq!(heard(peer, &headers), expected, "{peer} {headers:?}");
+        }
+    }
+
+    #[test]
     fn only_what_trusted_proxies_added_is_believed() {
         let proxy = "127.0.0.1:9";
         let forwarded_for = |value| address(proxy, &[("x-forwarded-for", value)]);

@@ -17,6 +17,8 @@ use super::socket::SessionContext;
 use crate::connections::unix_ms;
 use crate::identity::{Credential, Identity, Refusal};
 
+/// A signature is checked: of the commands of a turn that takes so many more than its own.
+const AUTH_WEIGHS: usize = 15;
 /// Who may do nothing yet has so long to say who it is.
 const AUTH_WITHIN: Duration = Duration::from_secs(5);
 /// A client is told that its token runs out a tenth of its life ahead, within these bounds.
@@ -48,6 +50,9 @@ impl Session {
     }
 
     pub(super) fn authenticate(&mut self, id: Option<u64>, token: &str, ctx: &mut SessionContext) {
+        if let Some(inbound) = &self.inbound {
+            inbound.weighs(AUTH_WEIGHS);
+        }
         let refusal = match self.checkpoint.judge(Credential::Bearer(token)) {
             Ok(identity) => return self.becomes(id, identity, ctx),
             Err(refusal) => refusal,
