@@ -107,6 +107,14 @@ pub struct Config {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
+    /// Ask who everybody is: a file of issuers, keys and rules that say who may do what.
+    #[arg(long, env = "HARK_AUTH", value_name = "FILE")]
+    pub auth: Option<PathBuf>,
+
+    /// Take tokens also over connections that anybody on the way can read.
+    #[arg(long, env = "HARK_INSECURE_PLAINTEXT")]
+    pub insecure_plaintext: bool,
+
     /// Allow non-loopback addresses without authentication. Anyone who can connect can read and publish everything.
     #[arg(long, env = "HARK_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
@@ -181,10 +189,13 @@ impl Config {
 
     /// What is wrong with settings that are each right by themselves.
     pub fn check(&self) -> Result<(), String> {
-        if !self.listen.is_loopback() && !self.insecure_no_auth {
+        if self.auth.is_some() && self.insecure_no_auth {
+            return Err("--auth asks who everybody is, and --insecure-no-auth lets everybody in; give one of them".to_owned());
+        }
+        if !self.listen.is_loopback() && self.auth.is_none() && !self.insecure_no_auth {
             return Err(format!(
-                "without authentication Hark serves loopback addresses only, and {} is none; listen on 127.0.0.1, or give \
-                 --insecure-no-auth if everybody who reaches it may read and publish everything",
+                "without authentication Hark serves loopback addresses only, and {} is none; listen on 127.0.0.1, say with \
+                 --auth who may do what, or give --insecure-no-auth if everybody who reaches it may read and publish everything",
                 self.listen
             ));
         }
@@ -276,7 +287,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// Reads `7d`, `1h 30m`, `250ms`. Days have 24 hours. What is counted in milliseconds would be nothing below one.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time such as 30s, 5m, 12h or 7d, of at least 1ms");
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let duration = span

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::HttpRequest;
 use futures_util::task::AtomicWaker;
@@ -34,6 +34,17 @@ const BEHIND_AFTER: Duration = Duration::from_secs(2);
 const MAX_OWED: usize = 64;
 /// Who asked to know is told again while it lasts.
 const TELL_BEHIND_EVERY: Duration = Duration::from_secs(4);
+
+/// Who was to go is cut after this.
+const GONE_WITHIN_MS: u64 = 500;
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
 
 /// Who is connected, however.
 #[derive(Debug)]
@@ -73,6 +84,18 @@ pub struct Connection {
     acknowledged: Mutex<Acknowledged>,
     /// Who is told that it is behind.
     bell: Mutex<Option<Bell>>,
+    /// When what its client has shown runs out, in Unix milliseconds; 0: never.
+    ends_at_ms: AtomicU64,
+}
+
+/// A connection ends at a time only as long as this is there.
+#[derive(Debug)]
+pub struct Ends(Arc<Connection>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.ends_at(None);
+    }
 }
 
 /// Somebody who wants to know that a client is behind.
@@ -170,6 +193,7 @@ impl Connections {
             answer_bytes: AtomicUsize::new(0),
             acknowledged: Mutex::default(),
             bell: Mutex::default(),
+            ends_at_ms: AtomicU64::new(0),
         });
         let at = self.lock().insert(connection.clone());
         Listed {
@@ -195,6 +219,24 @@ impl Connections {
             tracing::info!(
                 connections = ended,
                 "ended: they took less than a page within the stall timeout"
+            );
+        }
+    }
+
+    /// Cuts the connections whose client was to have gone, and told so, a while ago: it does not read. To be called every second or so.
+    pub(crate) fn end_expired(&self, now: SystemTime) {
+        let now_ms = unix_ms(now);
+        let expired = |connection: &&Arc<Connection>| {
+            let ends_at_ms = connection.ends_at_ms.load(Ordering::Relaxed);
+            ends_at_ms != 0 && now_ms >= ends_at_ms.saturating_add(GONE_WITHIN_MS)
+        };
+        let all = self.all();
+        let expired = all.iter().filter(expired);
+        let ended = expired.filter(|connection| connection.cut()).count();
+        if ended > 0 {
+            tracing::info!(
+                connections = ended,
+                "ended: what their clients had shown has run out, and they do not read"
             );
         }
     }
@@ -288,6 +330,18 @@ impl Connection {
     /// The other side of the socket.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Its client's credential runs out then. It is told by whoever serves it; where that cannot be, the connection is cut.
+    pub(crate) fn ends_at(&self, time: Option<SystemTime>) {
+        self.ends_at_ms
+            .store(time.map_or(0, unix_ms), Ordering::Relaxed);
+    }
+
+    /// [`Self::ends_at`], as long as what is given is there.
+    pub(crate) fn ends_while(self: &Arc<Self>, time: Option<SystemTime>) -> Ends {
+        self.ends_at(time);
+        Ends(self.clone())
     }
 
     fn now_ms(&self) -> u64 {

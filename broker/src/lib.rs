@@ -10,6 +10,7 @@ pub mod config;
 pub mod connections;
 pub mod edge;
 pub mod http;
+mod identity;
 mod idle;
 mod logging;
 pub mod message_log;

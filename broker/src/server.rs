@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix::{Arbiter, ArbiterHandle};
 use actix_server::Server;
@@ -23,6 +23,7 @@ use crate::config::{Config, Listen};
 use crate::connections::Connections;
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
+use crate::identity::Authority;
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
@@ -100,6 +101,9 @@ pub enum ServeError {
     /// The log is damaged, and could not be recovered.
     #[error("{0}")]
     Recover(#[from] crate::message_log::sled::RecoverError),
+    /// Who may what cannot be read, or makes no sense.
+    #[error("{0}")]
+    Auth(String),
     /// The system refused something else.
     #[error("hark cannot run: {0}")]
     Io(#[from] io::Error),
@@ -168,8 +172,8 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
         }
     });
     logging::end_with_threads_of_others();
-    let engines = gate.registry.engines().clone();
-    actix::spawn(async move { topic::names::warn_of_hidden(&engines).await });
+    let registry = gate.registry.clone();
+    actix::spawn(async move { topic::names::warn_of_hidden(&registry).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
     let signals = Signals::listen(hang_ups)?;
     announce(&addresses);
@@ -206,6 +210,7 @@ impl Looks {
         let slept = self.judge.has_slept(now);
         self.judge.look_at(now + LOOK_EVERY);
         self.connections.end_overdue(slept);
+        self.connections.end_expired(SystemTime::now());
         let waiting = self.gate.answers.waiting();
         if waiting > 0 {
             self.connections
@@ -234,6 +239,11 @@ impl Looks {
 
 /// Opens the log and makes everything that requests are given.
 fn open(config: &Config) -> Result<Gate, ServeError> {
+    // First: it is soon said what is wrong with it.
+    let authority = match &config.auth {
+        Some(file) => Authority::load(file).map_err(ServeError::Auth)?,
+        None => Authority::open(),
+    };
     let clock = Clock::system();
     let faults = Faults {
         enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
@@ -282,6 +292,8 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
     };
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
+        authority: Arc::new(authority),
+        takes_plaintext: config.auth.is_none() || config.insecure_plaintext,
         sessions: Arc::<Sessions>::default(),
         session_settings: SessionSettings {
             heartbeat: config.heartbeat,
@@ -293,7 +305,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         },
         admission: Admission {
             allowed_origins: config.allowed_origins.clone(),
-            loopback_hosts_only: !config.insecure_no_auth,
+            loopback_hosts_only: config.auth.is_none() && !config.insecure_no_auth,
         },
         trusted_proxies: config.trusted_proxies.clone(),
         answers: Answers::default(),

@@ -84,10 +84,7 @@ pub(crate) async fn run_until_told(
     // Requests that are being answered are; what was taken is committed, whoever still waits for the answer.
     handle.stop(true).await;
     let committing = gate.clone();
-    let committed = web::block(move || {
-        committing.registry.engines().synced.shutdown();
-        committing.registry.engines().memory.shutdown();
-    });
+    let committed = web::block(move || committing.registry.shut_down());
     tokio::select! {
         committed = committed => committed.map_err(io::Error::other)?,
         () = signals.told() => end_at_once(),

@@ -226,6 +226,8 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
             let kind = match (status, code) {
                 (401, Some(_)) => Failure::TokenRefused,
                 (403, Some(_)) => Failure::Final,
+                // No authentication is configured there: a token will not be looked at the next time either.
+                (501, Some(ErrorCode::Unsupported)) => Failure::Final,
                 _ => Failure::Passing,
             };
             DialError {
@@ -304,6 +306,8 @@ mod tests {
             (401, page, Passing),
             (401, r#"{"code":"weather","message":"no"}"#, Passing),
             (403, r#"{"error":"forbidden"}"#, Passing),
+            (501, r#"{"code":"unsupported","message":"no"}"#, Final),
+            (501, page, Passing),
             (404, page, Passing),
             (404, r#"{"code":"not_found","message":"no"}"#, Passing),
             (400, r#"{"code":"unsupported","message":"no"}"#, Passing),

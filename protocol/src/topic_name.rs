@@ -113,6 +113,14 @@ pub struct TopicPattern(String);
 impl TopicPattern {
     /// Checks `pattern` and keeps a copy.
     pub fn parse(pattern: &str) -> Result<Self, TopicNameError> {
+        // A wildcard stands for one character at least.
+        if pattern.len() > MAX_TOPIC_BYTES {
+            return Err(TopicNameError::TooLong(pattern.len()));
+        }
+        // No wildcard stands for a part of a segment.
+        if pattern.starts_with("$*") {
+            return Err(TopicNameError::BadCharacter('*'));
+        }
         let names = pattern
             .strip_suffix('>')
             .map_or(Some(pattern), |rest| match rest {
@@ -169,6 +177,8 @@ impl std::str::FromStr for TopicPattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -222,8 +232,77 @@ mod tests {
                 .matches(&TopicName::parse(topic).unwrap());
             assert_eq!(found, expected, "{pattern} on {topic}");
         }
-        for bad in ["", "a>", "a.>.b", "a.**", "a..>", ".>"] {
+        let too_long = format!("{}.>", "x".repeat(254));
+        for bad in [
+            "", "a>", "a.>.b", "a.**", "a..>", ".>", "$*", "$*.a", "$>", "$", &too_long,
+        ] {
             assert!(TopicPattern::parse(bad).is_err(), "{bad:?} was taken");
+        }
+        TopicPattern::parse(&format!("{}.>", "x".repeat(253))).unwrap();
+    }
+
+    /// The rule as it is worded: `*` is one segment, a final `>` the rest (one or more), neither matches a first segment that starts
+    /// with `$`. A `>` is tried as every number of `*` that it could be.
+    fn matches_by_the_words(pattern: &str, topic: &str) -> bool {
+        if let Some(before) = pattern.strip_suffix('>') {
+            let most = topic.split('.').count();
+            return (1..=most).any(|count| {
+                let stars = vec!["*"; count].join(".");
+                matches_by_the_words(&format!("{before}{stars}"), topic)
+            });
+        }
+        let wanted: Vec<&str> = pattern.split('.').collect();
+        let names: Vec<&str> = topic.split('.').collect();
+        let fits = |(at, (wanted, name)): (usize, (&&str, &&str))| match *wanted {
+            "*" => !(at == 0 && name.starts_with('$')),
+            wanted => wanted == *name,
+        };
+        wanted.len() == names.len() && wanted.iter().zip(&names).enumerate().all(fits)
+    }
+
+    /// What a pattern is made of, by the same words.
+    fn is_pattern_by_the_words(text: &str) -> bool {
+        let segments: Vec<&str> = text.split('.').collect();
+        let is_one = |(at, segment): (usize, &&str)| {
+            let name = match at {
+                0 => segment.strip_prefix('$').unwrap_or(segment),
+                _ => segment,
+            };
+            *segment == "*"
+                || (*segment == ">" && at == segments.len() - 1)
+                || (!name.is_empty()
+                    && name
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || "_-:@".contains(c)))
+        };
+        text.len() <= 255 && segments.iter().enumerate().all(is_one)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// Of few letters, so that they often match.
+        #[test]
+        fn patterns_match_as_they_are_worded(
+            pattern in "[$]?([ab*]|ab)([.]([ab*]|ab)){0,3}([.]>)?|>",
+            topic in "[$]?([ab]|ab)([.]([ab]|ab)){0,4}",
+        ) {
+            let name = TopicName::parse(&topic).unwrap();
+            match TopicPattern::parse(&pattern) {
+                Ok(parsed) => prop_assert_eq!(parsed.matches(&name), matches_by_the_words(&pattern, &topic)),
+                Err(_) => prop_assert!(!is_pattern_by_the_words(&pattern)),
+            }
+        }
+
+        #[test]
+        fn patterns_are_taken_as_they_are_worded(text in "[a$*>. /]{0,7}") {
+            prop_assert_eq!(TopicPattern::parse(&text).is_ok(), is_pattern_by_the_words(&text), "{}", text);
+        }
+
+        #[test]
+        fn a_name_is_a_pattern_for_itself_alone(topic in "[$]?[ab]([.][ab]){0,2}", other in "[$]?[ab]([.][ab]){0,2}") {
+            let pattern = TopicPattern::parse(&topic).unwrap();
+            prop_assert_eq!(pattern.matches(&TopicName::parse(&other).unwrap()), topic == other);
         }
     }
 }

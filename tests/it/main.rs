@@ -18,6 +18,7 @@ mod cli_help;
 mod cli_url;
 mod clock;
 mod connections;
+mod credentials;
 mod cursor_file;
 mod damage;
 mod data_dir;
@@ -39,6 +40,7 @@ mod growth;
 mod handshake;
 mod http;
 mod http_rules;
+mod identity;
 #[cfg(feature = "peers")]
 mod journey;
 mod limits;

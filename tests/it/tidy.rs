@@ -113,6 +113,22 @@ fn the_brokers_import_arrows_point_one_way() {
     none("imports against the arrows", &wrong);
 }
 
+/// What an identity may do is given out where it was settled, and nowhere else.
+#[test]
+fn access_is_had_at_one_door() {
+    let mut doors: Vec<String> = sources("rs")
+        .iter()
+        .filter(|(name, text)| {
+            let inside = name.strip_prefix("broker/src");
+            inside.is_ok_and(|inside| !inside.starts_with("topic"))
+                && text.contains("registry.access(")
+        })
+        .map(|(name, _)| name.display().to_string())
+        .collect();
+    doors.retain(|door| door != "broker/src/http/admitted.rs");
+    none("other doors than http/admitted.rs", &doors);
+}
+
 /// The crate's top modules that a source names, comments aside: in `crate::topic::…` and in `crate::{topic::…, …}`.
 fn imports(text: &str) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();

@@ -5,6 +5,7 @@ mod connection;
 mod cursor_file;
 mod environment;
 mod http;
+mod key;
 mod log;
 mod output;
 mod place;
@@ -12,6 +13,7 @@ mod publish;
 mod race;
 mod serve;
 mod subscribe;
+mod token;
 mod topics;
 mod trouble;
 
@@ -41,6 +43,8 @@ enum Command {
     Sub(subscribe::SubscribeArgs),
     Topics(topics::TopicsArgs),
     Log(log::LogArgs),
+    Token(token::TokenArgs),
+    Key(key::KeyArgs),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
@@ -60,6 +64,8 @@ pub fn main() -> ExitCode {
         Command::Sub(args) => client(subscribe::run(args)),
         Command::Topics(args) => client(topics::run(args)),
         Command::Log(args) => log::run(args),
+        Command::Token(args) => token::run(args),
+        Command::Key(args) => key::run(args),
     };
     let exit_code = match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ use actix_web::http::header::{FORWARDED, HeaderMap};
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// The client's address: that of the connection, or where that is a trusted proxy's, the nearest on the way to it that is not, by
 /// `Forwarded` (RFC 7239, section 4) or `X-Forwarded-For`. Where the two do not agree, the client has written one of them itself and the proxy
@@ -47,6 +48,35 @@ pub(super) fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> String
         (None, None) => peer.ip(),
     };
     client.to_string()
+}
+
+/// Whether what the client has sent came in plain text over a network: from another machine, and not, as a trusted proxy says, by https
+/// (`X-Forwarded-Proto`, or `proto` of `Forwarded`).
+pub(super) fn is_overheard(request: &HttpRequest, trusted: &[IpNet]) -> bool {
+    let Some(peer) = request.peer_addr() else {
+        return false;
+    };
+    let peer = peer.ip().to_canonical();
+    if !trusted.iter().any(|network| network.contains(&peer)) {
+        return !peer.is_loopback();
+    }
+    let headers = request.headers();
+    // What the proxy that we see has added stands last.
+    let last = |name: &str| list(headers, name).and_then(|mut list| list.pop());
+    let by_forwarded = last(FORWARDED.as_str()).and_then(|hop| {
+        let mut pairs = hop.split(';').filter_map(|pair| pair.split_once('='));
+        let (_, proto) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("proto"))?;
+        Some(proto.to_owned())
+    });
+    let said: Vec<String> = [by_forwarded, last(X_FORWARDED_PROTO)]
+        .into_iter()
+        .flatten()
+        .map(|proto| proto.trim().trim_matches('"').to_ascii_lowercase())
+        .collect();
+    let is_secure = !said.is_empty() && said.iter().all(|proto| proto == "https" || proto == "wss");
+    let client = client_address(request, trusted);
+    let client = read_address(&client).or_else(|| client.parse().ok());
+    !is_secure && !client.is_some_and(|client| client.is_loopback())
 }
 
 /// A header's list over all its lines (RFC 9110, section 5.3); `None` if it is not there.
@@ -97,6 +127,54 @@ mod tests {
             request = request.append_header((name, value));
         }
         client_address(&request.to_http_request(), &trusted)
+    }
+
+    #[test]
+    fn what_comes_in_plain_text_from_another_machine_is_overheard() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let heard = |peer: &str, headers: &[(&str, &str)]| {
+            let mut request = TestRequest::default().peer_addr(peer.parse().unwrap());
+            for &(name, value) in headers {
+                request = request.append_header((name, value));
+            }
+            is_overheard(&request.to_http_request(), &trusted)
+        };
+        let (away, here, proxy) = ("192.0.2.7:9", "127.0.0.1:9", "10.0.0.1:9");
+        let client = ("x-forwarded-for", "192.0.2.7");
+        let https = ("x-forwarded-proto", "https");
+        for (peer, headers, expected) in [
+            (here, vec![], false),
+            ("[::1]:9", vec![], false),
+            ("[::ffff:127.0.0.1]:9", vec![], false),
+            (away, vec![], true),
+            // Anybody can say so.
+            (away, vec![https], true),
+            (proxy, vec![client], true),
+            (proxy, vec![client, https], false),
+            (proxy, vec![client, ("x-forwarded-proto", "wss")], false),
+            (proxy, vec![client, ("x-forwarded-proto", "http")], true),
+            // The client wrote the first, the proxy the second.
+            (
+                proxy,
+                vec![client, ("x-forwarded-proto", "https, http")],
+                true,
+            ),
+            (
+                proxy,
+                vec![("forwarded", "for=192.0.2.7;proto=https")],
+                false,
+            ),
+            (
+                proxy,
+                vec![("forwarded", "for=192.0.2.7;proto=http"), https],
+                true,
+            ),
+            // The proxy itself, and whoever sits on its machine.
+            (proxy, vec![], true),
+            (proxy, vec![("x-forwarded-for", "127.0.0.1")], false),
+        ] {
+            assert_eq!(heard(peer, &headers), expected, "{peer} {headers:?}");
+        }
     }
 
     #[test]

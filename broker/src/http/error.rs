@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use hark_protocol::ErrorCode;
 use serde_json::json;
 
+use crate::identity;
 use crate::message_log::LogError;
 use crate::topic::Refusal;
 
@@ -53,6 +54,12 @@ impl From<Refusal> for ApiError {
     }
 }
 
+impl From<identity::Refusal> for ApiError {
+    fn from(identity::Refusal { code, message }: identity::Refusal) -> Self {
+        Self::new(code, message)
+    }
+}
+
 impl From<&LogError> for ApiError {
     fn from(error: &LogError) -> Self {
         Refusal::from(error).into()
@@ -74,6 +81,9 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(self.status);
         if self.refusal.code.try_again() {
             response.insert_header(("Retry-After", RETRY_AFTER_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         response.json(self.body())
     }

@@ -9,14 +9,17 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use hark_protocol::ErrorCode;
 use tokio::time::Instant;
 
+use super::admitted::{Admitted, end_of};
 use super::event_writer::EventWriter;
 use super::follow::Follower;
 use super::reading::{self, Form, Reading};
 use super::{ApiError, Gate};
-use crate::connections::Connection;
+use crate::connections::{Connection, Ends};
 use crate::session::{self, Leave as _, Present};
+use crate::topic::Access;
 
 /// How long a browser waits before it comes back when a stream has broken.
 const COME_BACK_AFTER: Duration = Duration::from_secs(2);
@@ -27,30 +30,35 @@ const PROBES: u32 = 3;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn of_topic(
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     topic: web::Path<String>,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check_host(&request)?;
     let reading = reading::read(&request, Some(&topic), Form::Stream)?;
-    Ok(answer(&request, &gate, reading))
+    answer(&request, &gate, &access, reading)
 }
 
 pub(super) async fn of_topics(
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check_host(&request)?;
     let reading = reading::read(&request, None, Form::Stream)?;
-    Ok(answer(&request, &gate, reading))
+    answer(&request, &gate, &access, reading)
 }
 
-fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse {
+fn answer(
+    request: &HttpRequest,
+    gate: &Gate,
+    access: &Access,
+    reading: Reading,
+) -> Result<HttpResponse, ApiError> {
     let Reading { topics, from, .. } = reading;
     let mut out = EventWriter::new(topics.clone());
     out.retry(COME_BACK_AFTER);
     let starts = topics.into_iter().zip(from);
-    let follower = Follower::new(gate.registry.clone(), starts);
+    let follower = Follower::new(access, starts)?;
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
@@ -58,7 +66,7 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
         .insert_header(("X-Accel-Buffering", "no"));
     let Some(present) = gate.sessions.enter(follower.inbox().clone()) else {
         // Hark is about to end.
-        return response.body(out.take_and_end());
+        return Ok(response.body(out.take_and_end()));
     };
     let name = session::new_name();
     let settings = &gate.session_settings;
@@ -70,15 +78,21 @@ fn answer(request: &HttpRequest, gate: &Gate, reading: Reading) -> HttpResponse 
         let tell = follower.inbox().clone();
         connection.when_behind(move || tell.lag());
     }
-    response.streaming(events(EventStream {
+    let expires_at = access.identity().expires_at();
+    let ends = connection
+        .as_ref()
+        .map(|connection| connection.ends_while(expires_at));
+    Ok(response.streaming(events(EventStream {
         follower,
         out,
         heartbeat: settings.heartbeat,
         connection,
         probes_left: PROBES,
+        expiry: end_of(access.identity()),
+        _ends: ends,
         _ended: Ended { name, peer },
         _present: present,
-    }))
+    })))
 }
 
 /// A stream under way.
@@ -89,6 +103,9 @@ struct EventStream {
     connection: Option<Arc<Connection>>,
     /// How often a client that has closed its side is still written to, to see whether it reads.
     probes_left: u32,
+    /// When what its reader has shown runs out.
+    expiry: Option<Instant>,
+    _ends: Option<Ends>,
     _ended: Ended,
     _present: Present,
 }
@@ -115,6 +132,7 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
             heartbeat,
             connection,
             probes_left,
+            expiry,
             ..
         } = &mut stream;
         if follower.has_ended() {
@@ -132,8 +150,18 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
                 }
                 *probes_left -= 1;
             };
+            let expires = async {
+                match expiry {
+                    Some(expiry) => tokio::time::sleep_until(*expiry).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
+                () = expires => {
+                    let message = "the token has run out; come back with a new one";
+                    follower.end_with(ErrorCode::Unauthenticated, message.to_owned(), out);
+                }
                 () = follower.turn(out, Instant::now() + *heartbeat) => {}
                 () = probe => {}
             }

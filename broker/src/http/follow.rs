@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::event_writer::EventWriter;
 use crate::session::{Goodbye, Leave};
 use crate::topic::{
-    Asked, Credit, Delivery, PageFrame, Pulls, Refused, Registry, RoomNews, Seat, Seating,
+    Access, Asked, Credit, Delivery, PageFrame, Pulls, Refusal, Refused, RoomNews, Seat, Seating,
     Subscriber, Subscription,
 };
 
@@ -27,7 +27,6 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Subscriptions to some topics, written as events.
 #[derive(Debug)]
 pub(super) struct Follower {
-    registry: Arc<Registry>,
     inbox: Arc<Inbox>,
     heard: UnboundedReceiver<Heard>,
     topics: Vec<Followed>,
@@ -127,11 +126,11 @@ impl Leave for Inbox {
 }
 
 impl Follower {
-    /// Begins to join the topics.
+    /// Begins to join the topics, where all of them may be read.
     pub(super) fn new(
-        registry: Arc<Registry>,
+        access: &Access,
         starts: impl Iterator<Item = (TopicName, SubscribeFrom)>,
-    ) -> Self {
+    ) -> Result<Self, Refusal> {
         let (sender, heard) = unbounded_channel();
         let inbox = Inbox {
             heard: sender,
@@ -139,16 +138,18 @@ impl Follower {
             open: AtomicBool::new(false),
             unacknowledged: AtomicBool::new(false),
         };
-        let followed = |(topic, from)| Followed {
-            subscription: Subscription::new(&registry, topic, from),
-            key: 0,
-            seating: None,
-            later: None,
+        let followed = |(topic, from)| {
+            let subscription = Subscription::new(access, topic, from)?;
+            Ok(Followed {
+                subscription,
+                key: 0,
+                seating: None,
+                later: None,
+            })
         };
-        let topics: Vec<Followed> = starts.map(followed).collect();
+        let topics: Vec<Followed> = starts.map(followed).collect::<Result<_, Refusal>>()?;
         let mut follower = Self {
             topics,
-            registry,
             inbox: Arc::new(inbox),
             heard,
             next_key: 0,
@@ -161,7 +162,7 @@ impl Follower {
         for at in 0..follower.topics.len() {
             follower.join(at);
         }
-        follower
+        Ok(follower)
     }
 
     /// How it is told to go.
@@ -206,8 +207,7 @@ impl Follower {
         let one = &mut self.topics[at];
         one.key = self.next_key;
         let inbox = self.inbox.clone();
-        one.subscription
-            .join(&self.registry, inbox, one.key, Subprotocol::Json);
+        one.subscription.join(inbox, one.key, Subprotocol::Json);
     }
 
     fn do_what_is_due(&mut self) {
@@ -336,7 +336,7 @@ impl Follower {
             }
             RoomNews::NotSubscribed { key, code, message } => match self.at(key) {
                 Some(at) if self.begun => self.room_gone(at, out),
-                Some(_) => self.fail(code, message, out),
+                Some(_) => self.end_with(code, message, out),
                 None => {}
             },
             RoomNews::Lagging { key, behind } => {
@@ -389,7 +389,7 @@ impl Follower {
                 };
                 match self.topics[at].subscription.page_failed() {
                     Some(wait) => self.later(at, wait, Later::Pull),
-                    None => self.fail(ErrorCode::LogUnavailable, reason, out),
+                    None => self.end_with(ErrorCode::LogUnavailable, reason, out),
                 }
             }
             RoomNews::Gone { key } => {
@@ -472,13 +472,13 @@ impl Follower {
                 let topic = one.subscription.topic();
                 let message = format!("the room of {topic} cannot be had");
                 tracing::error!("{message}");
-                self.fail(ErrorCode::Internal, message, out);
+                self.end_with(ErrorCode::Internal, message, out);
             }
         }
     }
 
     /// Ends the stream; where trying again makes sense, the client is told when.
-    fn fail(&mut self, code: ErrorCode, message: String, out: &mut EventWriter) {
+    pub(super) fn end_with(&mut self, code: ErrorCode, message: String, out: &mut EventWriter) {
         if code.try_again() {
             out.retry(TRY_AGAIN_AFTER);
         }
@@ -503,6 +503,7 @@ mod tests {
 
     use super::*;
     use crate::http::publishing;
+    use crate::identity::Identity;
     use crate::topic::tests::registry_of_few;
 
     /// What a stream has been given, up to what is looked for.
@@ -525,14 +526,14 @@ mod tests {
 
     #[actix_web::test]
     async fn what_lies_unacknowledged_is_told_of_the_topics_it_came_by() {
-        let registry = registry_of_few(10);
+        let access = registry_of_few(10).access(Identity::unrestricted());
         let topics = ["a", "b"].map(|name| TopicName::parse(name).unwrap());
         let starts = topics
             .clone()
             .map(|topic| (topic, SubscribeFrom::Now))
             .into_iter();
         let mut stream = Stream {
-            follower: Follower::new(registry.clone(), starts),
+            follower: Follower::new(&access, starts).unwrap(),
             out: EventWriter::new(topics.to_vec()),
             text: String::new(),
         };
@@ -543,7 +544,7 @@ mod tests {
                 headers: Headers::default(),
             };
             let topic = topics[at].clone();
-            publishing::publish_one(&registry, topic, message, Idempotency::None)
+            publishing::publish_one(&access, topic, message, Idempotency::None)
                 .await
                 .unwrap();
         };

@@ -1,6 +1,7 @@
 //! `GET /v1/topics/{topic}/messages` and `GET /v1/messages`: pages of the history of one topic or several, from any cursor. With `wait`
 //! they are long-polls: where there is nothing yet, the answer waits for the first message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -8,13 +9,14 @@ use hark_protocol::{Cursor, CursorSet, ErrorCode, SubscribeFrom, TopicName};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::admitted::{Admitted, end_of};
 use super::answers::{Held, Room};
 use super::page::Page;
 use super::reading::{self, Form, Reading};
 use super::waiting::Waiting;
 use super::{ApiError, Gate};
 use crate::connections::Connection;
-use crate::topic::{History, join_again_after};
+use crate::topic::{Access, History, join_again_after};
 
 /// The most bytes that the pages of one answer have (but at least one message).
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -26,27 +28,27 @@ const GONE_AFTER: Duration = Duration::from_secs(2);
 const MAX_ATTEMPTS: u32 = 5;
 
 pub(super) async fn of_topic(
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     topic: web::Path<String>,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check_host(&request)?;
     let reading = reading::read(&request, Some(&topic), Form::Page)?;
     let connection = Connection::of(&request);
-    let (pages, room) = read(&gate, &reading, connection.as_deref()).await?;
+    let (pages, room) = read(&gate, &access, &reading, connection.as_ref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let body = pages.iter().map(|page| page.json(false)).collect();
     Ok(answer(cursor, Held::new(body, room, connection)))
 }
 
 pub(super) async fn of_topics(
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check_host(&request)?;
     let reading = reading::read(&request, None, Form::Page)?;
     let connection = Connection::of(&request);
-    let (pages, room) = read(&gate, &reading, connection.as_deref()).await?;
+    let (pages, room) = read(&gate, &access, &reading, connection.as_ref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let pages: Vec<String> = pages.iter().map(|page| page.json(true)).collect();
     let pages = pages.join(",");
@@ -71,24 +73,33 @@ fn answer(cursor: String, body: Held) -> HttpResponse {
 /// Reads a page of each topic, and as long as all are empty waits for the first message.
 async fn read(
     gate: &Gate,
+    access: &Access,
     reading: &Reading,
-    connection: Option<&Connection>,
+    connection: Option<&Arc<Connection>>,
 ) -> Result<(Vec<Page>, Room), ApiError> {
-    let end = Instant::now() + reading.wait;
+    // All of them before anything of one.
+    for topic in &reading.topics {
+        access.check_read(topic)?;
+    }
+    let mut end = Instant::now() + reading.wait;
+    if let Some(expiry) = end_of(access.identity()) {
+        end = end.min(expiry);
+    }
+    let _ends = connection.map(|connection| connection.ends_while(access.identity().expires_at()));
     let mut from = reading.from.clone();
     loop {
         let room = gate.answers.room().await?;
-        let pages = read_pages(gate, reading, &from).await?;
+        let pages = read_pages(access, reading, &from).await?;
         let nothing = pages.iter().all(|page| page.is_empty() && page.caught_up);
         if !nothing || Instant::now() >= end {
             return Ok((pages, room));
         }
         // Nothing is held while it waits.
         drop(room);
-        let waiting = Waiting::begin(gate, &reading.topics, &pages)?;
+        let waiting = Waiting::begin(gate, access, &reading.topics, &pages)?;
         let ends_first = tokio::select! {
             is_there = waiting.until(end) => !is_there,
-            () = client_seems_gone(connection) => true,
+            () = client_seems_gone(connection.map(Arc::as_ref)) => true,
         };
         if ends_first {
             return Ok((pages, gate.answers.room().await?));
@@ -111,7 +122,7 @@ async fn client_seems_gone(connection: Option<&Connection>) {
 
 /// Reads a page of each topic. They share the bytes of an answer, so they are read one after the other.
 async fn read_pages(
-    gate: &Gate,
+    access: &Access,
     reading: &Reading,
     from: &[SubscribeFrom],
 ) -> Result<Vec<Page>, ApiError> {
@@ -120,7 +131,7 @@ async fn read_pages(
     for (at, (topic, &from)) in reading.topics.iter().zip(from).enumerate() {
         let share = left_bytes / (reading.topics.len() - at);
         let limit = if left_bytes > 0 { reading.limit } else { 0 };
-        let page = read_page(gate, topic, from, limit, share).await?;
+        let page = read_page(access, topic, from, limit, share).await?;
         left_bytes = left_bytes.saturating_sub(page.bytes());
         pages.push(page);
     }
@@ -129,7 +140,7 @@ async fn read_pages(
 
 /// Reads a page. A room that dies meanwhile is asked for again, for a while.
 async fn read_page(
-    gate: &Gate,
+    access: &Access,
     topic: &TopicName,
     from: SubscribeFrom,
     max_records: usize,
@@ -138,8 +149,8 @@ async fn read_page(
     for attempt in 1..=MAX_ATTEMPTS {
         let (reply, page) = oneshot::channel();
         // Held until the answer, so that the room does not retire.
-        let room = gate.registry.room(topic);
-        room.order(History {
+        let right = access.read(topic)?;
+        right.history(History {
             from,
             max_records,
             max_bytes,

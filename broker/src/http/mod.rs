@@ -1,6 +1,7 @@
 //! HTTP: every route on one screen. Owns requests and responses; what they ask for is done by rooms and the log, the same way as
 //! for a session: there is no second path.
 
+mod admitted;
 mod answers;
 mod assets;
 mod body;
@@ -38,6 +39,7 @@ use hark_protocol::ErrorCode;
 use ipnet::IpNet;
 use serde_json::json;
 
+use crate::identity::Authority;
 use crate::message_log::Health;
 use crate::session::Sessions;
 use crate::settings::SessionSettings;
@@ -53,6 +55,10 @@ pub use rules::keep_rules;
 pub struct Gate {
     /// The rooms.
     pub registry: Arc<Registry>,
+    /// Who judges what clients show.
+    pub(crate) authority: Arc<Authority>,
+    /// Whether a token is taken that anybody on its way could read.
+    pub takes_plaintext: bool,
     /// Who is connected.
     pub sessions: Arc<Sessions>,
     /// What each session is given.
@@ -185,7 +191,7 @@ async fn ready(gate: web::Data<Gate>) -> HttpResponse {
     let Health {
         refuses_writes,
         warnings,
-    } = gate.registry.engines().synced.health();
+    } = gate.registry.health();
     let stopping = gate.stopping.load(Ordering::Relaxed);
     let (mut response, mut body) = match refuses_writes {
         _ if stopping => (

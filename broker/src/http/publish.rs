@@ -10,6 +10,7 @@ use hark_protocol::{
     ProducerId, check_content_type,
 };
 
+use super::admitted::Admitted;
 use super::body::Body;
 use super::publishing::{self, Line};
 use super::{ApiError, Gate, topics};
@@ -24,14 +25,16 @@ pub(super) const PUBLISH_HEADERS: [&str; 3] = ["hark-producer", "hark-seq", "har
 const MAX_KEY_OF_LINES: usize = 64 - 11;
 
 pub(super) async fn publish(
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     topic: web::Path<String>,
     payload: web::Payload,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check(&request)?;
     gate.check_open()?;
     let topic = topics::parse_own(&topic, "nobody can publish to it")?;
+    // Before anything is received of it.
+    access.check_publish(&topic)?;
     refuse_unknown(request.headers())?;
     let headers = message_headers(request.headers())?;
     let counted = Counted::read(request.headers())?;
@@ -60,15 +63,14 @@ pub(super) async fn publish(
                 });
             Line::of_one_topic(publish)
         };
-        return Ok(publishing::answer_lines(gate.registry.clone(), body, read).await);
+        return Ok(publishing::answer_lines(access, body, read).await);
     }
     let body = body.whole("a message").await?;
     let message = Message {
         payload: payload_of(body, content_type.as_deref())?,
         headers,
     };
-    let receipt =
-        publishing::publish_one(&gate.registry, topic, message, counted.of_line(0)).await?;
+    let receipt = publishing::publish_one(&access, topic, message, counted.of_line(0)).await?;
     Ok(HttpResponse::Ok().json(receipt))
 }
 

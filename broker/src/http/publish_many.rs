@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hark_protocol::{ErrorCode, MAX_LIST_MESSAGES, codec};
 use serde_json::value::RawValue;
 
+use super::admitted::Admitted;
 use super::body::Body;
 use super::publish::{
     MESSAGE_HEADER_PREFIX, PUBLISH_HEADERS, content_type, essence, is_lines, refuse_unknown,
@@ -15,11 +16,11 @@ use super::publishing::{self, Line};
 use super::{ApiError, Gate};
 
 pub(super) async fn publish(
+    Admitted { access, .. }: Admitted,
     request: HttpRequest,
     payload: web::Payload,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
-    gate.admission.check(&request)?;
     gate.check_open()?;
     refuse_headers(request.headers())?;
     let body = Body::new(&request, payload, &gate)?;
@@ -27,12 +28,12 @@ pub(super) async fn publish(
     match essence(&content_type).as_str() {
         "application/json" => {
             let lines = read_list(&body.whole("a list of messages").await?)?;
-            let answers = publishing::publish_all(&gate.registry, lines).await;
+            let answers = publishing::publish_all(&access, lines).await;
             Ok(HttpResponse::Ok().json(answers))
         }
         // `curl --data-binary` says "form", whatever it sends.
         name if matches!(name, "" | "application/x-www-form-urlencoded") || is_lines(name) => {
-            Ok(publishing::answer_lines(gate.registry.clone(), body, read_line).await)
+            Ok(publishing::answer_lines(access, body, read_line).await)
         }
         other => {
             let message = format!(

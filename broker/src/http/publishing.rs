@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::ApiError;
 use super::body::{Body, Lines};
 use crate::budget::Taken;
-use crate::topic::{Outcome, Publish, PublishItem, Publisher, Receipt, Registry};
+use crate::topic::{Access, Outcome, Publish, PublishItem, Publisher, Receipt};
 
 /// Answers to lines that are held back until the body has ended; behind them so much of it is read ahead as a message may have, and a body
 /// that goes on is answered while it comes.
@@ -76,13 +76,13 @@ impl Line {
 
 /// Publishes one message, and gives its receipt.
 pub(super) async fn publish_one(
-    registry: &Arc<Registry>,
+    access: &Access,
     topic: TopicName,
     message: Message,
     idempotency: Idempotency,
 ) -> Result<Value, ApiError> {
-    let taken = take(registry, message.size_bytes());
-    let outcomes = publish(registry, &topic, vec![(message, idempotency, taken)]).await;
+    let taken = take(access, message.size_bytes());
+    let outcomes = publish(access, &topic, vec![(message, idempotency, taken)]).await;
     outcomes
         .into_iter()
         .next()
@@ -90,8 +90,8 @@ pub(super) async fn publish_one(
 }
 
 /// What a message holds of the bytes that may be staged, if that can be had.
-fn take(registry: &Registry, bytes: usize) -> Option<Arc<Taken>> {
-    let taken = registry.settings().staged_budget.try_take(bytes);
+fn take(access: &Access, bytes: usize) -> Option<Arc<Taken>> {
+    let taken = access.settings().staged_budget.try_take(bytes);
     taken.map(Arc::new)
 }
 
@@ -102,7 +102,7 @@ type Outgoing = (Message, Idempotency, Option<Arc<Taken>>);
 type Place = (usize, Option<usize>);
 
 /// Publishes messages of any topics, each topic's together and in their order, and gives an answer for each.
-pub(super) async fn publish_all(registry: &Arc<Registry>, lines: Vec<Line>) -> Vec<Value> {
+pub(super) async fn publish_all(access: &Access, lines: Vec<Line>) -> Vec<Value> {
     let mut answers = vec![Value::Null; lines.len()];
     let mut by_topic: HashMap<TopicName, Vec<(Place, Outgoing)>> = HashMap::new();
     for (at, line) in lines.into_iter().enumerate() {
@@ -118,13 +118,13 @@ pub(super) async fn publish_all(registry: &Arc<Registry>, lines: Vec<Line>) -> V
                 message,
                 idempotency,
             })) => {
-                let taken = take(registry, message.size_bytes());
+                let taken = take(access, message.size_bytes());
                 let outgoing = (message, idempotency, taken);
                 let topic = by_topic.entry(topic).or_default();
                 topic.push(((at, None), outgoing));
             }
             Ok(AnyPublish::All(publish)) => {
-                let receipts = publish_to_each(registry, at, &publish, &mut by_topic);
+                let receipts = publish_to_each(access, at, &publish, &mut by_topic);
                 say(&mut answers[at], json!({ "receipts": receipts }));
             }
             Err(error) => say(&mut answers[at], error.body()),
@@ -132,7 +132,7 @@ pub(super) async fn publish_all(registry: &Arc<Registry>, lines: Vec<Line>) -> V
     }
     let topics = by_topic.into_iter().map(|(topic, items)| async move {
         let (places, messages): (Vec<Place>, Vec<Outgoing>) = items.into_iter().unzip();
-        let outcomes = publish(registry, &topic, messages).await;
+        let outcomes = publish(access, &topic, messages).await;
         places.into_iter().zip(outcomes).collect::<Vec<_>>()
     });
     for ((at, topic), outcome) in join_all(topics).await.into_iter().flatten() {
@@ -147,7 +147,7 @@ pub(super) async fn publish_all(registry: &Arc<Registry>, lines: Vec<Line>) -> V
 
 /// Hands a message to each of its topics. Gives the answers, so far as they are known: of a topic that is none, all of it.
 fn publish_to_each(
-    registry: &Registry,
+    access: &Access,
     at: usize,
     publish: &PublishAll,
     by_topic: &mut HashMap<TopicName, Vec<(Place, Outgoing)>>,
@@ -155,7 +155,7 @@ fn publish_to_each(
     let message = publish.message();
     // The content once: it is shared.
     let bytes = message.size_bytes() + publish.topics().len() * TOPIC_OVERHEAD_BYTES;
-    let taken = take(registry, bytes);
+    let taken = take(access, bytes);
     let topics = publish.topics().iter().enumerate();
     let hand_over = topics.map(|(index, destination)| {
         let mut receipt = json!({ "topic": destination.as_str() });
@@ -187,7 +187,7 @@ fn say(answer: &mut Value, what: Value) {
 
 /// Publishes messages of one topic together and waits until they are answered: for each a receipt, or why not.
 async fn publish(
-    registry: &Arc<Registry>,
+    access: &Access,
     topic: &TopicName,
     messages: Vec<Outgoing>,
 ) -> Vec<Result<Value, ApiError>> {
@@ -211,9 +211,11 @@ async fn publish(
     let (send, receipts) = oneshot::channel();
     let reply = Arc::new(Reply(Mutex::new(Some(send))));
     // Held until the answer, so that the room does not retire; asked for each time, since one may have died meanwhile.
-    let room = registry.room(topic);
-    // Where it cannot be sent, the envelope answers `busy` by itself.
-    room.order(Publish::new(reply, items));
+    let right = match access.publish_to(topic) {
+        Ok(right) => right,
+        Err(refusal) => return all(refusal.into()),
+    };
+    right.publish(Publish::new(reply, items));
     let Ok(receipts) = receipts.await else {
         return all(no_answer());
     };
@@ -253,7 +255,7 @@ impl Publisher for Reply {
 /// actix-http closes a connection on which an answer begins before the request has ended. So a batch that comes without a pause is
 /// answered when it is there; any other body is answered from then on as its lines are kept.
 pub(super) async fn answer_lines(
-    registry: Arc<Registry>,
+    access: Access,
     body: Body,
     read: impl FnMut(Bytes) -> Line + 'static,
 ) -> HttpResponse {
@@ -263,7 +265,7 @@ pub(super) async fn answer_lines(
     };
     let end = Instant::now() + hold.longest;
     let mut answering = Answering {
-        registry,
+        access,
         lines: Lines::new(body),
         read,
     };
@@ -297,7 +299,7 @@ pub(super) async fn answer_lines(
 
 /// A body of lines that is being answered.
 struct Answering<R> {
-    registry: Arc<Registry>,
+    access: Access,
     lines: Lines,
     read: R,
 }
@@ -309,7 +311,7 @@ impl<R: FnMut(Bytes) -> Line> Answering<R> {
         let lines = self.lines.take_lines(read).await;
         match lines.is_empty() {
             true => None,
-            false => Some(answer(&self.registry, lines).await),
+            false => Some(answer(&self.access, lines).await),
         }
     }
 
@@ -317,16 +319,16 @@ impl<R: FnMut(Bytes) -> Line> Answering<R> {
     async fn answer_next(&mut self) -> Option<Bytes> {
         let read = |line: Result<Bytes, ApiError>| line.map_or_else(Line::refused, &mut self.read);
         let lines = self.lines.next_lines(read).await?;
-        Some(answer(&self.registry, lines).await)
+        Some(answer(&self.access, lines).await)
     }
 }
 
 /// Publishes lines, and gives the lines of their answers.
-async fn answer(registry: &Arc<Registry>, lines: Vec<Line>) -> Bytes {
+async fn answer(access: &Access, lines: Vec<Line>) -> Bytes {
     let mut lines = VecDeque::from(lines);
     let mut answers = BytesMut::new();
     while !lines.is_empty() {
-        for answer in publish_all(registry, take_turn(&mut lines)).await {
+        for answer in publish_all(access, take_turn(&mut lines)).await {
             answers.put_slice(answer.to_string().as_bytes());
             answers.put_u8(b'\n');
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::{HttpRequest, web};
 use hark_protocol::{CursorSet, ErrorCode, SubscribeFrom, TopicName};
 
+use super::admitted::ACCESS_TOKEN;
 use super::{ApiError, query, topics};
 
 /// Topics that one read may be of.
@@ -80,6 +81,8 @@ pub(super) fn read(
                 from.push(value.as_str());
                 false
             }
+            // Whose it is is settled already.
+            ACCESS_TOKEN => false,
             "limit" if form == Form::Page => limit.replace(value.as_str()).is_some(),
             "wait" if form == Form::Page => wait.replace(value.as_str()).is_some(),
             _ => {

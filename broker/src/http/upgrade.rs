@@ -6,16 +6,17 @@ use actix_web::http::{StatusCode, Version, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use hark_protocol::{ErrorCode, Subprotocol};
 
+use super::admitted::Admitted;
 use super::{ApiError, Gate};
 use crate::connections::Connection;
 use crate::session::{self, Session};
 
 pub(super) async fn upgrade(
+    Admitted { access, checkpoint }: Admitted,
     request: HttpRequest,
     payload: web::Payload,
     gate: web::Data<Gate>,
 ) -> actix_web::Result<HttpResponse> {
-    gate.admission.check(&request)?;
     if let Err((status, message)) = check_handshake(request.head()) {
         return Ok(refuse_handshake(status, message));
     }
@@ -24,7 +25,8 @@ pub(super) async fn upgrade(
     let session = Session::new(
         gate.client_address(&request),
         chosen.unwrap_or(Subprotocol::Json),
-        gate.registry.clone(),
+        access,
+        checkpoint,
         gate.sessions.clone(),
         gate.session_settings.clone(),
         Connection::of(&request),

@@ -11,13 +11,15 @@ use tokio::time::Instant;
 use super::page::Page;
 use super::{ApiError, Gate, stopping};
 use crate::session::{Goodbye, Leave, Present};
-use crate::topic::{Delivery, Refused, RoomHandle, RoomNews, Seat, Subscribe, Subscriber};
+use crate::topic::{
+    Access, Delivery, MayRead, Refusal, Refused, RoomNews, Seat, Subscribe, Subscriber,
+};
 
 /// A wait for the first message of some topics.
 pub(super) struct Waiting {
     bell: Arc<Bell>,
     /// Held, so that they do not retire.
-    rooms: Vec<Arc<RoomHandle>>,
+    rooms: Vec<MayRead>,
     _present: Present,
 }
 
@@ -36,22 +38,23 @@ impl Waiting {
     /// Begins to wait for what comes after these pages.
     pub(super) fn begin(
         gate: &Gate,
+        access: &Access,
         topics: &[TopicName],
         pages: &[Page],
     ) -> Result<Self, ApiError> {
         let bell = Arc::<Bell>::default();
         let present = gate.sessions.enter(bell.clone()).ok_or_else(stopping)?;
-        let rooms = topics.iter().map(|topic| gate.registry.room(topic));
+        let rooms = topics.iter().map(|topic| access.read(topic));
         let waiting = Self {
-            rooms: rooms.collect(),
+            rooms: rooms.collect::<Result<_, Refusal>>()?,
             bell,
             _present: present,
         };
         for (key, (room, page)) in (0_u32..).zip(waiting.rooms.iter().zip(pages)) {
             let from = SubscribeFrom::After(page.cursor);
             let bell = waiting.bell.clone();
-            // Where it cannot be sent, its drop guard says that the room is gone, which rings.
-            room.order(Subscribe::new(bell, key, from, Subprotocol::Json));
+            // Where it cannot be sent, the room is gone, which rings.
+            room.subscribe(Subscribe::new(bell, key, from, Subprotocol::Json));
         }
         Ok(waiting)
     }

@@ -36,8 +36,10 @@ impl Session {
     fn carry_out(&mut self, frame: ClientFrame, ctx: &mut SessionContext) {
         match frame {
             // At the end what was published counts; nobody is there any more to be sent anything.
-            ClientFrame::Subscribe { .. } | ClientFrame::Unsubscribe { .. } if self.is_ending() => {
-            }
+            ClientFrame::Auth { .. }
+            | ClientFrame::Subscribe { .. }
+            | ClientFrame::Unsubscribe { .. }
+                if self.is_ending() => {}
             ClientFrame::Publish {
                 id,
                 topic,
@@ -48,18 +50,7 @@ impl Session {
             ClientFrame::Subscribe { id, topic, from } => self.subscribe(id, topic, from, ctx),
             ClientFrame::Unsubscribe { id, topic } => self.unsubscribe(id, &topic, ctx),
             ClientFrame::Ping { id } => self.send(ctx, &ServerFrame::Pong { id }),
-            // Without configured authentication everybody is the same, and a token is neither needed nor looked at.
-            ClientFrame::Auth { id, .. } => {
-                let identity = "anonymous".to_owned();
-                self.send(
-                    ctx,
-                    &ServerFrame::Authenticated {
-                        id,
-                        identity,
-                        expires_at_ms: None,
-                    },
-                );
-            }
+            ClientFrame::Auth { id, token } => self.authenticate(id, &token, ctx),
         }
     }
 }

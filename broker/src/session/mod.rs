@@ -19,6 +19,7 @@ mod ending;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
+mod identifying;
 mod inbound;
 mod outbound;
 mod publishing;
@@ -36,15 +37,17 @@ use actix_http::ws::OpCode;
 use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
 use crate::connections::{Connection, pages};
+use crate::identity::Checkpoint;
 use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
-use crate::topic::{Delivery, Pulls, Registry, RoomNews};
+use crate::topic::{Access, Delivery, Pulls, RoomNews};
 
 pub use sessions::{Leave, Present, Sessions};
 pub use socket::upgrade;
 
 use ending::Ending;
 use frames::Inbound;
+use identifying::Identifying;
 use outbound::{Flow, Port};
 use publishing::{Publishing, Receipts};
 use socket::SessionContext;
@@ -57,7 +60,9 @@ pub struct Session {
     /// Who it is, for logs.
     peer: String,
     subprotocol: Subprotocol,
-    registry: Arc<Registry>,
+    access: Access,
+    checkpoint: Checkpoint,
+    identifying: Identifying,
     sessions: Arc<Sessions>,
     settings: SessionSettings,
     started: Instant,
@@ -131,7 +136,8 @@ impl Session {
     pub fn new(
         peer: String,
         subprotocol: Subprotocol,
-        registry: Arc<Registry>,
+        access: Access,
+        checkpoint: Checkpoint,
         sessions: Arc<Sessions>,
         settings: SessionSettings,
         connection: Option<Arc<Connection>>,
@@ -140,7 +146,9 @@ impl Session {
             name: new_name(),
             peer,
             subprotocol,
-            registry,
+            access,
+            checkpoint,
+            identifying: Identifying::default(),
             sessions,
             started: Instant::now(),
             connection,
@@ -177,6 +185,7 @@ impl Session {
         }
         self.silence = Judge::new(self.settings.heartbeat, Instant::now());
         self.beat_later(ctx);
+        self.begin_identified(ctx);
         tracing::debug!(
             session = self.name,
             peer = self.peer,

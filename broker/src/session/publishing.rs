@@ -1,6 +1,7 @@
 //! A session's publishes: what is unanswered, and the envelopes they travel in. Owns the bounds on both; order and keeping are the
 //! room's.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -14,7 +15,7 @@ use super::socket::SessionContext;
 use super::{ByTopic, Session};
 use crate::budget::Taken;
 use crate::idle::{Idle, Since};
-use crate::topic::{Outcome, Publish, PublishItem, Receipt, Refusal, Registry, RoomHandle};
+use crate::topic::{Access, MayPublish, Outcome, Publish, PublishItem, Receipt, Refusal};
 
 /// Envelopes a session may have on their way to one room: one that is being committed, and the next. What comes meanwhile is
 /// collected, and goes together.
@@ -47,7 +48,7 @@ pub(super) struct Publishing {
 #[derive(Debug)]
 struct ToRoom {
     /// Held while anything is unanswered, and mostly a while longer: a room whose handle is held does not retire.
-    room: Arc<RoomHandle>,
+    right: MayPublish,
     collected: Vec<PublishItem>,
     envelopes_out: usize,
     unused_since: Option<Since>,
@@ -118,20 +119,27 @@ impl Publishing {
         });
     }
 
-    /// The room of `topic`, for something that is to be sent there.
-    fn use_room(&mut self, topic: &TopicName, registry: &Arc<Registry>) -> &mut ToRoom {
-        let to_room = self.rooms.entry(topic.clone()).or_insert_with(|| ToRoom {
-            room: registry.room(topic),
-            collected: Vec::new(),
-            envelopes_out: 0,
-            unused_since: None,
-            used: true,
-        });
+    /// The room of `topic`, for something that is to be sent there, where that is granted.
+    fn use_room(&mut self, topic: &TopicName, access: &Access) -> Result<&mut ToRoom, Refusal> {
+        let to_room = match self.rooms.entry(topic.clone()) {
+            Entry::Occupied(held) => {
+                // The client may have become another since.
+                access.check_publish(topic)?;
+                held.into_mut()
+            }
+            Entry::Vacant(place) => place.insert(ToRoom {
+                right: access.publish_to(topic)?,
+                collected: Vec::new(),
+                envelopes_out: 0,
+                unused_since: None,
+                used: true,
+            }),
+        };
         to_room.used = true;
         if let Some(since) = to_room.unused_since.take() {
             self.unused.leave(since);
         }
-        to_room
+        Ok(to_room)
     }
 
     /// One of the topics of a publish is answered. Gives the publish if it was the last.
@@ -170,7 +178,15 @@ impl Session {
             return;
         };
         let asked = Asked::One { id, bytes };
-        self.collect(topic, asked, message, idempotency, taken);
+        if let Err(Refusal { code, message, .. }) =
+            self.collect(topic, asked, message, idempotency, taken)
+        {
+            self.publishing.in_flight_bytes -= bytes;
+            if id.is_some() {
+                self.send_error(ctx, id, code, message);
+            }
+            return;
+        }
         self.pace_inbound();
         self.note_flush(ctx);
     }
@@ -193,18 +209,18 @@ impl Session {
         let mut outcomes = vec![None; count];
         let mut unanswered = 0;
         for (at, destination) in publish.topics().iter().enumerate() {
-            match destination.topic() {
+            let collected = match destination.topic() {
                 Ok(topic) => {
                     let asked = Asked::OneOf { several, at };
                     let idempotency = publish.idempotency_at(at);
-                    let taken = taken.clone();
-                    self.collect(topic.clone(), asked, message.clone(), idempotency, taken);
-                    unanswered += 1;
+                    let (topic, message, taken) = (topic.clone(), message.clone(), taken.clone());
+                    self.collect(topic, asked, message, idempotency, taken)
                 }
-                Err(error) => {
-                    let refusal = Refusal::new(ErrorCode::BadTopic, error.to_string());
-                    outcomes[at] = Some(Outcome::Refused(refusal));
-                }
+                Err(error) => Err(Refusal::new(ErrorCode::BadTopic, error.to_string())),
+            };
+            match collected {
+                Ok(()) => unanswered += 1,
+                Err(refusal) => outcomes[at] = Some(Outcome::Refused(refusal)),
             }
         }
         let to_several = ToSeveral {
@@ -231,7 +247,7 @@ impl Session {
         bytes: usize,
         ctx: &mut SessionContext,
     ) -> Option<Arc<Taken>> {
-        let taken = self.registry.settings().staged_budget.try_take(bytes);
+        let taken = self.access.settings().staged_budget.try_take(bytes);
         match &taken {
             Some(_) => self.publishing.in_flight_bytes += bytes,
             None if id.is_some() => self.send_error(
@@ -245,6 +261,7 @@ impl Session {
         taken.map(Arc::new)
     }
 
+    /// Puts it with what goes to the topic's room, where that is granted.
     fn collect(
         &mut self,
         topic: TopicName,
@@ -252,13 +269,10 @@ impl Session {
         message: Published,
         idempotency: Idempotency,
         taken: Arc<Taken>,
-    ) {
+    ) -> Result<(), Refusal> {
         let publishing = &mut self.publishing;
-        let tag = publishing.in_flight.insert(InFlight {
-            topic: topic.clone(),
-            asked,
-        });
-        let to_room = publishing.use_room(&topic, &self.registry);
+        let tag = publishing.in_flight.vacant_key();
+        let to_room = publishing.use_room(&topic, &self.access)?;
         if to_room.collected.is_empty() {
             // Mostly it stays the only one, and of a message for many topics there are many such lists: no room for more at first.
             to_room.collected.reserve_exact(1);
@@ -270,8 +284,10 @@ impl Session {
             taken,
         });
         if to_room.collected.len() == 1 {
-            publishing.ready.push(topic);
+            publishing.ready.push(topic.clone());
         }
+        publishing.in_flight.insert(InFlight { topic, asked });
+        Ok(())
     }
 
     fn note_flush(&mut self, ctx: &mut SessionContext) {
@@ -303,13 +319,10 @@ impl Session {
             if to_room.collected.is_empty() || to_room.envelopes_out >= envelopes {
                 continue;
             }
-            if !to_room.room.is_connected() {
-                to_room.room = self.registry.room(&topic);
-            }
             to_room.envelopes_out += 1;
             let collected = std::mem::take(&mut to_room.collected);
-            // Where it cannot be sent, the envelope answers `busy` by itself.
-            to_room.room.order(Publish::new(port.clone(), collected));
+            to_room.right.renew();
+            to_room.right.publish(Publish::new(port.clone(), collected));
         }
     }
 
@@ -407,6 +420,7 @@ fn answer(id: u64, topic: &TopicName, outcome: Outcome) -> ServerFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Identity;
     use crate::topic::tests::registry_of_few;
 
     fn topic(n: usize) -> TopicName {
@@ -415,13 +429,16 @@ mod tests {
 
     #[actix_web::test]
     async fn of_rooms_it_does_not_use_a_session_holds_a_few_for_a_while() {
-        let registry = registry_of_few(0);
+        let access = registry_of_few(0).access(Identity::unrestricted());
         let mut publishing = Publishing::default();
-        publishing.use_room(&topic(0), &registry).envelopes_out = 1;
+        publishing
+            .use_room(&topic(0), &access)
+            .unwrap()
+            .envelopes_out = 1;
         for n in 1..1000 {
-            publishing.use_room(&topic(n), &registry);
+            publishing.use_room(&topic(n), &access).unwrap();
             publishing.is_unused(&topic(n));
-            publishing.use_room(&topic(1), &registry);
+            publishing.use_room(&topic(1), &access).unwrap();
             publishing.is_unused(&topic(1));
         }
         assert_eq!(publishing.rooms.len(), 1 + MAX_UNUSED_ROOMS);
@@ -431,7 +448,7 @@ mod tests {
         }
 
         publishing.let_go_of_unused_rooms();
-        publishing.use_room(&topic(1), &registry);
+        publishing.use_room(&topic(1), &access).unwrap();
         publishing.is_unused(&topic(1));
         publishing.let_go_of_unused_rooms();
         assert_eq!(

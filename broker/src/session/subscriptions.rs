@@ -13,7 +13,7 @@ use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, Subscrib
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
-use crate::topic::{Asked, PageFrame, RoomNews, Seat, Seating, Subscription};
+use crate::topic::{Asked, PageFrame, Refusal, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
 const WORTH_A_WORD: u32 = 5;
@@ -42,8 +42,9 @@ pub(super) struct Subscribed {
     leaving: Option<Leaving>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Leaving {
+    /// The `unsubscribe`'s; none where the grant is gone.
     id: Option<u64>,
     /// What the client asked for meanwhile; begins when `unsubscribed` is said.
     deferred: VecDeque<Deferred>,
@@ -129,8 +130,15 @@ impl Session {
             self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
             return;
         }
+        let subscription = match Subscription::new(&self.access, topic, from) {
+            Ok(subscription) => subscription,
+            Err(Refusal { code, message, .. }) => {
+                self.send_error(ctx, id, code, message);
+                return;
+            }
+        };
         let key = self.subscriptions.insert(Subscribed {
-            subscription: Subscription::new(&self.registry, topic, from),
+            subscription,
             id,
             was_told: false,
             leaving: None,
@@ -142,7 +150,7 @@ impl Session {
         if let (Some(port), Some(subscribed)) = (&self.port, self.subscriptions.get_mut(key)) {
             let port = port.clone();
             let subscription = &mut subscribed.subscription;
-            subscription.join(&self.registry, port, key, self.subprotocol);
+            subscription.join(port, key, self.subprotocol);
         }
     }
 
@@ -437,6 +445,30 @@ impl Session {
         };
         let key = self.subscriptions.insert(subscribed);
         ctx.run_later(wait, move |session, _| session.join(key));
+    }
+
+    /// The client has become somebody else, or may do less: subscriptions that are no longer granted end, and it is told.
+    pub(super) fn end_what_is_no_longer_granted(&mut self, ctx: &mut SessionContext) {
+        let topics: Vec<TopicName> = self.subscriptions.keys.keys().cloned().collect();
+        for topic in topics {
+            let Err(Refusal { code, message, .. }) = self.access.check_read(&topic) else {
+                continue;
+            };
+            let Some((key, subscribed)) = self.subscriptions.of_topic(&topic) else {
+                continue;
+            };
+            if !subscribed.was_told && subscribed.leaving.is_none() {
+                // It is the answer to the `subscribe`. The seat is given up when it comes.
+                let id = subscribed.id;
+                self.send_error(ctx, id, code, message);
+                drop(self.subscriptions.remove(key));
+                continue;
+            }
+            if subscribed.leaving.is_none() {
+                subscribed.leaving = Some(Leaving::default());
+                self.leave_if_seated(&topic, ctx);
+            }
+        }
     }
 
     pub(super) fn leave_all_rooms(&mut self) {

@@ -14,6 +14,7 @@
 //! While opening, the mailbox waits. *Gone* tells every subscriber, who joins again from its own position; *retired* is
 //! only reached while nobody holds the room's handle, so there is nobody to tell.
 
+mod access;
 mod delete;
 mod fan_out;
 mod history;
@@ -42,10 +43,11 @@ use slab::Slab;
 use crate::message_log::{self, Lineage, LogError, LogNews, MessageLog, NewsSink, OpenedTopic};
 use crate::settings::RoomSettings;
 
+pub use access::{Access, MayPublish, MayRead};
 pub use delete::{Delete, Deleted};
 pub use history::{History, HistoryPage};
 pub use publish::{Outcome, Publish, PublishItem, Publisher, Receipt, Refusal};
-pub use registry::{Registry, RoomHandle};
+pub use registry::Registry;
 pub use subscribe::{Pull, Subscribe, Unsubscribe};
 pub use subscriber::{
     Credit, Delivery, PageFrame, Refused, RoomNews, Seat, SeatNumber, Seating, Subscriber,
@@ -56,7 +58,7 @@ pub use tail::Batch;
 use delete::Deletes;
 use producers::Producers;
 use publish::{Appending, Copies, Staged};
-use registry::Opening;
+use registry::{Opening, RoomHandle};
 use subscribe::{Seated, TimeFound};
 use tail::Tail;
 use unopened::Unopened;

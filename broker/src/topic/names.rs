@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hark_protocol::{TopicName, TopicPattern};
 use tokio::sync::oneshot;
 
+use super::Registry;
 use crate::message_log::{Done, List, LogError, MessageLog, TopicInfo};
 use crate::settings::Engines;
 
@@ -21,7 +22,7 @@ const NAMED: usize = 5;
 const TRIES: usize = 5;
 
 /// Lists topics of all engines, each name once, by name.
-pub async fn list(engines: &Engines, order: List) -> Result<Vec<TopicInfo>, LogError> {
+pub(super) async fn list(engines: &Engines, order: List) -> Result<Vec<TopicInfo>, LogError> {
     let in_memory = ask(|done| engines.memory.list(order.clone(), done)).await?;
     let limit = order.limit;
     let is_shown = |info: &TopicInfo| !engines.keeps_in_memory(&info.topic);
@@ -58,7 +59,7 @@ async fn on_disk(
 }
 
 /// Deletes what the disk holds under a name that is kept in memory. Says whether there was anything.
-pub async fn delete_hidden(engines: &Engines, topic: &TopicName) -> Result<bool, LogError> {
+pub(super) async fn delete_hidden(engines: &Engines, topic: &TopicName) -> Result<bool, LogError> {
     if !engines.keeps_in_memory(topic) {
         return Ok(false);
     }
@@ -90,7 +91,8 @@ async fn delete_on_disk(log: &Arc<dyn MessageLog>, topic: &TopicName) -> Result<
 }
 
 /// Says which topics on disk are hidden, if any are.
-pub async fn warn_of_hidden(engines: &Engines) {
+pub async fn warn_of_hidden(registry: &Registry) {
+    let engines = registry.engines();
     let mut hidden = Vec::new();
     for pattern in engines.memory_topics.iter() {
         let order = List {

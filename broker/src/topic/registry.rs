@@ -18,9 +18,10 @@ use hark_protocol::TopicName;
 
 use super::openings::{Line, Openings};
 use super::retire::Retire;
-use super::{Mailbox, Room};
+use super::{Access, Mailbox, Room};
+use crate::identity::Identity;
 use crate::idle::{Idle, Since};
-use crate::message_log::{MessageLog, give_back};
+use crate::message_log::{Health, MessageLog, give_back};
 use crate::settings::{Engines, RoomSettings};
 
 /// How many of the longest idle rooms are told to retire when one more is idle than may be. More than one, so that those that
@@ -90,7 +91,7 @@ impl Drop for Opening {
 
 /// A way to a room. Whoever waits for an answer holds on to it: a room whose handle is held does not retire.
 #[derive(Debug)]
-pub struct RoomHandle {
+pub(super) struct RoomHandle {
     topic: TopicName,
     id: u64,
     address: Arc<Addr<Room>>,
@@ -100,7 +101,7 @@ pub struct RoomHandle {
 impl RoomHandle {
     /// Sends an order, unless the mailbox is full or the room has gone: then whoever waits for an answer is told so by the order's
     /// own drop guard, and `false` is returned.
-    pub fn order<M>(&self, order: M) -> bool
+    pub(super) fn order<M>(&self, order: M) -> bool
     where
         M: Message<Result = ()> + Send + 'static,
         Room: Handler<M>,
@@ -109,8 +110,13 @@ impl RoomHandle {
     }
 
     /// Whether the room is still there; if not, the registry has or starts another.
-    pub fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.address.connected()
+    }
+
+    /// The topic's room as it is now.
+    pub(super) fn anew(&self, line: Line) -> Arc<Self> {
+        self.registry.room_for(&self.topic, line)
     }
 }
 
@@ -146,12 +152,12 @@ impl Registry {
     }
 
     /// The room of `topic`, for somebody who publishes or reads; started if there is none. There has to be a thread for rooms by now.
-    pub fn room(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
+    pub(super) fn room(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
         self.room_for(topic, Line::First)
     }
 
     /// The room of `topic`, for somebody who may want a crowd of them: if it has to be opened, then behind those of [`Self::room`].
-    pub fn room_in_turn(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
+    pub(super) fn room_in_turn(self: &Arc<Self>, topic: &TopicName) -> Arc<RoomHandle> {
         self.room_for(topic, Line::Crowd)
     }
 
@@ -223,8 +229,24 @@ impl Registry {
         &self.settings
     }
 
+    /// The way to topics for whoever has this identity. There is no other.
+    pub(crate) fn access(self: &Arc<Self>, identity: Identity) -> Access {
+        Access::new(self.clone(), identity)
+    }
+
+    /// How the log is.
+    pub fn health(&self) -> Health {
+        self.engines.synced.health()
+    }
+
+    /// Commits what was taken, and closes the log. Blocks until that is done.
+    pub fn shut_down(&self) {
+        self.engines.synced.shutdown();
+        self.engines.memory.shutdown();
+    }
+
     /// The engines, for what goes beyond one topic.
-    pub fn engines(&self) -> &Engines {
+    pub(super) fn engines(&self) -> &Engines {
         &self.engines
     }
 

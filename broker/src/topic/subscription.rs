@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hark_protocol::{Cursor, Epoch, Subprotocol, SubscribeFrom, TopicName};
 
-use super::{Pull, Registry, RoomHandle, Seat, Seating, Subscribe, Subscriber};
+use super::{Access, MayRead, Pull, Refusal, Seat, Seating, Subscribe, Subscriber};
 
 /// How often a subscription tries to join again when rooms die under it.
 const MAX_JOIN_ATTEMPTS: u32 = 10;
@@ -28,7 +28,7 @@ pub fn join_again_after(attempts: u32) -> Option<Duration> {
 #[derive(Debug)]
 pub struct Subscription {
     topic: TopicName,
-    room: Arc<RoomHandle>,
+    right: MayRead,
     /// Where it sits; `None` while joining.
     seat: Option<Seat>,
     /// Where it wants to start, while joining.
@@ -56,10 +56,10 @@ pub enum Asked {
 }
 
 impl Subscription {
-    /// A subscription that is yet to join.
-    pub fn new(registry: &Arc<Registry>, topic: TopicName, from: SubscribeFrom) -> Self {
-        Self {
-            room: registry.room_in_turn(&topic),
+    /// A subscription that is yet to join, where that is granted.
+    pub fn new(access: &Access, topic: TopicName, from: SubscribeFrom) -> Result<Self, Refusal> {
+        Ok(Self {
+            right: access.read_in_turn(&topic)?,
             topic,
             seat: None,
             from,
@@ -71,7 +71,7 @@ impl Subscription {
             was_fed: false,
             failed_joinings: 0,
             failed_pages: 0,
-        }
+        })
     }
 
     /// Which topic's.
@@ -86,20 +86,11 @@ impl Subscription {
 
     /// Asks the topic's room for a seat. The answer is given to the subscriber under `key`, which stands for this one joining: what
     /// is on its way to an earlier one must not be taken for this one's.
-    pub fn join(
-        &mut self,
-        registry: &Arc<Registry>,
-        subscriber: Arc<dyn Subscriber>,
-        key: u32,
-        subprotocol: Subprotocol,
-    ) {
+    pub fn join(&mut self, subscriber: Arc<dyn Subscriber>, key: u32, subprotocol: Subprotocol) {
         self.seat = None;
-        if !self.room.is_connected() {
-            self.room = registry.room_in_turn(&self.topic);
-        }
-        // Where the order cannot be sent, its drop guard says that the room is gone.
-        self.room
-            .order(Subscribe::new(subscriber, key, self.from, subprotocol));
+        self.right.renew_in_turn();
+        let order = Subscribe::new(subscriber, key, self.from, subprotocol);
+        self.right.subscribe(order);
     }
 
     /// It has joined.
@@ -116,8 +107,8 @@ impl Subscription {
             position: self.position,
         };
         match &self.seat {
-            Some(seat) if self.room.order(pull(seat)) => Asked::Room,
-            Some(_) if self.room.is_connected() => Asked::Later(RETRY),
+            Some(seat) if self.right.room().order(pull(seat)) => Asked::Room,
+            Some(_) if self.right.room().is_connected() => Asked::Later(RETRY),
             _ => Asked::Nobody,
         }
     }
@@ -126,7 +117,7 @@ impl Subscription {
     /// has gone.
     pub fn leave(&mut self) -> bool {
         drop(self.seat.take());
-        self.room.is_connected()
+        self.right.room().is_connected()
     }
 
     /// A page was read, up to this offset.

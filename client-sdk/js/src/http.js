@@ -129,7 +129,7 @@ export class HttpLine {
     const moved = () => this.#streams.moved(run);
     const request = { path, signal: run.stop.signal, patienceMs, pieceMs, waitMs, moved, late };
     const refusal = await this.#exchange(request, (answer) => {
-      if (!answer.ok) return refusalOf(answer, this.#dial.base, { unusable: !this.heard });
+      if (!answer.ok) return refusalOf(answer, this.#dial.base, { unusable: !this.heard }, !!this.#token);
       // Only Hark says so, and the page behind it may take long.
       if (answer.header("hark-cursor")) this.#open();
       return use(answer);
@@ -183,7 +183,7 @@ export class HttpLine {
    * @param {Answer} answer
    */
   refusalOf(answer) {
-    return refusalOf(answer, this.#dial.base, { unusable: !this.isOpen });
+    return refusalOf(answer, this.#dial.base, { unusable: !this.isOpen }, !!this.#token);
   }
 
   /**

@@ -20,9 +20,10 @@ export const CODES = `
  * @param {import("./exchange.js").Answer} answer
  * @param {string} base
  * @param {Partial<import("./line.js").Loss>} foreign what it says of the transport if somebody else answered
+ * @param {boolean} hasToken a token was shown
  * @returns {Promise<{ code: string, message: string }>}
  */
-export const refusalOf = async (answer, base, foreign) => {
+export const refusalOf = async (answer, base, foreign, hasToken) => {
   const { status } = answer;
   const text = await answer.text();
   const { code, message } = read(text);
@@ -34,6 +35,8 @@ export const refusalOf = async (answer, base, foreign) => {
     throw lost("unreachable", sentence, passes ? { retryAfterMs } : { ...foreign, retryAfterMs });
   }
   if (status === 401) throw lost("unauthenticated", message, { refused: true });
+  // No authentication is configured there: a token will not be looked at the next time either.
+  if (status === 501 && code === "unsupported" && hasToken) throw lost(code, message, { final: true });
   if (mayPass(code)) throw lost(code, message, { retryAfterMs });
   return { code, message };
 };

@@ -76,6 +76,9 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
       if (!frame) return;
       if (frame.type === "error" && frame.code === "unauthenticated" && !(frame.id > 0)) {
         lose(frame.code, frame.message, { refused: true });
+      } else if (frame.type === "error" && frame.code === "unsupported" && token && !(frame.id > 0)) {
+        // No authentication is configured there: nobody would know who the application says it is.
+        lose(frame.code, frame.message, { final: true });
       } else if (isOpen) {
         if (frame.type === "goodbye") retryAfterMs = frame.retry_after_ms;
         listener.hear(frame, data.length);

@@ -55,6 +55,18 @@ test("takes every form of URL, also with a path in front", async (t) => {
   assert.throws(() => connect({ url: "ftp://hark.test" }), { code: "bad_url" });
 });
 
+test("is told for good that a token is not looked at, where no authentication is configured", async (t) => {
+  const broker = await start(t);
+  for (const transport of ["websocket", "sse", "longpoll"]) {
+    const changes = [];
+    const hark = client(t, broker.url, { transports: [transport], token: "garbage" });
+    hark.on("state", (change) => changes.push(change));
+    await assert.rejects(hark.publish("a", 1), transport);
+    await until(`${transport} is closed`, () => changes.at(-1)?.state === "closed");
+    assert.equal(changes.at(-1).error.code, "unsupported", transport);
+  }
+});
+
 test("goes on after kill -9 and a restart: nothing missing, nothing twice", async (t) => {
   const broker = await start(t);
   const reader = client(t, broker.url);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use hark_protocol::{Subprotocol, SubscribeFrom};
 
 use super::{is_kept, message, publish, registry, topic, until};
+use crate::identity::Identity;
 use crate::topic::{
     Delivery, Pull, Refused, RoomNews, Seat, Seating, Subscribe, Subscriber, Subscription,
 };
@@ -125,7 +126,8 @@ async fn a_subscriber_that_falls_behind_is_told_how_far() {
 /// What subscribes is told of each time messages came by it that are not taken, and once in a while.
 #[actix_web::test]
 async fn what_lies_unacknowledged_is_said_of_what_was_fed() {
-    let mut subscription = Subscription::new(&registry(false), topic("a"), SubscribeFrom::Now);
+    let access = registry(false).access(Identity::unrestricted());
+    let mut subscription = Subscription::new(&access, topic("a"), SubscribeFrom::Now).unwrap();
     assert!(!subscription.was_fed());
     subscription.fed(1);
     assert_eq!(subscription.position.offset, 1);

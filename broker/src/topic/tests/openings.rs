@@ -9,6 +9,7 @@ use super::{
     Counting, MANY, is_kept, message, outcomes, publish, registry_over, send, topic, until,
 };
 use crate::clock::Clock;
+use crate::identity::Identity;
 use crate::topic::Subscription;
 use crate::topic::openings::MAX_OPENING;
 
@@ -26,12 +27,13 @@ async fn a_crowd_is_opened_in_turns_behind_whoever_publishes() {
     log.opens.shut();
 
     let subscriber = Arc::new(Counting::default());
+    let access = registry.access(Identity::unrestricted());
     let mut crowd = Vec::new();
     for n in 0..CROWD {
         let from = SubscribeFrom::Now;
-        let mut one = Subscription::new(&registry, topic(&format!("crowd.{n}")), from);
+        let mut one = Subscription::new(&access, topic(&format!("crowd.{n}")), from).unwrap();
         let key = u32::try_from(n).unwrap();
-        one.join(&registry, subscriber.clone(), key, Subprotocol::Json);
+        one.join(subscriber.clone(), key, Subprotocol::Json);
         crowd.push(one);
     }
     until("the first of the crowd are being opened", || {

@@ -1,0 +1,199 @@
+//! The one way to a topic: what an identity may do with it is asked before a room or the log is. Owns the question, and what is
+//! answered where it is not granted; who somebody is, and what that grants, is `identity`'s.
+//!
+//! Each right is a type of its own, and outside of `topic` a room takes orders through these alone: whoever adds a way to read or to
+//! publish cannot forget to ask.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hark_protocol::{ErrorCode, TopicName};
+use tokio::sync::oneshot;
+
+use super::openings::Line;
+use super::{Delete, Deleted, History, Publish, Refusal, Registry, RoomHandle, Subscribe, names};
+use crate::identity::{Act, Identity};
+use crate::message_log::{Done, List, TopicInfo};
+use crate::settings::RoomSettings;
+
+/// What one identity may do with topics. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Access {
+    registry: Arc<Registry>,
+    identity: Identity,
+}
+
+/// The right to publish to a topic, with its room: as long as it is held, the room does not retire.
+#[derive(Debug)]
+pub struct MayPublish(Arc<RoomHandle>);
+
+/// The right to read a topic, with its room: as long as it is held, the room does not retire.
+#[derive(Debug)]
+pub struct MayRead(Arc<RoomHandle>);
+
+impl Access {
+    pub(super) fn new(registry: Arc<Registry>, identity: Identity) -> Self {
+        Self { registry, identity }
+    }
+
+    /// Whose it is.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The same, for whom the client is from now on.
+    pub(crate) fn becomes(&mut self, identity: Identity) {
+        self.identity = identity;
+    }
+
+    /// What rooms share.
+    pub fn settings(&self) -> &RoomSettings {
+        self.registry.settings()
+    }
+
+    /// Whether it may publish to `topic`, for whoever has its room already or will need it later.
+    pub fn check_publish(&self, topic: &TopicName) -> Result<(), Refusal> {
+        self.ask(Act::Publish, topic)
+    }
+
+    /// The room of `topic`, to publish to.
+    pub fn publish_to(&self, topic: &TopicName) -> Result<MayPublish, Refusal> {
+        self.ask(Act::Publish, topic)?;
+        Ok(MayPublish(self.registry.room(topic)))
+    }
+
+    /// Whether it may read `topic`.
+    pub fn check_read(&self, topic: &TopicName) -> Result<(), Refusal> {
+        self.ask(Act::Subscribe, topic)
+    }
+
+    /// The room of `topic`, to read.
+    pub fn read(&self, topic: &TopicName) -> Result<MayRead, Refusal> {
+        self.ask(Act::Subscribe, topic)?;
+        Ok(MayRead(self.registry.room(topic)))
+    }
+
+    /// The room of `topic`, to subscribe to, as one of a crowd: if it has to be opened, then behind those of the others.
+    pub fn read_in_turn(&self, topic: &TopicName) -> Result<MayRead, Refusal> {
+        self.ask(Act::Subscribe, topic)?;
+        Ok(MayRead(self.registry.room_in_turn(topic)))
+    }
+
+    /// Deletes everything the topic has, also what is hidden behind its name.
+    pub async fn delete(&self, topic: &TopicName) -> Result<Deleted, Refusal> {
+        self.ask(Act::Manage, topic)?;
+        let hidden = names::delete_hidden(self.registry.engines(), topic).await;
+        let hidden = hidden.map_err(|error| Refusal::from(&error))?;
+        let (reply, answer) = oneshot::channel();
+        // Held until the answer, so that the room does not retire.
+        let room = self.registry.room(topic);
+        room.order(Delete { reply });
+        let gone = || {
+            Refusal::new(
+                ErrorCode::Busy,
+                "the topic's room could not answer; see what the topic holds, and ask again",
+            )
+        };
+        let Deleted { deleted, epoch } = answer.await.map_err(|_| gone())??;
+        Ok(Deleted {
+            deleted: deleted || hidden,
+            epoch,
+        })
+    }
+
+    /// What a topic holds. Asks the log, and opens no room.
+    pub async fn describe(&self, topic: TopicName) -> Result<TopicInfo, Refusal> {
+        if !self.identity.may_monitor() {
+            self.ask(Act::Subscribe, &topic)?;
+        }
+        let engine = self.registry.engines().log_of(&topic);
+        ask_log(|done| engine.describe(topic, done)).await
+    }
+
+    /// Lists topics, whatever may be read of them.
+    pub async fn list(&self, order: List) -> Result<Vec<TopicInfo>, Refusal> {
+        if !self.identity.may_monitor() {
+            return Err(self.refusal("list the topics (that takes `monitor`)"));
+        }
+        let found = names::list(self.registry.engines(), order).await;
+        found.map_err(|error| Refusal::from(&error))
+    }
+
+    fn ask(&self, act: Act, topic: &TopicName) -> Result<(), Refusal> {
+        if let Some(expires_at) = self.identity.expires_at()
+            && expires_at <= SystemTime::now()
+        {
+            let message = "the token has run out; send a new one";
+            return Err(Refusal::new(ErrorCode::Unauthenticated, message));
+        }
+        match self.identity.may(act, topic) {
+            true => Ok(()),
+            false => Err(self.refusal(&match act {
+                Act::Publish => format!("publish to {topic}"),
+                Act::Subscribe => format!("read {topic}"),
+                Act::Manage => format!("delete {topic}"),
+            })),
+        }
+    }
+
+    /// Who has shown nothing is asked for something; with the same identity the others will be refused again.
+    fn refusal(&self, what: &str) -> Refusal {
+        match self.identity.who().is_anonymous() {
+            true => Refusal::new(
+                ErrorCode::Unauthenticated,
+                format!("without a token nobody may {what}; give one"),
+            ),
+            false => Refusal::new(
+                ErrorCode::Forbidden,
+                format!("{} may not {what}", self.identity.name()),
+            ),
+        }
+    }
+}
+
+impl MayPublish {
+    /// Sends it to the room. Where that cannot be, the envelope answers `busy` by itself.
+    pub fn publish(&self, order: Publish) {
+        self.0.order(order);
+    }
+
+    /// Asks for the room anew, if it has died.
+    pub fn renew(&mut self) {
+        if !self.0.is_connected() {
+            self.0 = self.0.anew(Line::First);
+        }
+    }
+}
+
+impl MayRead {
+    /// Asks for a seat. Where it cannot be sent, the order's drop guard says that the room is gone.
+    pub fn subscribe(&self, order: Subscribe) {
+        self.0.order(order);
+    }
+
+    /// Asks for a page. Where it cannot be sent, its answer does not come.
+    pub fn history(&self, order: History) {
+        self.0.order(order);
+    }
+
+    pub(super) fn room(&self) -> &RoomHandle {
+        &self.0
+    }
+
+    /// Asks for the room anew, as one of a crowd, if it has died.
+    pub(super) fn renew_in_turn(&mut self) {
+        if !self.0.is_connected() {
+            self.0 = self.0.anew(Line::Crowd);
+        }
+    }
+}
+
+/// Asks an engine, and awaits its answer.
+async fn ask_log<T: Send + 'static>(question: impl FnOnce(Done<T>)) -> Result<T, Refusal> {
+    let (send, answer) = oneshot::channel();
+    // Whoever asked may have given up meanwhile.
+    question(Box::new(move |found| drop(send.send(found))));
+    let unanswered = || Refusal::new(ErrorCode::Internal, "the log did not answer; ask again");
+    let found = answer.await.map_err(|_| unanswered())?;
+    found.map_err(|error| Refusal::from(&error))
+}
