@@ -232,6 +232,7 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
                 error: ClientError::Refused {
                     url: url.to_owned(),
                     status,
+                    code,
                     message,
                 },
                 kind,

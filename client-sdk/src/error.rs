@@ -41,6 +41,8 @@ pub enum ClientError {
         url: String,
         /// The HTTP status (RFC 9110, section 15).
         status: u16,
+        /// Hark's code, if it was Hark who refused it.
+        code: Option<ErrorCode>,
         /// What the answer said.
         message: String,
     },

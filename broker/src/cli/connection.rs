@@ -122,9 +122,7 @@ fn is_busy(error: &ClientError) -> bool {
 fn is_final(error: &ClientError) -> bool {
     match error {
         ClientError::ClosedByBroker { .. } | ClientError::TlsNotBuilt { .. } => true,
-        ClientError::Refused {
-            status, message, ..
-        } => matches!(status, 401 | 403) && !message.contains('<'),
+        ClientError::Refused { status, code, .. } => matches!(status, 401 | 403) && code.is_some(),
         _ => false,
     }
 }
