@@ -45,6 +45,8 @@ pub enum ClientError {
         code: Option<ErrorCode>,
         /// What the answer said.
         message: String,
+        /// How long it asked to be left alone.
+        retry_after: Option<Duration>,
     },
     /// The token callback gave no token.
     #[error("no token: {0}")]

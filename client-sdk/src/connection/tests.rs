@@ -699,7 +699,8 @@ async fn where_nothing_was_asked_for_a_pong_is_proof() {
         sleep(MS).await;
         drop(peer);
     }
-    let stuck = |event: &ConnectionEvent| matches!(event, ConnectionEvent::Stuck { .. }).then_some(());
+    let stuck =
+        |event: &ConnectionEvent| matches!(event, ConnectionEvent::Stuck { .. }).then_some(());
     event(&mut events, stuck).await;
     event(&mut events, wait_of).await;
     for _ in 0..3 {
