@@ -87,10 +87,8 @@ struct Closing {
 
 /// How a connection ended.
 enum End {
-    /// Something broke.
+    /// Something broke, or nobody answered.
     Lost(String),
-    /// Nobody answered.
-    Silent(String),
     /// The other side closed.
     Closed(Option<CloseFrame>),
     /// The client is to end, and this is why.
@@ -280,33 +278,33 @@ impl Connection {
 
     /// The connection has ended: what that means for everything that hung on it, and for the next one.
     async fn lost(&mut self, mut line: Line, end: End) -> Next {
+        if let End::Over(error) = end {
+            // What is unanswered is so for that reason, and `end` says so.
+            if error == ClientError::Closed {
+                line.say_goodbye().await;
+            }
+            return Next::Never(error);
+        }
         let now = Instant::now();
-        // A line that nobody answered has served for as long as something came.
-        let served_until = match end {
-            End::Silent(_) => line.live.heard(),
-            End::Lost(_) | End::Closed(_) | End::Over(_) => now,
-        };
-        let proven = line.proof.holds(served_until);
+        let proven = line.has_proven_itself(self.options.clock.now());
         if proven {
             line.clear();
             self.outage.begins(now);
         }
         self.to_say.connected = false;
         self.to_say.frames.clear();
-        self.outbox.disconnected(proven);
-        self.inbox.disconnected(proven, now);
+        // What was said before `welcome` may have been said to something else than Hark: no message is given up for that.
+        let blameless = proven || !line.welcomed;
+        self.outbox.disconnected(blameless);
+        self.inbox.disconnected(blameless, now);
         if line.welcomed {
             self.without_since = now;
         }
         let welcomed = line.welcomed;
         let next = match end {
-            End::Over(error) => {
-                if error == ClientError::Closed {
-                    line.say_goodbye().await;
-                }
-                return Next::Never(error);
-            }
-            End::Lost(reason) | End::Silent(reason) => {
+            End::Over(error) => Next::Never(error),
+            End::Lost(reason) => {
+                self.outage.ended_without_code(welcomed);
                 Next::Again(self.lost_error(welcomed, reason))
             }
             End::Closed(close) => self.closed(close, welcomed),
@@ -330,6 +328,7 @@ impl Connection {
     /// The other side has closed: the code tells whether to connect again.
     fn closed(&mut self, close: Option<CloseFrame>, welcomed: bool) -> Next {
         let Some(close) = close else {
+            self.outage.ended_without_code(welcomed);
             return Next::Again(self.lost_error(welcomed, "closed without a code".to_owned()));
         };
         let (code, reason) = (CloseCode(close.code.into()), close.reason.to_string());
@@ -361,7 +360,7 @@ impl Connection {
                 let silent = now.saturating_duration_since(line.live.heard());
                 let reason =
                     format!("nothing heard for {silent:.0?}, not even the answer to a ping");
-                return Poll::Ready(End::Silent(reason));
+                return Poll::Ready(End::Lost(reason));
             }
             self.poll_token(line, cx);
             let written = line.poll_write(cx, moment, |limits, welcomed| {
@@ -574,6 +573,7 @@ impl Connection {
         if let Some(Said {
             id: Some(id),
             encoded,
+            ..
         }) = line.welcome(limits, heartbeat)
         {
             let (bytes, limit) = (encoded.len(), limits.frame_bytes);
@@ -585,9 +585,15 @@ impl Connection {
 
     /// A `pong` proves something only where there is nothing else to be answered.
     fn answered_a_ping(&self, line: &mut Line, now: Instant) {
-        if self.outbox.unanswered() == 0 && self.inbox.is_empty() {
-            line.proof.served(now);
+        if !line.something_asked || self.outbox.unanswered() == 0 && self.inbox.is_empty() {
+            line.served(now);
         }
+    }
+
+    /// Hark has done what it was asked for.
+    fn served(&mut self, line: &mut Line, now: Instant) {
+        line.served(now);
+        self.outage.token_is_good();
     }
 
     fn hear(&mut self, line: &mut Line, frame: ServerFrame, now: Instant) {
@@ -606,14 +612,14 @@ impl Connection {
                 ..
             } => {
                 self.outbox.published(id, cursor, duplicate);
-                line.proof.served(now);
+                self.served(line, now);
             }
             ServerFrame::PublishedAll { id, receipts } => {
                 let kept = |receipt: &hark_protocol::TopicReceipt| {
                     matches!(receipt.outcome, TopicOutcome::Kept { .. })
                 };
                 if receipts.iter().any(kept) {
-                    line.proof.served(now);
+                    self.served(line, now);
                 }
                 self.outbox.published_all(id, receipts, now);
             }
@@ -627,7 +633,7 @@ impl Connection {
                     .inbox
                     .subscribed(id, cursor, resumed, now, &mut self.to_say)
                 {
-                    line.proof.served(now);
+                    self.served(line, now);
                 }
             }
             ServerFrame::Unsubscribed { id, topic } => {
@@ -690,7 +696,8 @@ impl Connection {
                 self.outage.asked_to_wait(Some(wait));
             }
             ServerFrame::Pong { .. } => self.answered_a_ping(line, now),
-            ServerFrame::Authenticated { .. } | ServerFrame::Welcome { .. } => {}
+            ServerFrame::Authenticated { .. } => self.outage.token_is_good(),
+            ServerFrame::Welcome { .. } => {}
         }
     }
 
@@ -716,8 +723,9 @@ impl Connection {
     fn next_frame(&mut self, limits: Limits, welcomed: bool) -> Option<Said> {
         let subprotocol = self.options.subprotocol;
         if let Some(frame) = self.to_say.frames.pop_front() {
+            let asks = !matches!(frame, ClientFrame::Ping { .. } | ClientFrame::Auth { .. });
             let (id, encoded) = (frame.id(), codec::encode_client(&frame, subprotocol));
-            return Some(Said { id, encoded });
+            return Some(Said { id, asks, encoded });
         }
         if !welcomed && self.options.producer == Producer::None {
             return None;
@@ -725,7 +733,11 @@ impl Connection {
         let ids = &mut self.to_say.last_id;
         let encoded = self.outbox.next_frame(ids, limits, subprotocol)?;
         let id = Some(*ids);
-        Some(Said { id, encoded })
+        Some(Said {
+            id,
+            asks: true,
+            encoded,
+        })
     }
 
     fn tell(&self, event: ConnectionEvent) {

@@ -230,14 +230,17 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
                 (501, Some(ErrorCode::Unsupported)) => Failure::Final,
                 _ => Failure::Passing,
             };
+            let retry_after = retry_after(response.headers());
             DialError {
                 error: ClientError::Refused {
                     url: url.to_owned(),
                     status,
+                    code,
                     message,
+                    retry_after,
                 },
                 kind,
-                retry_after: retry_after(response.headers()),
+                retry_after,
             }
         }
         tungstenite::Error::Io(error) => unreachable(error.to_string()),

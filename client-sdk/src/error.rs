@@ -41,8 +41,12 @@ pub enum ClientError {
         url: String,
         /// The HTTP status (RFC 9110, section 15).
         status: u16,
+        /// Hark's code, if it was Hark who refused it.
+        code: Option<ErrorCode>,
         /// What the answer said.
         message: String,
+        /// How long it asked to be left alone.
+        retry_after: Option<Duration>,
     },
     /// The token callback gave no token.
     #[error("no token: {0}")]

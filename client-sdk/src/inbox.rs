@@ -45,6 +45,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::events::{ConnectionEvent, Reporter};
+use crate::figures::STUCK_RETRY;
 use crate::losses::Losses;
 use crate::queue::Queue;
 use crate::world::World;
@@ -57,8 +58,6 @@ const PATIENCE_ALONE: Duration = Duration::from_secs(10);
 /// The bounds of the wait before a refused `subscribe` is sent again.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How long a stuck subscription is left alone, about.
-const STUCK_RETRY: Duration = Duration::from_secs(60);
 /// So often the broker is asked to fill the same hole.
 const HOLE_ATTEMPTS: u32 = 3;
 

@@ -130,8 +130,6 @@ pub use message::{Event, Message};
 pub use options::{ClientBuilder, FirstConnection, Producer, Reconnect, TokenError};
 pub use publish::{PendingReceipt, Publish, Receipt};
 pub use publish_all::{PendingReceipts, PublishAll};
-#[doc(hidden)]
-pub use race::connect_tcp;
 pub use subscription::{Subscribe, Subscription};
 
 /// The example on the project's front page compiles, or `cargo test` says so.

@@ -40,6 +40,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// A frame as it goes out.
 pub(crate) struct Said {
     pub(crate) id: Option<u64>,
+    /// It asks Hark to do something: it is no ping and no token.
+    pub(crate) asks: bool,
     pub(crate) encoded: Encoded,
 }
 
@@ -56,7 +58,9 @@ pub(crate) struct Line {
     /// What was too large for it.
     held: Option<Said>,
     pub(crate) live: Liveness,
-    pub(crate) proof: Proof,
+    proof: Proof,
+    /// Hark was asked to do something.
+    pub(crate) something_asked: bool,
     /// The socket is not read, so that nothing can be heard.
     pub(crate) paused: bool,
     pub(crate) unflushed: bool,
@@ -80,6 +84,7 @@ impl Line {
             held: None,
             live: Liveness::new(FIRST_HEARTBEAT, traffic, now),
             proof: Proof::default(),
+            something_asked: false,
             paused: false,
             unflushed: false,
             asking: None,
@@ -99,6 +104,24 @@ impl Line {
         self.live.set_heartbeat(heartbeat);
         self.held
             .take_if(|said| said.encoded.len() > limits.frame_bytes)
+    }
+
+    /// Hark has answered what proves the connection, if it goes on so: see [`Proof`].
+    pub(crate) fn served(&mut self, now: Instant) {
+        if let Some(proven_at) = self.proof.served(now) {
+            self.live.ask_at_the_latest(proven_at);
+        }
+    }
+
+    /// Whether the connection, which is lost now, had proven itself. It had served until the last byte came: who swallows everything and
+    /// ends it later has not served meanwhile.
+    pub(crate) fn has_proven_itself(&mut self, now: Moment) -> bool {
+        if self.paused {
+            self.live.not_reading(now);
+        }
+        let traffic = self.stream().traffic();
+        self.live.moved(traffic, now);
+        self.proof.holds(self.live.heard())
     }
 
     /// The connection had proven itself: its address is good.
@@ -144,6 +167,7 @@ impl Line {
             let Some(said) = self.next_said(&mut next) else {
                 break;
             };
+            self.something_asked |= said.asks;
             if let Some(id) = said.id {
                 self.live.said(id, now.monotonic);
             }

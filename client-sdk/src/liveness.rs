@@ -45,6 +45,8 @@ pub(crate) struct Liveness {
     /// The number of the last question.
     asked: u64,
     asked_at: Option<Instant>,
+    /// If nothing comes from then on, it is asked then.
+    ask_at_the_latest: Option<Instant>,
     question: Option<Question>,
 }
 
@@ -104,12 +106,18 @@ impl Liveness {
             commands: BTreeMap::new(),
             asked: 0,
             asked_at: None,
+            ask_at_the_latest: None,
             question: None,
         }
     }
 
     pub(crate) fn set_heartbeat(&mut self, heartbeat: Duration) {
         self.heartbeat = heartbeat;
+    }
+
+    /// Something is to be heard then, or later.
+    pub(crate) fn ask_at_the_latest(&mut self, at: Instant) {
+        self.ask_at_the_latest = Some(at);
     }
 
     /// When the last byte came.
@@ -124,6 +132,8 @@ impl Liveness {
         self.traffic = traffic;
         if came {
             self.heard = now;
+            self.ask_at_the_latest
+                .take_if(|latest| now.monotonic >= *latest);
         }
         if let Some(question) = &mut self.question
             && (came || drained && question.state != State::Left)
@@ -163,7 +173,8 @@ impl Liveness {
             let from = self.asked_at.map_or(*said, |asked| asked.max(*said));
             from + ASK_WHEN_UNANSWERED_FOR
         });
-        Some(unanswered.map_or(silent, |unanswered| unanswered.min(silent)))
+        let at = unanswered.into_iter().chain(self.ask_at_the_latest);
+        Some(at.fold(silent, Instant::min))
     }
 
     /// The number of the question that is to be written now. It is asked again for as long as it is not [`written`](Self::written).
@@ -252,10 +263,8 @@ impl Liveness {
             Some(question) => self.patience(question),
             None => return Verdict::Alive,
         };
+        // The larger of what two clocks say finds that somebody slept, and nothing else: one of them may be set.
         let over = now.since(since);
-        if over < patience {
-            return Verdict::Alive;
-        }
         if over >= patience + LATE {
             tracing::debug!(
                 number,
@@ -265,7 +274,11 @@ impl Liveness {
             self.ask(now);
             return Verdict::Alive;
         }
-        Verdict::Dead
+        let waited = now.monotonic.saturating_duration_since(since.monotonic);
+        match waited >= patience {
+            true => Verdict::Dead,
+            false => Verdict::Alive,
+        }
     }
 }
 
@@ -543,6 +556,31 @@ mod tests {
         line.clock.advance(Duration::ZERO, -3_600_000);
         line.pass(60 * SECOND, |_| {});
         assert!(line.dead && line.seconds() < 28.2);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_takes_nothing_of_the_time_for_the_answer() {
+        let mut line = Line::told();
+        line.pass(HEARTBEAT, |_| {});
+        assert_eq!(line.pings, [1]);
+        line.clock.advance(100 * MS, 3_500); // set ahead, by less than what looks like a sleep
+        line.turn();
+        assert!(!line.dead);
+        line.pass(10 * SECOND, |_| {});
+        assert!(line.dead && line.seconds() >= 28.0);
+    }
+
+    #[test]
+    fn something_is_heard_by_the_time_at_which_it_is_to_be_heard() {
+        for came in [9 * SECOND, 10 * SECOND] {
+            let mut line = Line::told();
+            line.live.ask_at_the_latest(line.start + 10 * SECOND);
+            line.pass(12 * SECOND, |line| {
+                let comes = line.clock.now().monotonic == line.start + came;
+                line.traffic.read_bytes += u64::from(comes);
+            });
+            assert_eq!(line.pings.len(), usize::from(came < 10 * SECOND));
+        }
     }
 
     #[test]

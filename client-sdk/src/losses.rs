@@ -3,8 +3,8 @@
 
 use std::mem;
 
-/// So many, and it is stuck.
-const BEFORE_STUCK: u32 = 5;
+use crate::figures::LOSSES_BEFORE_STUCK;
+
 /// So many, and whatever was under way with it may be the cause as well.
 const BEFORE_SUSPICIOUS: u32 = 3;
 
@@ -44,7 +44,7 @@ impl Losses {
     }
 
     pub(crate) fn is_stuck(&self) -> bool {
-        self.in_a_row >= BEFORE_STUCK
+        self.in_a_row >= LOSSES_BEFORE_STUCK
     }
 
     pub(crate) fn are_suspicious(&self) -> bool {

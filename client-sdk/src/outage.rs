@@ -17,9 +17,13 @@ use crate::options::Reconnect;
 pub(crate) struct Proof(Option<Instant>);
 
 impl Proof {
-    /// It brought `subscribed` or a receipt, or a `pong` when there was nothing to answer.
-    pub(crate) fn served(&mut self, now: Instant) {
-        self.0.get_or_insert(now);
+    /// It brought `subscribed` or a receipt, or a `pong` when there was nothing to answer. Until when it has to go on, if that was the first.
+    pub(crate) fn served(&mut self, now: Instant) -> Option<Instant> {
+        if self.0.is_some() {
+            return None;
+        }
+        self.0 = Some(now);
+        Some(now + PROOF)
     }
 
     /// Whether a connection that served until then has proven itself.
@@ -37,7 +41,7 @@ pub(crate) struct Outage {
     since: Instant,
     /// What was asked for when the last connection ended, or the last attempt was refused.
     retry_after: Option<Duration>,
-    /// Endings that speak of a broken protocol.
+    /// Endings in a row that speak of a broken protocol.
     broken: u32,
     /// A token was refused. The callback has one chance to give a better one.
     token_doubted: bool,
@@ -85,12 +89,30 @@ impl Outage {
         backoff::bound(self.failures, reconnect.first_wait, longest)
     }
 
+    /// A connection ended, and nobody said why. `welcomed`: it had been Hark's.
+    pub(crate) fn ended_without_code(&mut self, welcomed: bool) {
+        if welcomed {
+            self.broken = 0;
+        }
+    }
+
+    /// Hark has accepted the token.
+    pub(crate) fn token_is_good(&mut self) {
+        self.token_doubted = false;
+    }
+
     /// Whether a connection that was closed with `code` was the last. `welcomed`: it had been Hark's.
     pub(crate) fn is_final(&mut self, code: CloseCode, welcomed: bool, renewable: bool) -> bool {
         match code.connect_again() {
-            ConnectAgain::Always => false,
+            ConnectAgain::Always => {
+                self.ended_without_code(welcomed);
+                false
+            }
             ConnectAgain::Never => true,
-            ConnectAgain::OnceWithFreshToken => self.refused_token_is_final(renewable),
+            ConnectAgain::OnceWithFreshToken => {
+                self.ended_without_code(welcomed);
+                self.refused_token_is_final(renewable)
+            }
             ConnectAgain::NotAfterTheThird => {
                 self.broken += u32::from(welcomed);
                 self.broken >= TRIES_BEFORE_A_CLOSE_CODE_IS_FINAL
@@ -199,6 +221,18 @@ mod tests {
             assert!(!outage.is_final(code, true, false));
             assert!(!outage.is_final(code, true, false));
             assert!(outage.is_final(code, true, false), "the third in a row");
+            for otherwise in [1000, 1011, 4401] {
+                let mut outage = Outage::new(now);
+                for _ in 0..5 {
+                    assert!(!outage.is_final(code, true, true));
+                    assert!(!outage.is_final(code, true, true));
+                    assert!(!outage.is_final(CloseCode(1001), false, true), "not Hark's");
+                    assert!(!outage.is_final(CloseCode(otherwise), true, true));
+                    outage.token_is_good();
+                    assert!(!outage.is_final(code, true, true), "not in a row");
+                    outage.ended_without_code(true);
+                }
+            }
         }
     }
 
@@ -209,6 +243,10 @@ mod tests {
         let mut outage = Outage::new(now);
         assert!(!outage.is_final(code, true, true));
         assert!(outage.is_final(code, true, true), "the fresh one too");
+        let mut outage = Outage::new(now);
+        assert!(!outage.refused_token_is_final(true));
+        outage.token_is_good();
+        assert!(!outage.is_final(code, true, true), "it had been accepted");
         let mut outage = Outage::new(now);
         assert!(!outage.refused_token_is_final(true));
         outage.begins(now);

@@ -175,18 +175,6 @@ pub(crate) async fn connect(
     Ok((address, stream))
 }
 
-/// A TCP connection to the address of `host` that answers first. Not a part of the client's interface: for Hark's own command line, and
-/// what it asks by HTTP.
-///
-/// # Errors
-///
-/// What the system says of the name, or of its addresses.
-#[doc(hidden)]
-pub async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let connected = connect(host, port, &system_resolver(), &Doubts::default()).await?;
-    Ok(connected.1)
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;

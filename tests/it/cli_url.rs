@@ -223,6 +223,32 @@ fn what_hark_refuses_is_told_in_its_words() {
     }
 }
 
+/// With `--wait` only Hark's own word ends it: whatever else says no may stand between for a while.
+#[test]
+fn who_waits_is_ended_by_hark_alone() {
+    const TEXT: &[u8] =
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\nConnection: close\r\n\r\nno entry\n";
+    const FOREIGN: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 24\r\nConnection: close\r\n\r\n{\"message\":\"sign in!\"}\r\n";
+    const HARKS: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 35\r\nConnection: close\r\n\r\n{\"code\":\"forbidden\",\"message\":\"no\"}";
+    let start = |answer: &'static [u8]| {
+        let other = Other::says(answer);
+        let mut command = hark();
+        command.args(["sub", "a", "--wait"]);
+        command.args(["--url", &format!("http://{}", other.addr)]);
+        Cli::spawn(command)
+    };
+    for answer in [TEXT, FOREIGN] {
+        let mut client = start(answer);
+        wait_until("it says what it waits for", || {
+            client.said().contains("trying again").then_some(())
+        });
+        assert!(client.is_running(), "{}", client.said());
+    }
+    let exit = start(HARKS).wait();
+    assert_eq!(exit.code, Some(1), "{exit:#?}");
+    assert!(exit.stderr.contains("Hark refused (403"), "{exit:#?}");
+}
+
 /// With `--wait`, also where it is not known yet what the address stands for.
 #[tokio::test]
 async fn a_broker_that_is_not_there_yet_is_waited_for() {
@@ -271,15 +297,22 @@ async fn a_dead_address_of_a_name_is_passed_over() {
     let broker = Setup::new().env("HARK_INSECURE_NO_AUTH", "1").start();
     Ws::connect(&broker).await.publish("a", json!(1)).await;
     let names = Names::dead_before(broker.addr());
-    let url = format!("http://{}", names.authority());
-    for args in &COMMANDS[3..] {
-        let mut command = hark();
-        command.args(*args).args(["--url", &url]).envs(names.env());
-        let begun = Instant::now();
-        let exit = Cli::spawn(command).wait();
-        assert_eq!(exit.code, Some(0), "{args:?}: {exit:#?}");
-        // Tried one after the other, the dead one has twenty seconds of the thirty.
-        assert!(begun.elapsed() < Duration::from_secs(15), "{args:?}");
+    let there = names.authority();
+    let waiting = COMMANDS[..3]
+        .iter()
+        .map(|args| [args, &["--wait"][..]].concat());
+    let all = COMMANDS.iter().map(|args| args.to_vec()).chain(waiting);
+    for args in all {
+        for url in [format!("http://{there}"), format!("ws://{there}/ws")] {
+            let mut command = hark();
+            command.args(&args).args(["--url", &url]).envs(names.env());
+            let begun = Instant::now();
+            let exit = Cli::spawn(command).wait();
+            let took = begun.elapsed();
+            assert_eq!(exit.code, Some(0), "{args:?} {url}: {exit:#?}");
+            // Tried one after the other, the dead one has ten seconds at least.
+            assert!(took < Duration::from_secs(8), "{args:?} {url}: {took:?}");
+        }
     }
 }
 

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
-use hark_tests::{Broker, Cli, Disk, Exit, Fate, Preload, Record, Ws, hark};
+use hark_tests::{Broker, Cli, Disk, Exit, Fate, Preload, Record, Ws, hark, wait_until};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -184,6 +185,37 @@ async fn the_file_survives_a_power_cut() {
             );
         }
     }
+}
+
+/// Each writing has to get to the disk: messages that come one by one cost one each second, and not one each.
+#[tokio::test]
+async fn it_is_written_once_a_second() {
+    const MESSAGES: u64 = 100;
+    let broker = with_messages(1).await;
+    let preload = Preload::new();
+    fs::create_dir(preload.data_dir()).unwrap();
+    let file = preload.data_dir().join("cursors");
+    let begun = Instant::now();
+    let mut command = hark();
+    command.args(["sub", "a", "--from", "earliest", "--url", &broker.ws_url()]);
+    command.arg("--cursor-file").arg(&file).envs(preload.env());
+    let mut client = Cli::spawn(command);
+    let mut ws = Ws::connect(&broker).await;
+    client.line();
+    for n in 2..=MESSAGES {
+        ws.publish("a", json!(n)).await;
+        client.line();
+    }
+    preload.expect_loaded(1);
+    // The last position is there, though nothing comes behind it.
+    wait_until("the last position", || {
+        let text = fs::read_to_string(&file).ok()?;
+        text.ends_with(&format!(":{MESSAGES}\n")).then_some(())
+    });
+    // Of the file and of its directory.
+    let most = 2 * (begun.elapsed().as_secs() + 1);
+    let syncs = preload.syncs();
+    assert!((1..=most).contains(&syncs), "{syncs} of {most}");
 }
 
 #[tokio::test]

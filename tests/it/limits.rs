@@ -1,7 +1,9 @@
 //! Each limit, at it and just over it. Those of frames are in `bad_input`, those of HTTP bodies in `http`.
 
+use std::time::Duration;
+
 use hark_protocol::Subprotocol;
-use hark_tests::{Broker, Op, RawWs, Ws};
+use hark_tests::{Broker, Op, Preload, RawWs, Setup, Ws};
 use serde_json::{Map, Value, json};
 
 /// Publishes what is at the limit, then what is over it; the second must be refused and the session go on.
@@ -100,7 +102,7 @@ async fn a_publisher_that_does_not_read_its_receipts_is_held_up() {
     // It writes as long as it is let, while nothing is read.
     let mut most = before;
     for _ in 0..40 {
-        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
         most = most.max(broker.rss_bytes());
     }
     for id in 1..=MESSAGES {
@@ -120,9 +122,51 @@ async fn a_publisher_that_does_not_read_its_receipts_is_held_up() {
     );
 }
 
+/// Or a client that keeps to the bounds would think that a Hark whose log stands still is dead.
+#[tokio::test]
+async fn who_has_as_much_unanswered_as_may_be_has_its_pings_answered() {
+    const MIB: usize = 1 << 20;
+    let text = |payload_bytes: usize| json!("x".repeat(payload_bytes - 2));
+    let many = json!((0..1024).map(|n| format!("a.{n}")).collect::<Vec<_>>());
+    let full = [
+        // Both bounds at once; bytes; one message that goes to as many topics.
+        vec![json!({"topic": "a", "data": text(MIB / 1024)}); 1024],
+        vec![json!({"topic": "a", "data": text(MIB / 4)}); 4],
+        vec![json!({"topics": many, "data": 1})],
+    ];
+    let disk = Preload::new();
+    let broker = disk.under(Setup::new()).start();
+    disk.expect_loaded(1);
+    for publishes in full {
+        let mut raw = RawWs::connect(&broker);
+        disk.slow_syncs(Duration::from_secs(8));
+        let count = publishes.len();
+        for (id, mut publish) in (1..).zip(publishes) {
+            publish["type"] = json!("publish");
+            publish["id"] = json!(id);
+            raw.send_json(&publish);
+        }
+        raw.send(Op::PING, b"there?");
+        raw.send_json(&json!({"type": "ping", "id": 2_000}));
+        // Both before any receipt.
+        let pong = raw.read_frame();
+        assert_eq!(pong, (Op::PONG, b"there?".to_vec()), "behind {count}");
+        assert_eq!(raw.read_json(), json!({"type": "pong", "id": 2_000}));
+        // With what goes beyond, Hark stops reading until some are answered.
+        if count > 1 {
+            raw.send_json(&json!({"type": "publish", "topic": "a", "data": 1}));
+            raw.send_json(&json!({"type": "ping", "id": 3_000}));
+            disk.slow_syncs(Duration::ZERO);
+            let next = raw.read_json();
+            assert_eq!(next["type"], "published", "{next}");
+        }
+        disk.slow_syncs(Duration::ZERO);
+    }
+}
+
 #[tokio::test]
 async fn how_much_may_be_unanswered_is_a_setting_and_said() {
-    let broker = hark_tests::Setup::new()
+    let broker = Setup::new()
         .flag("max-inflight", 4096)
         .flag("max-inflight-bytes", 4 << 20)
         .start();
@@ -136,7 +180,7 @@ async fn how_much_may_be_unanswered_is_a_setting_and_said() {
         "max-inflight-bytes",
         "receiving-total-bytes",
     ] {
-        let refused = hark_tests::Setup::new().flag(none, 0).try_start();
+        let refused = Setup::new().flag(none, 0).try_start();
         assert_eq!(refused.unwrap_err().code, Some(2), "--{none} 0");
     }
 }

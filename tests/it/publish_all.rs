@@ -251,8 +251,10 @@ async fn each_topic_counts_in_max_inflight() {
     let before = commits(&broker);
     let frame = json!({"type": "publish", "id": 1, "topics": topics, "data": 2});
     ws.try_feed(&frame).await.unwrap();
+    // Beyond them goes one more; then Hark reads on only when one of them is answered, and that is when it is kept.
+    ws.send(&json!({"type": "publish", "topic": "beyond", "data": 3}))
+        .await;
     ws.send(&json!({"type": "ping", "id": 2})).await;
-    // Hark reads on only when one of them is answered, and that is when it is kept.
     ws.answer(2).await;
     assert!(commits(&broker) > before, "the ping was read at once");
     let answer = ws.answer(1).await;

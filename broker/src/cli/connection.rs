@@ -3,18 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use hark_client::{Client, ClientBuilder, ClientError, FirstConnection};
+use hark_client::{Client, ClientBuilder, ClientError, FirstConnection, Reconnect};
 
 use super::CliError;
 use super::output::{say, say_once, tell_of_trouble};
 use super::place::Place;
 use super::trouble;
 
-/// The first wait for a broker that is not there is drawn between zero and this, and each further bound is twice as long, up to the longest
-/// (protocol/README.md, "How a client keeps its connection").
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT_IN_THE_FIRST_MINUTE: Duration = Duration::from_secs(5);
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// The most that is waited for because somebody asked for it (`longest_retry_after` in protocol/README.md).
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Which broker, and as whom.
 #[derive(Debug, clap::Args)]
@@ -63,28 +60,28 @@ pub(super) async fn connect(
         _ => {
             let mut waiting = Waiting::new();
             loop {
-                let (url, error) = match try_each(&urls, &builder).await {
+                let error = match try_each(&urls, &builder).await {
                     Ok(client) => {
                         waiting.over();
                         break client;
                     }
                     Err(failed) => failed,
                 };
-                // The broker is there, and says when to come back.
-                if wait.wait && is_busy(&error) {
-                    break later(url).connect().await?;
-                }
                 if matches!(error, ClientError::BadUrl { .. }) {
                     return Err(error.into());
                 }
                 let (asked, is_final) = (place.clone(), is_final(&error));
+                let retry_after = match &error {
+                    ClientError::Refused { retry_after, .. } => *retry_after,
+                    _ => None,
+                };
                 let why = move || trouble::of_websocket(&asked, &error);
                 let why = tokio::task::spawn_blocking(why).await;
                 let why = why.unwrap_or_else(|error| error.to_string());
                 if !wait.wait || is_final {
                     return Err(CliError::failed(why));
                 }
-                waiting.wait(why).await;
+                waiting.wait(why, retry_after.unwrap_or_default()).await;
             }
         }
     };
@@ -93,24 +90,26 @@ pub(super) async fn connect(
 }
 
 /// Tries one address after the other while what answers there is something else than Hark.
-async fn try_each<'u>(
-    urls: &'u [String],
+async fn try_each(
+    urls: &[String],
     builder: &impl Fn(&str) -> ClientBuilder,
-) -> Result<Client, (&'u str, ClientError)> {
+) -> Result<Client, ClientError> {
     let mut first = None;
-    for url in urls {
+    for (at, url) in urls.iter().enumerate() {
         let required = builder(url).first_connection(FirstConnection::Required);
         let error = match required.connect().await {
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
-        let is_elsewhere = matches!(error, ClientError::Refused { .. }) && !is_busy(&error);
+        // Where the first place is busy, Hark may be there. Of the others the first one's answer tells more.
+        let is_elsewhere =
+            matches!(error, ClientError::Refused { .. }) && (at > 0 || !is_busy(&error));
         if !is_elsewhere {
-            return Err((url, error));
+            return Err(error);
         }
-        first.get_or_insert((&**url, error));
+        first.get_or_insert(error);
     }
-    Err(first.unwrap_or(("", ClientError::Closed)))
+    Err(first.unwrap_or(ClientError::Closed))
 }
 
 /// Whether what answers may do otherwise another time.
@@ -122,11 +121,15 @@ fn is_busy(error: &ClientError) -> bool {
 fn is_final(error: &ClientError) -> bool {
     match error {
         ClientError::ClosedByBroker { .. } | ClientError::TlsNotBuilt { .. } => true,
-        ClientError::Refused {
-            status, message, ..
-        } => matches!(status, 401 | 403) && !message.contains('<'),
+        ClientError::Refused { status, code, .. } => matches!(status, 401 | 403) && code.is_some(),
         _ => false,
     }
+}
+
+/// Draws a wait between zero and a bound that begins with `first` and doubles with each failure, up to `longest`.
+pub(super) fn drawn(failures: u32, first: Duration, longest: Duration) -> Duration {
+    let bound = first.saturating_mul(2_u32.saturating_pow(failures.min(30)));
+    bound.min(longest).mul_f64(rand::random::<f64>())
 }
 
 /// A broker that is not there yet is waited for.
@@ -145,16 +148,17 @@ impl Waiting {
         }
     }
 
-    async fn wait(&mut self, why: String) {
+    /// By the rule for clients, and not before what was asked for is over.
+    async fn wait(&mut self, why: String, asked: Duration) {
         say_once(&mut self.said, format!("{why}; trying again"));
+        let rule = Reconnect::default();
         let longest = match self.since.elapsed() < Duration::from_secs(60) {
-            true => LONGEST_WAIT_IN_THE_FIRST_MINUTE,
-            false => LONGEST_WAIT,
+            true => rule.longest_wait_in_the_first_minute,
+            false => rule.longest_wait,
         };
-        let bound = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(self.failures.min(30)));
+        let drawn = drawn(self.failures, rule.first_wait, longest);
         self.failures += 1;
-        let drawn = bound.min(longest).mul_f64(rand::random::<f64>());
-        tokio::time::sleep(drawn).await;
+        tokio::time::sleep(asked.min(LONGEST_RETRY_AFTER) + drawn).await;
     }
 
     fn over(&self) {

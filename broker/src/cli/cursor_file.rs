@@ -61,7 +61,13 @@ impl Cursors {
 
     /// Whether it is time to store them.
     pub(super) fn are_due(&self) -> bool {
-        self.changed && self.stored.elapsed() >= EVERY
+        self.due_in().is_some_and(|wait| wait.is_zero())
+    }
+
+    /// How long until then, if there is anything to store.
+    pub(super) fn due_in(&self) -> Option<Duration> {
+        self.changed
+            .then(|| EVERY.saturating_sub(self.stored.elapsed()))
     }
 
     pub(super) fn store(&mut self) -> Result<(), CliError> {

@@ -14,14 +14,16 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 
 use super::CliError;
+use super::connection::drawn;
 use super::place::Place;
 use super::race::Racing;
 use super::trouble;
 
 /// How long an answer may take, and how long a broker may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long to wait before a busy broker is asked again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The bounds of the wait before a busy broker is asked again.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long a look may take.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// No answer of a broker is larger.
@@ -61,13 +63,19 @@ impl Http {
         query: &[(&str, &str)],
     ) -> Result<T, CliError> {
         let deadline = Instant::now() + PATIENCE;
+        let mut failures = 0;
         loop {
             let response = self.ask(Method::GET, path, query)?;
             let is_busy = matches!(response.status().as_u16(), 429 | 503);
-            if !is_busy || Instant::now() >= deadline {
+            let drawn = drawn(failures, FIRST_WAIT, LONGEST_WAIT);
+            let wait = drawn.max(retry_after(&response).unwrap_or_default());
+            // Whoever is asked for more patience than it has says so at once.
+            let is_over = wait > deadline.saturating_duration_since(Instant::now());
+            if !is_busy || is_over {
                 return self.read(response);
             }
-            thread::park_timeout(PAUSE);
+            failures += 1;
+            thread::park_timeout(wait);
         }
     }
 
@@ -123,6 +131,12 @@ impl Http {
             Err(_) => trouble::not_hark(&self.place, &seen),
         })
     }
+}
+
+/// The seconds that were asked for. Hark says no date.
+fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
+    let asked = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    asked.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// A value of a query (RFC 3986, section 3.4).

@@ -165,6 +165,13 @@ pub(super) async fn tell_of_trouble(mut events: ConnectionEvents) {
                 }
                 None => format!("{topic}: messages come faster than they are read"),
             }),
+            ConnectionEvent::Stuck {
+                topic,
+                cursor,
+                tries,
+            } => say(&format!(
+                "{topic}: what comes behind {cursor} broke {tries} connections in a row; trying again every minute"
+            )),
             ConnectionEvent::TokenFailed { reason } => say(&format!("no token: {reason}")),
             _ => {}
         }

@@ -97,8 +97,17 @@ async fn print(
                 if printer.output.flush()? == Reader::Gone {
                     return Ok(());
                 }
-                cursors.store()?;
-                events.next().await
+                match cursors.due_in() {
+                    // It lies on a disk, so not for each message that comes by itself.
+                    Some(wait) => match tokio::time::timeout(wait, events.next()).await {
+                        Ok(next) => next,
+                        Err(_) => {
+                            cursors.store()?;
+                            continue;
+                        }
+                    },
+                    None => events.next().await,
+                }
             }
         };
         // Whoever ends a subscription says why, in an event.

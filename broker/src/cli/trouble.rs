@@ -3,7 +3,7 @@
 
 use std::io;
 
-use hark_client::ClientError;
+use hark_client::{ClientError, ErrorCode};
 use ureq::http::StatusCode;
 
 use super::CliError;
@@ -144,9 +144,12 @@ pub(super) fn refused(status: StatusCode, message: &str) -> CliError {
 pub(super) fn of_websocket(place: &Place, error: &ClientError) -> String {
     match error {
         ClientError::Refused {
-            status, message, ..
+            status,
+            code,
+            message,
+            ..
         } => match look(place) {
-            Ok(seen) if seen.is_hark => refused_upgrade(*status, message),
+            Ok(seen) if seen.is_hark => refused_upgrade(*status, *code, message),
             looked => sentence(place, looked),
         },
         ClientError::Unreachable { reason, .. } => match look(place) {
@@ -177,13 +180,13 @@ pub(super) fn of_end(error: &ClientError) -> String {
 }
 
 /// Hark is there, and a WebSocket was refused, by it or by something between.
-fn refused_upgrade(status: u16, message: &str) -> String {
+fn refused_upgrade(status: u16, code: Option<ErrorCode>, message: &str) -> String {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-    match message.contains('<') || message.is_empty() {
-        true => format!(
+    match code {
+        None => format!(
             "Hark is there, but something between answers the WebSocket's upgrade with {status}; let the proxy pass it on (README, Behind a proxy)"
         ),
-        false => format!(
+        Some(_) => format!(
             "Hark refused ({status}): {}{}",
             plain(message),
             advice(status)

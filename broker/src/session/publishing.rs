@@ -15,6 +15,7 @@ use super::socket::SessionContext;
 use super::{ByTopic, Session};
 use crate::budget::Taken;
 use crate::idle::{Idle, Since};
+use crate::settings::SessionSettings;
 use crate::topic::{Access, MayPublish, Outcome, Publish, PublishItem, Receipt, Refusal};
 
 /// Envelopes a session may have on their way to one room: one that is being committed, and the next. What comes meanwhile is
@@ -25,7 +26,8 @@ const ENVELOPES_A_ROOM: usize = 2;
 const MAX_UNUSED_ROOMS: usize = 64;
 /// Room for so many unanswered publishes is kept while there are none.
 const WINDOW_WORTH_KEEPING: usize = 64;
-/// Beside its content and headers, what an unanswered publish costs in memory, roughly, for each of its topics.
+/// Beside its content and headers, what an unanswered publish costs in memory, roughly, for each of its topics. It counts in the budget of
+/// all sessions, but not in `max_inflight_bytes`: clients count those too, and know nothing of it.
 const PUBLISH_OVERHEAD_BYTES: usize = 256;
 
 /// What is unanswered.
@@ -40,6 +42,7 @@ pub(super) struct Publishing {
     in_flight: Slab<InFlight>,
     /// The publishes to several topics.
     to_several: Slab<ToSeveral>,
+    /// Of payloads.
     in_flight_bytes: usize,
     flush_noted: bool,
 }
@@ -69,7 +72,7 @@ enum Asked {
     One {
         /// The client's; without one it wants no receipt.
         id: Option<u64>,
-        bytes: usize,
+        payload_bytes: usize,
     },
     /// One of the topics of a publish to several: which publish, and its place there.
     OneOf { several: usize, at: usize },
@@ -83,7 +86,7 @@ struct ToSeveral {
     outcomes: Vec<Option<Outcome>>,
     unanswered: usize,
     /// Its content is held once, until the last topic has it.
-    bytes: usize,
+    payload_bytes: usize,
 }
 
 /// Note: envelopes of publishes were answered; the port has the receipts.
@@ -97,6 +100,12 @@ pub(super) struct Receipts;
 pub(super) struct Flush;
 
 impl Publishing {
+    /// Whether as much is unanswered as may be.
+    fn is_full(&self, settings: &SessionSettings) -> bool {
+        self.in_flight.len() >= settings.max_inflight
+            || self.in_flight_bytes >= settings.max_inflight_bytes
+    }
+
     /// Whether nothing is unanswered.
     pub(super) fn is_answered(&self) -> bool {
         self.in_flight.is_empty()
@@ -173,21 +182,20 @@ impl Session {
         idempotency: Idempotency,
         ctx: &mut SessionContext,
     ) {
-        let bytes = message.size_bytes() + PUBLISH_OVERHEAD_BYTES;
-        let Some(taken) = self.stage(id, bytes, ctx) else {
+        let Some(taken) = self.stage(id, &message, 1, ctx) else {
             return;
         };
-        let asked = Asked::One { id, bytes };
+        let payload_bytes = message.payload.len();
+        let asked = Asked::One { id, payload_bytes };
         if let Err(Refusal { code, message, .. }) =
             self.collect(topic, asked, message, idempotency, taken)
         {
-            self.publishing.in_flight_bytes -= bytes;
+            self.publishing.in_flight_bytes -= payload_bytes;
             if id.is_some() {
                 self.send_error(ctx, id, code, message);
             }
             return;
         }
-        self.pace_inbound();
         self.note_flush(ctx);
     }
 
@@ -201,10 +209,10 @@ impl Session {
     ) {
         let message = publish.message();
         let count = publish.topics().len();
-        let bytes = message.size_bytes() + count * PUBLISH_OVERHEAD_BYTES;
-        let Some(taken) = self.stage(id, bytes, ctx) else {
+        let Some(taken) = self.stage(id, message, count, ctx) else {
             return;
         };
+        let payload_bytes = message.payload.len();
         let several = self.publishing.to_several.vacant_key();
         let mut outcomes = vec![None; count];
         let mut unanswered = 0;
@@ -228,28 +236,35 @@ impl Session {
             topics: publish.into_topics(),
             outcomes,
             unanswered,
-            bytes,
+            payload_bytes,
         };
         if unanswered == 0 {
-            self.publishing.in_flight_bytes -= bytes;
+            self.publishing.in_flight_bytes -= payload_bytes;
             self.answer_all(to_several, ctx);
             return;
         }
         self.publishing.to_several.insert(to_several);
-        self.pace_inbound();
         self.note_flush(ctx);
     }
 
-    /// Takes what a publish holds until it is answered. Where that is too much, it is refused.
+    /// Takes what a publish to so many topics holds until it is answered. Where that is too much, it is refused. Where as much is
+    /// unanswered as may be, it is taken still, and nothing more is read: so a client that keeps to the bounds always has its `ping` answered.
     fn stage(
         &mut self,
         id: Option<u64>,
-        bytes: usize,
+        message: &Published,
+        topics: usize,
         ctx: &mut SessionContext,
     ) -> Option<Arc<Taken>> {
+        let bytes = message.size_bytes() + topics * PUBLISH_OVERHEAD_BYTES;
         let taken = self.access.settings().staged_budget.try_take(bytes);
         match &taken {
-            Some(_) => self.publishing.in_flight_bytes += bytes,
+            Some(_) => {
+                if self.publishing.is_full(&self.settings) {
+                    self.flow.pause_inbound();
+                }
+                self.publishing.in_flight_bytes += message.payload.len();
+            }
             None if id.is_some() => self.send_error(
                 ctx,
                 id,
@@ -333,7 +348,9 @@ impl Session {
         for receipts in port.take_answered() {
             self.take_receipts_of_envelope(receipts, ctx);
         }
-        self.pace_inbound();
+        if !self.publishing.is_full(&self.settings) {
+            self.flow.resume_inbound();
+        }
     }
 
     fn take_receipts_of_envelope(&mut self, receipts: Vec<Receipt>, ctx: &mut SessionContext) {
@@ -343,15 +360,15 @@ impl Session {
                 continue;
             };
             match asked {
-                Asked::One { id, bytes } => {
-                    self.publishing.in_flight_bytes -= bytes;
+                Asked::One { id, payload_bytes } => {
+                    self.publishing.in_flight_bytes -= payload_bytes;
                     if let Some(id) = id {
                         self.send(ctx, &answer(id, &topic, outcome));
                     }
                 }
                 Asked::OneOf { several, at } => {
                     if let Some(answered) = self.publishing.topic_answered(several, at, outcome) {
-                        self.publishing.in_flight_bytes -= answered.bytes;
+                        self.publishing.in_flight_bytes -= answered.payload_bytes;
                         self.answer_all(answered, ctx);
                     }
                 }
@@ -386,16 +403,6 @@ impl Session {
             })
             .collect();
         self.send(ctx, &ServerFrame::PublishedAll { id, receipts });
-    }
-
-    /// Reads on only while what is unanswered is within its bounds.
-    fn pace_inbound(&self) {
-        let full = self.publishing.in_flight.len() >= self.settings.max_inflight
-            || self.publishing.in_flight_bytes >= self.settings.max_inflight_bytes;
-        match full {
-            true => self.flow.pause_inbound(),
-            false => self.flow.resume_inbound(),
-        }
     }
 }
 

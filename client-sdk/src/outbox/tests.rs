@@ -453,7 +453,7 @@ fn play_several(seed: u64, forgets: bool) {
                 }
             }
             92..93 => {
-                given.outbox.disconnected(true);
+                given.outbox.disconnected(rng.random_bool(0.5));
                 zombies.push(std::mem::take(&mut heard));
                 said.clear();
             }
@@ -469,7 +469,7 @@ fn play_several(seed: u64, forgets: bool) {
                 let kept = topics.kept.remove(topic).unwrap_or_default();
                 earlier.push((topic.to_owned(), kept));
                 // Sessions end, so that nothing of before is on its way.
-                given.outbox.disconnected(true);
+                given.outbox.disconnected(rng.random_bool(0.5));
                 heard.clear();
                 said.clear();
                 zombies.clear();
@@ -687,7 +687,7 @@ fn play(seed: u64, restarts: bool) {
                 Some(Said::Error(id, code, expected)) => given.refuse(id, code, expected),
             },
             92..93 => {
-                given.outbox.disconnected(true);
+                given.outbox.disconnected(rng.random_bool(0.5));
                 let zombie = std::mem::take(&mut model.session);
                 model.zombies.push(zombie);
             }
@@ -697,7 +697,7 @@ fn play(seed: u64, restarts: bool) {
             }
             96 if restarts && rng.random_bool(0.2) => {
                 // All sessions end with the broker, and a `memory` topic with all that it knew.
-                given.outbox.disconnected(true);
+                given.outbox.disconnected(rng.random_bool(0.5));
                 let Model {
                     kept, mut earlier, ..
                 } = std::mem::take(&mut model);
