@@ -198,6 +198,7 @@ export class Inbox {
     const cursor = position ? formatCursor(position) : from.after;
     // What is stuck is asked for on connections that have proven themselves by something else.
     const passes = heard || (loss.proven && !stuck);
+    if (loss.saysNothing && !heard) return 0;
     if (passes || cursor !== wanted.lostAt) wanted.losses = undefined;
     if (passes || !cursor) return 0;
     wanted.lostAt = cursor;

@@ -241,7 +241,12 @@ export class Outbox {
 
   /** Of any sending: there is only one lane in flight, where this matters. */
   #lanesInFlight() {
-    for (const { entries } of this.#inFlight.values()) return [...entries].map(({ lane }) => lane);
+    for (const id of this.#inFlight.keys()) return this.#lanesOf(id);
+  }
+
+  /** @param {number} id of a living sending */
+  #lanesOf(id) {
+    return [...(this.#inFlight.get(id)?.entries ?? [])].map(({ lane }) => lane);
   }
 
   /**
@@ -346,22 +351,22 @@ export class Outbox {
    * @returns {number} the most losses in a row over one message, on this transport
    */
   lost(loss) {
+    const { proven, saysNothing, unanswered } = loss;
     let most = 0;
     /** Of what was sent first. */
     const [suspect] = this.#lanesInFlight() ?? [];
+    /** By HTTP: those that were in the request that brought no receipt. */
+    const asked = unanswered && new Set(unanswered.flatMap((id) => this.#lanesOf(id)));
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
       const wasSent = lane.sent > 0;
-      const isUnheard = !loss.proven && !lane.answered;
+      const isUnheard = asked ? asked.has(lane) : !proven && !saysNothing && !lane.answered;
       lane.sent = lane.setbacks = 0;
       lane.answered = false;
       this.#stopWaiting(lane);
       const [first] = lane.entries;
-      if (first && !isUnheard) {
-        first.losses = undefined;
-        this.#doubted.delete(lane);
-      }
+      if (first && proven && !asked) this.#clear(lane);
       if (wasSent && isUnheard) {
         first.losses ??= new Losses();
         most = Math.max(most, first.losses.add(loss));
@@ -407,10 +412,16 @@ export class Outbox {
     const entries = [...(this.#inFlight.get(id)?.entries ?? [])];
     for (const entry of entries) {
       entry.lane.answered = true;
-      this.#doubted.delete(entry.lane);
+      this.#clear(entry.lane);
       this.#forget(entry);
     }
     return entries;
+  }
+
+  /** What came through says that its lane is no cause of losses (rule 9). @param {Lane} lane */
+  #clear(lane) {
+    lane.entries[0].losses = undefined;
+    this.#doubted.delete(lane);
   }
 
   /** @param {Entry} entry */

@@ -3,7 +3,7 @@
 // answer is for. How many messages may be unanswered is the outbox's business: all that it has given goes in the next request.
 
 import { now } from "./clock.js";
-import { lost } from "./exchange.js";
+import { Lost, lost } from "./exchange.js";
 
 // Hark answers a batch of this size when it is there, and keeps the connection.
 const MOST_BYTES = 1 << 20;
@@ -96,8 +96,9 @@ export class Publisher {
     const body = batch.map(({ text }) => text).join("\n");
     const bytes = byteLength(body);
     const began = now();
-    try {
-      return await this.#line.post(body, bytes, signal, async (answer) => {
+    let status = 0;
+    const use = async (/** @type {import("./exchange.js").Answer} */ answer) => {
+        status = answer.status;
         if (answer.status === 413 && batch.length > 1) {
           this.#foreignMost = bytes / 2;
           return true;
@@ -108,11 +109,18 @@ export class Publisher {
         // What is far from the bound says nothing about it.
         if (bytes > this.#most / 2) this.#most *= now() - began > SLOW_MS ? 1 / 2 : 2;
         return false;
-      });
+    };
+    try {
+      return await this.#line.post(body, bytes, signal, use);
     } catch (error) {
       if (signal.aborted) return true;
       if (open.size === batch.length && bytes > LEAST_BYTES) this.#most = bytes / 2;
-      throw error;
+      // Hark, or what is before it, says that it could not be taken just now.
+      if (status === 401 || status === 429 || status >= 500) throw error;
+      const { loss } = error instanceof Lost ? error : lost("lost", `a publish broke off: ${error}`);
+      // Perhaps it is this request alone that does not come through.
+      if (!(error instanceof Lost)) await this.#line.makeSure();
+      throw new Lost({ ...loss, unanswered: [...open.keys()] });
     }
   }
 

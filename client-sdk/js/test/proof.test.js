@@ -489,25 +489,67 @@ test("what was no Hark says nothing against what was said to it", async (t) => {
   });
   await pass(1);
   assert.equal(sockets[0].said("subscribe").length, 1);
-  assert.deepEqual([lost.map(({ proven }) => proven), connection.state], [[true], "waiting"]);
+  const said = lost.map(({ proven, saysNothing }) => [proven, saysNothing]);
+  assert.deepEqual([said, connection.state], [[[false, true]], "waiting"]);
 });
 
 test("who is told of a loss is told whether it says anything", async (t) => {
   t.mock.method(Math, "random", () => 0);
   const { sockets, lost, connection, pass } = await connect(t, [], { transports: ["websocket"] });
-  const proven = () => lost.map((loss) => loss.proven);
+  const said = () => lost.map(({ proven, saysNothing }) => (proven ? "for it" : saysNothing ? "nothing" : "against it"));
   sockets[0].end();
   await settled();
-  assert.deepEqual(proven(), [false], "open, and lost at once");
+  assert.deepEqual(said(), ["against it"], "open, and lost at once");
   connection.reconnect();
   await pass(1);
   connection.reconnect();
-  assert.deepEqual(proven(), [false, true], "it was not lost");
+  assert.deepEqual(said(), ["against it", "nothing"], "it was not lost");
   await pass(1);
   sockets.at(-1).answers = true;
   sockets.at(-1).say({ type: "pong" });
   await pass(10_100);
   sockets.at(-1).end();
   await settled();
-  assert.deepEqual(proven(), [false, true, true], "it had proven itself");
+  assert.deepEqual(said(), ["against it", "nothing", "for it"], "it had proven itself");
+});
+
+// --- a message that does not come through by HTTP ---
+
+for (const transports of [["longpoll"], ["sse", "longpoll"], ALL])
+  for (const [how, isProven] of [["cut", false], ["swallowed", false], ["cut", true], ["swallowed", true]])
+    test(`${transports}: a publish that is always ${how} fails with lost${isProven ? ", also while streams live" : ""}, and costs no other topic`, async (t) => {
+      t.mock.method(Math, "random", () => 0.5);
+      const { fetch: hark } = harkFetch();
+      const fetch = async (url, init) => {
+        if (!init.body?.includes("poison")) return hark(url, init);
+        if (how === "cut") throw new TypeError("fetch failed");
+        return new Promise((_, reject) => init.signal.addEventListener("abort", () => reject(new Error("aborted"))));
+      };
+      const { hark: client, pass } = await start(t, { transports, fetch, probeMs: 600_000, made: (socket) => socket.end() });
+      if (isProven) client.subscribe("s");
+      await pass(60_000);
+      const ends = [];
+      const end = (what) => (error) => ends.push([what, error?.code]);
+      client.publish("a", "poison").then(end("poison"), end("poison"));
+      client.publish("b", 1).then(end("b"), end("b"));
+      client.publish("a", 2).then(end("behind it"), end("behind it"));
+      for (let minute = 0; ends.length < 3 && minute < 30; minute++) await pass(60_000);
+      assert.deepEqual(ends.sort(), [["b", undefined], ["behind it", undefined], ["poison", "lost"]].sort());
+    });
+
+test("while Hark is away, nothing is lost however long and often it is tried", async (t) => {
+  t.mock.method(Math, "random", () => 0.5);
+  const { fetch, state } = harkFetch();
+  const { hark, pass } = await start(t, { transports: ["longpoll"], fetch });
+  await pass(1000);
+  const ends = [];
+  for (const is of ["away", "silent", "foreign"]) {
+    state.is = is;
+    hark.publish(is, 1).then(({ cursor }) => ends.push(cursor), (error) => ends.push(error));
+    await pass(900_000);
+    assert.deepEqual(ends, [], is);
+  }
+  state.is = "there";
+  await pass(60_000);
+  assert.deepEqual(ends, ["e:1", "e:1", "e:1"]);
 });
