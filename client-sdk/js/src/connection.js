@@ -290,7 +290,7 @@ export class Connection {
     };
     const link = /** @type {Link} */ ({ at });
     link.proof = this.#proofOf(link);
-    link.line = OPEN[name](
+    const open = () => OPEN[name](
       { base, token, WebSocket, fetch, patienceMs },
       {
         ready: isReady,
@@ -315,6 +315,12 @@ export class Connection {
         },
       },
     );
+    try {
+      link.line = open();
+    } catch (error) {
+      // Of a runtime that lacks something, or forbids it here.
+      return failed({ error: new ConnectionError("unreachable", `${name}: ${error}`), unusable: true });
+    }
     this.#links.add(link);
   }
 

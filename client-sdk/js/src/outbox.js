@@ -39,14 +39,15 @@
 //     what is sent again is what failed alone.
 
 import { draw } from "./backoff.js";
-import { isLarger } from "./bytes.js";
+import { isLarger, lengthOf } from "./bytes.js";
+import { report } from "./emitter.js";
 import { PublishError, mayPass, tooLarge } from "./errors.js";
 import { Losses } from "./losses.js";
 import { WORLD } from "./world.js";
 
 // Lanes without entries are kept for their count up to so many, then forgotten: their topics go on under a new producer.
 const IDLE_LANES = 10_000;
-// Hark stops reading beyond this.
+// Hark stops reading beyond this, of contents in UTF-8.
 const IN_FLIGHT_BYTES = 1 << 20;
 // The most topics that a frame may name.
 const FRAME_TOPICS = 1024;
@@ -61,7 +62,7 @@ const KEY_MS = 100_000;
  * @typedef {{ frameBytes: number, inFlight: number, several: boolean }} Limits
  */
 
-/** @typedef {{ lanes: Lane[], unanswered: number }} Together a message for several topics: its content is held once */
+/** @typedef {{ lanes: Lane[], unanswered: number, bytes: number }} Together a message for several topics: its content is held once */
 /** @typedef {{ entries: Set<Entry>, bytes: number }} Sending what was sent under one id, and lives */
 
 /**
@@ -146,7 +147,7 @@ export class Outbox {
       throw new PublishError("window_full", `${this.#unanswered} messages wait for their receipts`, topics.join(), false);
     }
     /** @type {Together} */
-    const together = { lanes: [], unanswered: topics.length };
+    const together = { lanes: [], unanswered: topics.length, bytes: lengthOf(body) };
     this.#unanswered += topics.length;
     if (topics.length) this.#unansweredBytes += body.length;
     const receipts = topics.map((topic) => {
@@ -158,7 +159,12 @@ export class Outbox {
       this.#getReady(lane);
       return entry.receipt;
     });
-    this.#pump();
+    try {
+      this.#pump();
+    } catch (error) {
+      // It stays in its lane: who publishes it again would have it kept twice.
+      report(error);
+    }
     return receipts;
   }
 
@@ -187,14 +193,16 @@ export class Outbox {
    * @returns {{ id: number, text: string } | undefined}
    */
   next(newId, { frameBytes, inFlight, several }) {
-    while (this.#inFlightCount < inFlight && (!this.#inFlight.size || this.#inFlightBytes < IN_FLIGHT_BYTES)) {
+    while (this.#inFlightCount < inFlight) {
       // Rule 9.
       const isCareful = this.#doubted.size > 0;
       const [lane] = (isCareful && this.#lanesInFlight()) || this.#ready;
       if (!lane || !this.#ready.has(lane)) return;
+      const entry = lane.entries[lane.sent];
+      // One message alone may be larger.
+      if (entry && this.#inFlight.size && this.#inFlightBytes + entry.together.bytes > IN_FLIGHT_BYTES) return;
       // To the end of the line, if there is more: lanes take turns.
       this.#ready.delete(lane);
-      const entry = lane.entries[lane.sent];
       // It may have been answered, or come to the fence, since it got in line.
       if (!entry || !this.#maySend(lane)) continue;
       entry.asked ??= this.#world.mark();
@@ -232,9 +240,9 @@ export class Outbox {
         lane.sent++;
         this.#getReady(lane);
       }
-      this.#inFlight.set(id, { entries: new Set(entries), bytes: entry.body.length });
+      this.#inFlight.set(id, { entries: new Set(entries), bytes: entry.together.bytes });
       this.#inFlightCount += entries.length;
-      this.#inFlightBytes += entry.body.length;
+      this.#inFlightBytes += entry.together.bytes;
       return { id, text };
     }
   }

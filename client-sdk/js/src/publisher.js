@@ -2,6 +2,7 @@
 // Publishes over `POST /v1/messages`, one request at a time, for the order. Owns what goes in a request, and which message an
 // answer is for. How many messages may be unanswered is the outbox's business: all that it has given goes in the next request.
 
+import { lengthOf } from "./bytes.js";
 import { now } from "./clock.js";
 import { Lost, lost } from "./exchange.js";
 
@@ -71,7 +72,7 @@ export class Publisher {
   #nextBatch() {
     let count = 0;
     for (let bytes = 0; count < this.#waiting.length; count++) {
-      bytes += byteLength(this.#waiting[count].text) + 1;
+      bytes += lengthOf(this.#waiting[count].text) + 1;
       if (count && bytes > this.#most) break;
     }
     return this.#waiting.splice(0, count);
@@ -94,7 +95,7 @@ export class Publisher {
    */
   async #post(batch, open, signal) {
     const body = batch.map(({ text }) => text).join("\n");
-    const bytes = byteLength(body);
+    const bytes = lengthOf(body);
     const began = now();
     let status = 0;
     const use = async (/** @type {import("./exchange.js").Answer} */ answer) => {
@@ -143,14 +144,3 @@ export class Publisher {
     throw lost(code, message, { refused: code === "unauthenticated", unusable: !this.#line.isOpen });
   }
 }
-
-/** Of a text in UTF-8. @param {string} text */
-const byteLength = (text) => {
-  let bytes = text.length;
-  for (let at = 0; at < text.length; at++) {
-    const unit = text.charCodeAt(at);
-    // A half of a pair makes two of four bytes.
-    if (unit > 0x7f) bytes += unit < 0x800 || (unit >= 0xd800 && unit < 0xe000) ? 1 : 2;
-  }
-  return bytes;
-};
