@@ -49,7 +49,8 @@ export interface ResponseLike {
 export interface Options {
   /** `ws(s)://host/ws` or `http(s)://host[/prefix]`. In a browser the page's own origin by default. */
   url?: string | undefined;
-  /** A token, or what gives one. Never called twice at the same time; if it fails, the client waits and asks again. */
+  /** A token, or what gives one. Not called while a call is waited for, which is `connectTimeoutMs` at
+   * most; if it fails or takes longer, the client waits and calls again. */
   token?: string | ((reason: TokenReason) => string | undefined | Promise<string | undefined>) | undefined;
   /** In the order in which they are tried. Default: `["websocket", "sse", "longpoll"]`. */
   transports?: Transport[] | undefined;

@@ -553,3 +553,45 @@ test("while Hark is away, nothing is lost however long and often it is tried", a
   await pass(60_000);
   assert.deepEqual(ends, ["e:1", "e:1", "e:1"]);
 });
+
+test("a client that is closed when it says that a topic is stuck has no timers left", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets, clock, pass } = await start(t, { made: (socket) => socket.accept() });
+  for (const topic of ["a", "b", "c"]) {
+    const events = hark.subscribe(topic, { from: { after: "e:7" } });
+    events.on("message", () => {});
+    events.on("stuck", () => hark.close());
+  }
+  const cutAll = (socket) => {
+    for (const topic of ["a", "b", "c"]) socket.subscribed(topic, "e:7");
+    socket.end();
+  };
+  for (let times = 0; hark.state !== "closed" && times < 20; times++) {
+    await pass(1000);
+    if (sockets.at(-1).said("subscribe").length === 3) cutAll(sockets.at(-1));
+  }
+  await pass(1);
+  assert.deepEqual([hark.state, clock.waiting], ["closed", 0]);
+});
+
+test("the cursor of caught_up is what was received, whatever Hark says", async (t) => {
+  const { hark, sockets } = await start(t);
+  const events = hark.subscribe("a");
+  sockets[0].accept();
+  sockets[0].subscribed("a", "e:0");
+  sockets[0].say({ type: "caught_up", topic: "a", cursor: "e:9" });
+  const { value } = await events.next();
+  assert.deepEqual([value.type, value.cursor], ["caught_up", "e:0"]);
+});
+
+test("what is unanswered has less than 1 MiB in UTF-8, but for one message that is larger alone", async (t) => {
+  const { hark, sockets } = await start(t);
+  sockets[0].accept({ max_message_bytes: 4 << 20 });
+  await settled();
+  // Of two bytes each.
+  const text = "\u00e9".repeat(200_000);
+  for (let times = 0; times < 4; times++) hark.publish("a", text).catch(() => {});
+  hark.publish("b", "x".repeat(600_000)).catch(() => {});
+  await settled();
+  assert.deepEqual(sockets[0].said("publish").map(({ topic }) => topic), ["a", "a"]);
+});
