@@ -10,8 +10,8 @@ const here = (/** @type {string} */ path) => fileURLToPath(new URL(path, import.
 // Names of properties that only the sources use, so that they may be shortened. None of them may be a field on the wire, a name in
 // hark.d.ts or one of the platform's: a test looks.
 export const INNER_NAMES =
-  `answered areTooMany asked begin caughtUp changes connected drained elapsedSince fence findRefused finish frameBytes hear
-  heard hole inFlight isEmpty isFull isHalfEmpty keyed lose loss losses lostAt monotonicMs newProducer nextSeq opened parked patienceMs placed queryOf renew
+  `answered areTooMany asked begin caughtUp changes connected drained elapsedSince fence finish frameBytes hear
+  heard hole inFlight isEmpty isFull isHalfEmpty keyed lose loss losses lostAt monotonicMs newProducer nextSeq parked patienceMs placed queryOf renew
   retryAfterMs sendings setbacks settle several together unanswered unusable wallMs wanted wire`.split(/\s+/);
 
 /** @param {import("esbuild").BuildOptions} options */

@@ -85,8 +85,8 @@ export const readBytes = (base64, contentType = "") => {
  */
 export const isLarger = (text, limit) => text.length * 3 > limit && lengthOf(text) > limit;
 
-/** @param {string} text */
-const lengthOf = (text) => {
+/** How many bytes a text has in UTF-8. @param {string} text */
+export const lengthOf = (text) => {
   let length = text.length;
   for (let at = 0; at < text.length; at++) {
     const unit = text.charCodeAt(at);

@@ -55,7 +55,6 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  * @property {Line} line
  * @property {Proof} proof
  * @property {boolean} [isReady]
- * @property {boolean} [isAlive] something came
  * @property {boolean} [isOpen]
  * @property {string} [version] Hark's
  * @property {any} [welcome] the frame
@@ -67,8 +66,8 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  * @property {() => void} ready what there is to say may be said
  * @property {(version?: string) => void} open
  * @property {(frame: any, size: number) => void} hear
- * @property {(loss: { proven: boolean, transport: Transport, transports: Transport[] }) => number} lost the line is gone; `proven`: that
- *   says nothing against it. Returns how many losses in a row there were over one message by this transport
+ * @property {(loss: import("./losses.js").Loss) => number} lost the line is gone. Returns how many losses in a row there were over
+ *   one message by this transport
  * @property {(error?: ConnectionError) => void} end
  * @property {(change: import("../hark").StateChange) => void} state
  */
@@ -99,6 +98,8 @@ export class Connection {
   #home = 0;
   /** Of each transport, how many lines in a row were open and lost unproven. @type {number[]} */
   #unproven;
+  /** Those that could not be had when they were tried last: no message waits for them. @type {Set<number>} */
+  #unusable = new Set();
   #violations = 0;
   #failures = 0;
   /** Since when no line had proven itself. */
@@ -224,8 +225,10 @@ export class Connection {
       if (loss.again || loss.final || loss.refused) return loss;
       // What was lost, and that may be a better one than it began with.
       const at = this.#next;
-      if (!opened) this.#next = this.#home;
-      else {
+      if (!opened) {
+        this.#next = this.#home;
+        if (loss.unusable) this.#unusable.add(at);
+      } else {
         if (!proof?.isGiven) unproven[at]++;
         this.#violations = loss.violation ? this.#violations + 1 : 0;
         if (this.#violations >= TRIES_BEFORE_A_CLOSE_CODE_IS_FINAL) {
@@ -253,7 +256,7 @@ export class Connection {
         if (isOver) return;
         isOver = true;
         const link = this.#link;
-        resolve({ ...loss, link, losses: this.#drop(loss.again) });
+        resolve({ ...loss, link, losses: this.#drop(loss) });
       };
       this.#dial(this.#next, (link) => this.#use(link), this.#over);
     });
@@ -287,13 +290,14 @@ export class Connection {
     };
     const link = /** @type {Link} */ ({ at });
     link.proof = this.#proofOf(link);
-    link.line = OPEN[name](
+    const open = () => OPEN[name](
       { base, token, WebSocket, fetch, patienceMs },
       {
         ready: isReady,
         open: (version) => {
           isReady();
-          Object.assign(link, { isOpen: true, isAlive: true, version });
+          this.#unusable.delete(at);
+          Object.assign(link, { isOpen: true, version });
           if (isUsed()) this.#opened(link);
         },
         hear: (frame, size) => {
@@ -304,16 +308,19 @@ export class Connection {
           if (type === "welcome") link.welcome = frame;
           if (isUsed() && (link.isOpen || type !== "welcome")) this.#events.hear(frame, size);
         },
-        alive: () => {
-          link.isAlive = true;
-          link.proof.heard();
-        },
+        alive: () => link.proof.heard(),
         lost: (loss) => {
           this.#end(link);
           (isUsed() ? this.#over : failed)(loss);
         },
       },
     );
+    try {
+      link.line = open();
+    } catch (error) {
+      // Of a runtime that lacks something, or forbids it here.
+      return failed({ error: new ConnectionError("unreachable", `${name}: ${error}`), unusable: true });
+    }
     this.#links.add(link);
   }
 
@@ -346,7 +353,7 @@ export class Connection {
    */
   #use(link) {
     // A lesser line, if this one was tried in the background.
-    this.#drop(true, link);
+    this.#drop({ again: true }, link);
     this.#link = link;
     this.#next = link.at;
     if (link.trial) link.line.say({ type: "unsubscribe", id: TRIAL_ID, topic: link.trial });
@@ -366,11 +373,11 @@ export class Connection {
   }
 
   /**
-   * @param {boolean} [isGivenUp] it was not lost
+   * @param {Loss} loss
    * @param {Link} [used] stays
    * @returns {number} how many losses in a row there were over one message
    */
-  #drop(isGivenUp, used) {
+  #drop({ again, unanswered }, used) {
     const { transports } = this.#options;
     const link = this.#link;
     this.#age++;
@@ -378,9 +385,12 @@ export class Connection {
     for (const other of this.#links) if (other !== used) this.#end(other);
     this.#link = this.transport = undefined;
     if (!link) return 0;
-    // What nothing came by says nothing about a message, either.
-    const proven = isGivenUp || link.proof.isGiven || !link.isAlive;
-    return this.#events.lost({ proven, transport: transports[link.at], transports });
+    const proven = link.proof.isGiven;
+    const saysNothing = !proven && (again || !link.isOpen);
+    const had = transports.filter((_, at) => at === link.at || !this.#unusable.has(at));
+    const blamed = saysNothing ? undefined : unanswered;
+    const transport = transports[link.at];
+    return this.#events.lost({ proven, saysNothing, unanswered: blamed, transport, transports: had });
   }
 
   /** @param {Link} link */

@@ -11,6 +11,8 @@ const LATE_MS = 2000;
 export class Deadline {
   #expire;
   #at = 0;
+  /** A late verdict was put off. Only once: timers that always run late would keep what is dead for ever. */
+  #isDoubted = false;
   /** When the timer looks. */
   #looksAt = Infinity;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -28,6 +30,7 @@ export class Deadline {
   /** So long from now on. One that is put off needs no new timer: a body has many pieces. */
   set(/** @type {number} */ ms) {
     this.#at = now() + ms;
+    this.#isDoubted = false;
     if (this.#at < this.#looksAt) this.#look();
   }
 
@@ -39,7 +42,10 @@ export class Deadline {
     clearTimeout(this.#timer);
     this.#looksAt = this.#at;
     this.#timer = later(this.#at - now(), () => {
-      if (now() - this.#at > LATE_MS) this.#at = now() + ANSWER_WITHIN_MS;
+      if (now() - this.#at > LATE_MS && !this.#isDoubted) {
+        this.#isDoubted = true;
+        this.#at = now() + ANSWER_WITHIN_MS;
+      }
       if (now() < this.#at) this.#look();
       else this.#expire();
     });

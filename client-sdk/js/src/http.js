@@ -14,6 +14,7 @@ import { queryOf } from "./query.js";
 import { refusalOf } from "./refusal.js";
 import { Sharing } from "./sharing.js";
 import { Streams } from "./streams.js";
+import { later } from "./timer.js";
 
 // Besides what the bytes need on their way, which nobody sees: so long does Hark wait for one that stalls, and most proxies for
 // Hark.
@@ -169,12 +170,17 @@ export class HttpLine {
     let pieceMs = PUBLISH_PATIENCE_MS + waitMs;
     const isAlone = !this.isOpen && this.#streams.isEmpty;
     // Nobody sees the bytes of an upload: whether Hark is there is asked beside one that may take long, and said by one that is
-    // short.
-    if (isAlone && bytes > SHORT_BYTES) this.#askOnce();
-    else if (isAlone) pieceMs = this.patienceMs;
+    // short, unless that alone does not come through.
+    const isShort = bytes <= SHORT_BYTES;
+    const asking = isAlone ? later(isShort ? this.patienceMs / 2 : 0, () => this.#askOnce()) : undefined;
+    if (isAlone && isShort) pieceMs = this.patienceMs;
     const init = { method: "POST", body, headers: { "content-type": "application/x-ndjson" } };
     const late = () => this.#late({ unusable: !this.isOpen });
-    return this.#exchange({ path: "/v1/messages", init, signal, patienceMs: pieceMs, pieceMs, waitMs, late }, use);
+    try {
+      return await this.#exchange({ path: "/v1/messages", init, signal, patienceMs: pieceMs, pieceMs, waitMs, late }, use);
+    } finally {
+      clearTimeout(asking);
+    }
   }
 
   /**
@@ -239,6 +245,13 @@ export class HttpLine {
     this.#listener.lost(error instanceof Lost ? error.loss : unknown);
   }
 
+  /** Finds out whether Hark is there, unless it has answered before. */
+  async makeSure() {
+    if (this.isOpen) return;
+    await this.ask();
+    this.#open();
+  }
+
   /** Publishes nothing: fails if there is no Hark that takes this token, but a cache, a proxy or another server. */
   async ask() {
     await this.post("", 0, this.#stop.signal, async (answer) => {
@@ -287,7 +300,7 @@ export class HttpLine {
   }
 
   #askOnce() {
-    if (!this.#isAsking) this.guard(async () => (await this.ask(), this.#open()));
+    if (!this.#isAsking && !this.isOpen) this.guard(() => this.makeSure());
     this.#isAsking = true;
   }
 

@@ -193,11 +193,14 @@ export class Inbox {
    * @returns {number} how many these are at its cursor, on this transport
    */
   #countLoss(topic, wanted, loss) {
+    // Told of another one, the application may have ended it, or all.
+    if (this.#seats.get(topic)?.wanted !== wanted) return 0;
     const { position, heard, stuck } = wanted;
     const from = /** @type {any} */ (wanted.from);
     const cursor = position ? formatCursor(position) : from.after;
     // What is stuck is asked for on connections that have proven themselves by something else.
     const passes = heard || (loss.proven && !stuck);
+    if (loss.saysNothing && !heard) return 0;
     if (passes || cursor !== wanted.lostAt) wanted.losses = undefined;
     if (passes || !cursor) return 0;
     wanted.lostAt = cursor;
@@ -352,9 +355,10 @@ export class Inbox {
   }
 
   /** @param {import("../hark").CaughtUp} frame */
-  caughtUp({ type, topic, cursor }) {
-    // The position stays: it is what was received. If Hark's is another, the next message tells.
-    if (this.#listening(topic)) this.#push(topic, { type, topic, cursor }, 0);
+  caughtUp({ type, topic }) {
+    const wanted = this.#listening(topic);
+    // Its cursor is what was received, whatever Hark says. If Hark's is another, the next message tells.
+    if (wanted?.position) this.#push(topic, { type, topic, cursor: formatCursor(wanted.position) }, 0);
   }
 
   /**

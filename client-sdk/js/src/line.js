@@ -36,7 +36,7 @@
  * @property {boolean} [refused] the token is no good
  * @property {boolean} [final] connecting again makes no sense
  * @property {boolean} [violation] the other end says that a protocol was broken: connecting again makes no sense if it always ends so
- * @property {boolean} [opened] it had been open
+ * @property {number[]} [unanswered] a request that held these messages brought no receipt: that is why it was lost
  * @property {boolean} [again] at once
  * @property {number} [retryAfterMs] what Hark asked for
  */

@@ -39,14 +39,15 @@
 //     what is sent again is what failed alone.
 
 import { draw } from "./backoff.js";
-import { isLarger } from "./bytes.js";
+import { isLarger, lengthOf } from "./bytes.js";
+import { report } from "./emitter.js";
 import { PublishError, mayPass, tooLarge } from "./errors.js";
 import { Losses } from "./losses.js";
 import { WORLD } from "./world.js";
 
 // Lanes without entries are kept for their count up to so many, then forgotten: their topics go on under a new producer.
 const IDLE_LANES = 10_000;
-// Hark stops reading beyond this.
+// Hark stops reading beyond this, of contents in UTF-8.
 const IN_FLIGHT_BYTES = 1 << 20;
 // The most topics that a frame may name.
 const FRAME_TOPICS = 1024;
@@ -61,7 +62,7 @@ const KEY_MS = 100_000;
  * @typedef {{ frameBytes: number, inFlight: number, several: boolean }} Limits
  */
 
-/** @typedef {{ lanes: Lane[], unanswered: number }} Together a message for several topics: its content is held once */
+/** @typedef {{ lanes: Lane[], unanswered: number, bytes: number }} Together a message for several topics: its content is held once */
 /** @typedef {{ entries: Set<Entry>, bytes: number }} Sending what was sent under one id, and lives */
 
 /**
@@ -146,7 +147,7 @@ export class Outbox {
       throw new PublishError("window_full", `${this.#unanswered} messages wait for their receipts`, topics.join(), false);
     }
     /** @type {Together} */
-    const together = { lanes: [], unanswered: topics.length };
+    const together = { lanes: [], unanswered: topics.length, bytes: lengthOf(body) };
     this.#unanswered += topics.length;
     if (topics.length) this.#unansweredBytes += body.length;
     const receipts = topics.map((topic) => {
@@ -158,7 +159,12 @@ export class Outbox {
       this.#getReady(lane);
       return entry.receipt;
     });
-    this.#pump();
+    try {
+      this.#pump();
+    } catch (error) {
+      // It stays in its lane: who publishes it again would have it kept twice.
+      report(error);
+    }
     return receipts;
   }
 
@@ -187,14 +193,16 @@ export class Outbox {
    * @returns {{ id: number, text: string } | undefined}
    */
   next(newId, { frameBytes, inFlight, several }) {
-    while (this.#inFlightCount < inFlight && (!this.#inFlight.size || this.#inFlightBytes < IN_FLIGHT_BYTES)) {
+    while (this.#inFlightCount < inFlight) {
       // Rule 9.
       const isCareful = this.#doubted.size > 0;
       const [lane] = (isCareful && this.#lanesInFlight()) || this.#ready;
       if (!lane || !this.#ready.has(lane)) return;
+      const entry = lane.entries[lane.sent];
+      // One message alone may be larger.
+      if (entry && this.#inFlight.size && this.#inFlightBytes + entry.together.bytes > IN_FLIGHT_BYTES) return;
       // To the end of the line, if there is more: lanes take turns.
       this.#ready.delete(lane);
-      const entry = lane.entries[lane.sent];
       // It may have been answered, or come to the fence, since it got in line.
       if (!entry || !this.#maySend(lane)) continue;
       entry.asked ??= this.#world.mark();
@@ -232,16 +240,21 @@ export class Outbox {
         lane.sent++;
         this.#getReady(lane);
       }
-      this.#inFlight.set(id, { entries: new Set(entries), bytes: entry.body.length });
+      this.#inFlight.set(id, { entries: new Set(entries), bytes: entry.together.bytes });
       this.#inFlightCount += entries.length;
-      this.#inFlightBytes += entry.body.length;
+      this.#inFlightBytes += entry.together.bytes;
       return { id, text };
     }
   }
 
   /** Of any sending: there is only one lane in flight, where this matters. */
   #lanesInFlight() {
-    for (const { entries } of this.#inFlight.values()) return [...entries].map(({ lane }) => lane);
+    for (const id of this.#inFlight.keys()) return this.#lanesOf(id);
+  }
+
+  /** @param {number} id of a living sending */
+  #lanesOf(id) {
+    return [...(this.#inFlight.get(id)?.entries ?? [])].map(({ lane }) => lane);
   }
 
   /**
@@ -346,22 +359,22 @@ export class Outbox {
    * @returns {number} the most losses in a row over one message, on this transport
    */
   lost(loss) {
+    const { proven, saysNothing, unanswered } = loss;
     let most = 0;
     /** Of what was sent first. */
     const [suspect] = this.#lanesInFlight() ?? [];
+    /** By HTTP: those that were in the request that brought no receipt. */
+    const asked = unanswered && new Set(unanswered.flatMap((id) => this.#lanesOf(id)));
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
       const wasSent = lane.sent > 0;
-      const isUnheard = !loss.proven && !lane.answered;
+      const isUnheard = asked ? asked.has(lane) : !proven && !saysNothing && !lane.answered;
       lane.sent = lane.setbacks = 0;
       lane.answered = false;
       this.#stopWaiting(lane);
       const [first] = lane.entries;
-      if (first && !isUnheard) {
-        first.losses = undefined;
-        this.#doubted.delete(lane);
-      }
+      if (first && proven && !asked) this.#clear(lane);
       if (wasSent && isUnheard) {
         first.losses ??= new Losses();
         most = Math.max(most, first.losses.add(loss));
@@ -407,10 +420,16 @@ export class Outbox {
     const entries = [...(this.#inFlight.get(id)?.entries ?? [])];
     for (const entry of entries) {
       entry.lane.answered = true;
-      this.#doubted.delete(entry.lane);
+      this.#clear(entry.lane);
       this.#forget(entry);
     }
     return entries;
+  }
+
+  /** What came through says that its lane is no cause of losses (rule 9). @param {Lane} lane */
+  #clear(lane) {
+    lane.entries[0].losses = undefined;
+    this.#doubted.delete(lane);
   }
 
   /** @param {Entry} entry */

@@ -29,7 +29,9 @@ export const readPages = async (line, run) => {
       line.get(run, pathOf(queryOfAll(run.topics), waitMs), waitMs, PATIENCE_MS, async (answer) => {
         const text = await answer.text();
         const { pages } = line.parse(text);
-        if (!Array.isArray(pages)) throw line.foreign(text);
+        // Asked again, it would answer at once again.
+        const isOurs = Array.isArray(pages) && (!run.topics.size || pages.some(({ topic }) => run.topics.has(topic)));
+        if (!isOurs) throw line.foreign(text);
         for (const page of pages) heard += hearPage(line, run, page, text.length);
       });
     const goesOn = await (run.isBrief ? line.sharing.turn(signal, poll) : poll());

@@ -2,8 +2,9 @@
 // Publishes over `POST /v1/messages`, one request at a time, for the order. Owns what goes in a request, and which message an
 // answer is for. How many messages may be unanswered is the outbox's business: all that it has given goes in the next request.
 
+import { lengthOf } from "./bytes.js";
 import { now } from "./clock.js";
-import { lost } from "./exchange.js";
+import { Lost, lost } from "./exchange.js";
 
 // Hark answers a batch of this size when it is there, and keeps the connection.
 const MOST_BYTES = 1 << 20;
@@ -71,7 +72,7 @@ export class Publisher {
   #nextBatch() {
     let count = 0;
     for (let bytes = 0; count < this.#waiting.length; count++) {
-      bytes += byteLength(this.#waiting[count].text) + 1;
+      bytes += lengthOf(this.#waiting[count].text) + 1;
       if (count && bytes > this.#most) break;
     }
     return this.#waiting.splice(0, count);
@@ -94,10 +95,11 @@ export class Publisher {
    */
   async #post(batch, open, signal) {
     const body = batch.map(({ text }) => text).join("\n");
-    const bytes = byteLength(body);
+    const bytes = lengthOf(body);
     const began = now();
-    try {
-      return await this.#line.post(body, bytes, signal, async (answer) => {
+    let status = 0;
+    const use = async (/** @type {import("./exchange.js").Answer} */ answer) => {
+        status = answer.status;
         if (answer.status === 413 && batch.length > 1) {
           this.#foreignMost = bytes / 2;
           return true;
@@ -108,11 +110,18 @@ export class Publisher {
         // What is far from the bound says nothing about it.
         if (bytes > this.#most / 2) this.#most *= now() - began > SLOW_MS ? 1 / 2 : 2;
         return false;
-      });
+    };
+    try {
+      return await this.#line.post(body, bytes, signal, use);
     } catch (error) {
       if (signal.aborted) return true;
       if (open.size === batch.length && bytes > LEAST_BYTES) this.#most = bytes / 2;
-      throw error;
+      // Hark, or what is before it, says that it could not be taken just now.
+      if (status === 401 || status === 429 || status >= 500) throw error;
+      const { loss } = error instanceof Lost ? error : lost("lost", `a publish broke off: ${error}`);
+      // Perhaps it is this request alone that does not come through.
+      if (!(error instanceof Lost)) await this.#line.makeSure();
+      throw new Lost({ ...loss, unanswered: [...open.keys()] });
     }
   }
 
@@ -135,14 +144,3 @@ export class Publisher {
     throw lost(code, message, { refused: code === "unauthenticated", unusable: !this.#line.isOpen });
   }
 }
-
-/** Of a text in UTF-8. @param {string} text */
-const byteLength = (text) => {
-  let bytes = text.length;
-  for (let at = 0; at < text.length; at++) {
-    const unit = text.charCodeAt(at);
-    // A half of a pair makes two of four bytes.
-    if (unit > 0x7f) bytes += unit < 0x800 || (unit >= 0xd800 && unit < 0xe000) ? 1 : 2;
-  }
-  return bytes;
-};

@@ -6,8 +6,11 @@
 //     ▲                                                                                                     │
 //     ├─────────────────────────────────── something is heard ◄─────────────────────────────────────────────┤
 //     │                                                               3 s without a byte that moved: dead ◄─┘
+//
+// Longer where much was said: 4 KiB a second for what may still be in the kernel.
 
 import { elapsedSince, mark, now } from "./clock.js";
+import { unseenMs } from "./exchange.js";
 import { ANSWER_WITHIN_MS, ASK_WHEN_UNANSWERED_FOR_MS } from "./figures.js";
 import { HEARTBEAT_MS } from "./line.js";
 import { later } from "./timer.js";
@@ -16,6 +19,8 @@ import { later } from "./timer.js";
 const LATE_MS = ANSWER_WITHIN_MS / 2;
 // Nobody tells a page when the last byte has left it.
 const LOOK_MS = 250;
+// So long may what has left be on its way, at most.
+const MOST_UNSEEN_MS = 60_000;
 
 export class Pulse {
   heartbeatMs = HEARTBEAT_MS;
@@ -28,6 +33,8 @@ export class Pulse {
   /** Since it was asked: when a byte moved last, and how many had not left yet. */
   #movedAt = 0;
   #left = 0;
+  /** Bytes that were said since something was heard last. Those that have left may still be in the kernel, which tells a page nothing. */
+  #said = 0;
   /** A late verdict has become another question. Only once: a clock that always runs late would keep a dead line for ever. */
   #isDoubted = false;
   /** When each command was said that has no answer, the oldest first. @type {Map<number, number>} */
@@ -59,6 +66,7 @@ export class Pulse {
   /** @param {number} [id] of the command that it answers */
   heard(id) {
     this.#heardAt = now();
+    this.#said = 0;
     this.#isAsked = this.#isDoubted = false;
     if (id !== undefined) this.#unanswered.delete(id);
   }
@@ -67,11 +75,13 @@ export class Pulse {
    * Says something, which moves no byte by being said.
    *
    * @param {() => void} send
+   * @param {number} bytes
    * @param {number} [id] of a command: it is to be answered
    */
-  say(send, id) {
+  say(send, bytes, id) {
     this.#watch();
     send();
+    this.#said += bytes;
     this.#left = this.#countLeft();
     if (id !== undefined) this.#unanswered.set(id, now());
   }
@@ -106,7 +116,8 @@ export class Pulse {
   /** Of a question: when it is too late for an answer. Else: when there is one to ask. */
   #dueAt() {
     // The answer's time begins when nothing is left; what does not leave at all has a heartbeat for that.
-    if (this.#isAsked) return this.#movedAt + (this.#left ? this.heartbeatMs : ANSWER_WITHIN_MS);
+    const unseen = Math.min(unseenMs(this.#said), MOST_UNSEEN_MS);
+    if (this.#isAsked) return this.#movedAt + (this.#left ? this.heartbeatMs : ANSWER_WITHIN_MS + unseen);
     const [oldest = Infinity] = this.#unanswered.values();
     return Math.min(this.#heardAt + this.heartbeatMs, Math.max(oldest, this.#askedAt) + ASK_WHEN_UNANSWERED_FOR_MS);
   }

@@ -119,7 +119,12 @@ export class Sharing {
     if (this.#watches) return;
     this.#watches = true;
     if (!globalThis.BroadcastChannel) return;
-    this.#channel = new BroadcastChannel(this.#name);
+    try {
+      this.#channel = new BroadcastChannel(this.#name);
+    } catch {
+      // Where storage is not allowed, some browsers have one that throws: as if there were none.
+      return;
+    }
     this.#channel.onmessage = ({ data }) => this.#hear(data);
   }
 

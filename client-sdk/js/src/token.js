@@ -1,6 +1,6 @@
 // @ts-check
-// The application's token. Owns that its callback never runs twice at the same time (who asks meanwhile gets the same answer), and
-// that one which never answers is given up.
+// The application's token. Owns that its callback is not called while a call is waited for (who asks meanwhile gets the same answer),
+// and that one which never answers is given up: the next call may find it still running.
 
 import { HarkError } from "./errors.js";
 import { within } from "./timer.js";

@@ -5,6 +5,7 @@
 // Nothing can be said before the upgrade is answered (RFC 6455, 4.1). Then the token, and all else that there is to say, goes at
 // once: nobody waits for `welcome`.
 
+import { lengthOf } from "./bytes.js";
 import { elapsedSince, mark } from "./clock.js";
 import { ConnectionError, isFinalClose, isViolation } from "./errors.js";
 import { Pulse } from "./pulse.js";
@@ -44,9 +45,23 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
     () => socket?.bufferedAmount ?? 0,
     (reason) => lose("lost", reason),
   );
+  /**
+   * @param {string} text
+   * @param {number} [id] of a command
+   */
+  const send = (text, id) => {
+    const write = () => {
+      try {
+        socket?.send(text);
+      } catch {
+        // A close follows, and says as much as there is to say.
+      }
+    };
+    pulse.say(write, lengthOf(text), id);
+  };
   const say = (/** @type {any} */ frame) => {
     if (frame.type === "auth") frame = { id: 0, ...frame };
-    pulse.say(() => socket?.send(JSON.stringify(frame)), frame.type === "ping" ? undefined : frame.id);
+    send(JSON.stringify(frame), frame.type === "ping" ? undefined : frame.id);
   };
 
   try {
@@ -105,7 +120,7 @@ export const openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) 
 
   return {
     say,
-    publish: (id, text) => pulse.say(() => socket?.send(text), id),
+    publish: (id, text) => send(text, id),
     check: () => pulse.ask(),
     close: over,
   };

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { draw } from "../src/backoff.js";
-import { browser, settled, start } from "./support/client.js";
+import { browser, harkFetch, settled, start } from "./support/client.js";
 
 test("the URL of the WebSocket, and its subprotocol", async (t) => {
   const { sockets } = await start(t);
@@ -291,4 +291,35 @@ test("a closed client listens to nothing and says nothing", async (t) => {
     changes.map(({ state }) => state),
     ["connecting", "open", "closed"],
   );
+});
+
+test("a send that throws fails no publish: it is sent by the next connection, once", async (t) => {
+  const { hark, sockets, pass } = await start(t);
+  sockets[0].accept();
+  await pass(1);
+  sockets[0].send = () => {
+    throw new DOMException("the socket is closing", "InvalidStateError");
+  };
+  const receipt = hark.publish("a", 1);
+  hark.subscribe("b");
+  sockets[0].end();
+  await pass(1000);
+  sockets[1].accept();
+  await pass(1);
+  assert.deepEqual(sockets[1].said("publish").map(({ seq }) => seq), [1]);
+  sockets[1].receipts();
+  assert.equal((await receipt).cursor, "e:1");
+});
+
+test("a line that throws while it is made is passed over", async (t) => {
+  class Forbidden {
+    set onopen(_) {
+      throw new TypeError("not here");
+    }
+    close() {}
+  }
+  const { fetch } = harkFetch();
+  const { hark, pass } = await start(t, { WebSocket: Forbidden, fetch, transports: ["websocket", "sse"] });
+  await pass(1000);
+  assert.deepEqual([hark.state, hark.transport], ["open", "sse"]);
 });

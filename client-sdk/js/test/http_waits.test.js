@@ -500,3 +500,31 @@ test("a fetch that does not heed its signal is not waited for", async (t) => {
   await clock.pass(6100);
   assert.equal(told.lost.length, 1);
 });
+
+for (const [name, open] of Object.entries({ sse: openSse, longpoll: openLongPoll }))
+  test(`${name}: a clock that always runs late keeps no dead request`, async (t) => {
+    const clock = fakeClock(t);
+    let asked = 0;
+    const get = () => {
+      if (asked++) return undefined;
+      if (name === "longpoll") return pages(page("a"));
+      const stream = eventStream();
+      stream.begin("a");
+      return stream.response;
+    };
+    const { told } = openLine(t, open, { get }, (line) => line.say(subscribe("a")));
+    await clock.pass(10);
+    // The timers of a page that nobody looks at run once a minute.
+    for (let minute = 0; minute < 6; minute++) {
+      clock.sleep(60_000, true);
+      await clock.pass(1);
+    }
+    assert.equal(told.lost.length, 1);
+  });
+
+test("longpoll: an answer without the topic that was asked for is no Hark's, and is not asked for again at once", async (t) => {
+  const clock = fakeClock(t);
+  const { told, requests } = openLine(t, openLongPoll, { get: () => pages(page("another")) }, (line) => line.say(subscribe("a")));
+  await clock.pass(10);
+  assert.deepEqual([requests.length, told.lost.length], [1, 1]);
+});

@@ -489,25 +489,109 @@ test("what was no Hark says nothing against what was said to it", async (t) => {
   });
   await pass(1);
   assert.equal(sockets[0].said("subscribe").length, 1);
-  assert.deepEqual([lost.map(({ proven }) => proven), connection.state], [[true], "waiting"]);
+  const said = lost.map(({ proven, saysNothing }) => [proven, saysNothing]);
+  assert.deepEqual([said, connection.state], [[[false, true]], "waiting"]);
 });
 
 test("who is told of a loss is told whether it says anything", async (t) => {
   t.mock.method(Math, "random", () => 0);
   const { sockets, lost, connection, pass } = await connect(t, [], { transports: ["websocket"] });
-  const proven = () => lost.map((loss) => loss.proven);
+  const said = () => lost.map(({ proven, saysNothing }) => (proven ? "for it" : saysNothing ? "nothing" : "against it"));
   sockets[0].end();
   await settled();
-  assert.deepEqual(proven(), [false], "open, and lost at once");
+  assert.deepEqual(said(), ["against it"], "open, and lost at once");
   connection.reconnect();
   await pass(1);
   connection.reconnect();
-  assert.deepEqual(proven(), [false, true], "it was not lost");
+  assert.deepEqual(said(), ["against it", "nothing"], "it was not lost");
   await pass(1);
   sockets.at(-1).answers = true;
   sockets.at(-1).say({ type: "pong" });
   await pass(10_100);
   sockets.at(-1).end();
   await settled();
-  assert.deepEqual(proven(), [false, true, true], "it had proven itself");
+  assert.deepEqual(said(), ["against it", "nothing", "for it"], "it had proven itself");
+});
+
+// --- a message that does not come through by HTTP ---
+
+for (const transports of [["longpoll"], ["sse", "longpoll"], ALL])
+  for (const [how, isProven] of [["cut", false], ["swallowed", false], ["cut", true], ["swallowed", true]])
+    test(`${transports}: a publish that is always ${how} fails with lost${isProven ? ", also while streams live" : ""}, and costs no other topic`, async (t) => {
+      t.mock.method(Math, "random", () => 0.5);
+      const { fetch: hark } = harkFetch();
+      const fetch = async (url, init) => {
+        if (!init.body?.includes("poison")) return hark(url, init);
+        if (how === "cut") throw new TypeError("fetch failed");
+        return new Promise((_, reject) => init.signal.addEventListener("abort", () => reject(new Error("aborted"))));
+      };
+      const { hark: client, pass } = await start(t, { transports, fetch, probeMs: 600_000, made: (socket) => socket.end() });
+      if (isProven) client.subscribe("s");
+      await pass(60_000);
+      const ends = [];
+      const end = (what) => (error) => ends.push([what, error?.code]);
+      client.publish("a", "poison").then(end("poison"), end("poison"));
+      client.publish("b", 1).then(end("b"), end("b"));
+      client.publish("a", 2).then(end("behind it"), end("behind it"));
+      for (let minute = 0; ends.length < 3 && minute < 30; minute++) await pass(60_000);
+      assert.deepEqual(ends.sort(), [["b", undefined], ["behind it", undefined], ["poison", "lost"]].sort());
+    });
+
+test("while Hark is away, nothing is lost however long and often it is tried", async (t) => {
+  t.mock.method(Math, "random", () => 0.5);
+  const { fetch, state } = harkFetch();
+  const { hark, pass } = await start(t, { transports: ["longpoll"], fetch });
+  await pass(1000);
+  const ends = [];
+  for (const is of ["away", "silent", "foreign"]) {
+    state.is = is;
+    hark.publish(is, 1).then(({ cursor }) => ends.push(cursor), (error) => ends.push(error));
+    await pass(900_000);
+    assert.deepEqual(ends, [], is);
+  }
+  state.is = "there";
+  await pass(60_000);
+  assert.deepEqual(ends, ["e:1", "e:1", "e:1"]);
+});
+
+test("a client that is closed when it says that a topic is stuck has no timers left", async (t) => {
+  t.mock.method(Math, "random", () => 0);
+  const { hark, sockets, clock, pass } = await start(t, { made: (socket) => socket.accept() });
+  for (const topic of ["a", "b", "c"]) {
+    const events = hark.subscribe(topic, { from: { after: "e:7" } });
+    events.on("message", () => {});
+    events.on("stuck", () => hark.close());
+  }
+  const cutAll = (socket) => {
+    for (const topic of ["a", "b", "c"]) socket.subscribed(topic, "e:7");
+    socket.end();
+  };
+  for (let times = 0; hark.state !== "closed" && times < 20; times++) {
+    await pass(1000);
+    if (sockets.at(-1).said("subscribe").length === 3) cutAll(sockets.at(-1));
+  }
+  await pass(1);
+  assert.deepEqual([hark.state, clock.waiting], ["closed", 0]);
+});
+
+test("the cursor of caught_up is what was received, whatever Hark says", async (t) => {
+  const { hark, sockets } = await start(t);
+  const events = hark.subscribe("a");
+  sockets[0].accept();
+  sockets[0].subscribed("a", "e:0");
+  sockets[0].say({ type: "caught_up", topic: "a", cursor: "e:9" });
+  const { value } = await events.next();
+  assert.deepEqual([value.type, value.cursor], ["caught_up", "e:0"]);
+});
+
+test("what is unanswered has less than 1 MiB in UTF-8, but for one message that is larger alone", async (t) => {
+  const { hark, sockets } = await start(t);
+  sockets[0].accept({ max_message_bytes: 4 << 20 });
+  await settled();
+  // Of two bytes each.
+  const text = "\u00e9".repeat(200_000);
+  for (let times = 0; times < 4; times++) hark.publish("a", text).catch(() => {});
+  hark.publish("b", "x".repeat(600_000)).catch(() => {});
+  await settled();
+  assert.deepEqual(sockets[0].said("publish").map(({ topic }) => topic), ["a", "a"]);
 });

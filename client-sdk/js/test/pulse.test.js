@@ -106,6 +106,35 @@ test("what does not leave at all is waited for as long as a heartbeat", async (t
   assert.notEqual(hark.state, "open");
 });
 
+test("what has left the page may still be in the kernel: 4 KiB a second for what was said, at most 60 s more", async (t) => {
+  for (const [bytes, withinMs] of [
+    [240_000, 5000 + 3000 + 58_600],
+    [900_000, 5000 + 3000 + 60_000],
+  ]) {
+    await t.test(`${bytes} bytes`, async (t) => {
+      const { hark, sockets, pass } = await start(t);
+      sockets[0].accept();
+      // Of two bytes each.
+      hark.publish("a", "\u00e9".repeat(bytes / 2)).catch(() => {});
+      await pass(withinMs - 500);
+      assert.equal(hark.state, "open");
+      await pass(1000);
+      assert.notEqual(hark.state, "open");
+    });
+  }
+});
+
+test("what was said before something was heard gives no more time", async (t) => {
+  const { hark, sockets, pass } = await start(t);
+  sockets[0].accept();
+  hark.publish("a", "x".repeat(240_000)).catch(() => {});
+  await pass(1000);
+  sockets[0].receipts();
+  hark.publish("a", 1).catch(() => {});
+  await pass(5000 + 3500);
+  assert.notEqual(hark.state, "open");
+});
+
 test("what is said meanwhile is no byte that moves", async (t) => {
   const { hark, sockets, pass } = await start(t);
   sockets[0].accept();
