@@ -274,6 +274,8 @@ var LATE_MS = 2e3;
 var Deadline = class {
   #expire;
   #at = 0;
+  /** A late verdict was put off. Only once: timers that always run late would keep what is dead for ever. */
+  #isDoubted = false;
   /** When the timer looks. */
   #looksAt = Infinity;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -289,6 +291,7 @@ var Deadline = class {
   /** So long from now on. One that is put off needs no new timer: a body has many pieces. */
   set(ms) {
     this.#at = now() + ms;
+    this.#isDoubted = false;
     if (this.#at < this.#looksAt) this.#look();
   }
   clear() {
@@ -298,7 +301,10 @@ var Deadline = class {
     clearTimeout(this.#timer);
     this.#looksAt = this.#at;
     this.#timer = later(this.#at - now(), () => {
-      if (now() - this.#at > LATE_MS) this.#at = now() + ANSWER_WITHIN_MS;
+      if (now() - this.#at > LATE_MS && !this.#isDoubted) {
+        this.#isDoubted = true;
+        this.#at = now() + ANSWER_WITHIN_MS;
+      }
       if (now() < this.#at) this.#look();
       else this.#expire();
     });
@@ -495,7 +501,7 @@ var Publisher = class {
   #nextBatch() {
     let count = 0;
     for (let bytes = 0; count < this.#waiting.length; count++) {
-      bytes += byteLength(this.#waiting[count].text) + 1;
+      bytes += lengthOf(this.#waiting[count].text) + 1;
       if (count && bytes > this.#most) break;
     }
     return this.#waiting.splice(0, count);
@@ -515,24 +521,30 @@ var Publisher = class {
    */
   async #post(batch, open, signal) {
     const body = batch.map(({ text }) => text).join("\n");
-    const bytes = byteLength(body);
+    const bytes = lengthOf(body);
     const began = now();
+    let status = 0;
+    const use = async (answer) => {
+      status = answer.status;
+      if (answer.status === 413 && batch.length > 1) {
+        this.#foreignMost = bytes / 2;
+        return true;
+      }
+      const refusal = !answer.ok && await this.#line.refusalOf(answer);
+      if (refusal) for (const { id } of batch) this.#line.tell({ ...refusal, type: "error", id });
+      else await this.#hearAll(answer, open);
+      if (bytes > this.#most / 2) this.#most *= now() - began > SLOW_MS ? 1 / 2 : 2;
+      return false;
+    };
     try {
-      return await this.#line.post(body, bytes, signal, async (answer) => {
-        if (answer.status === 413 && batch.length > 1) {
-          this.#foreignMost = bytes / 2;
-          return true;
-        }
-        const refusal = !answer.ok && await this.#line.refusalOf(answer);
-        if (refusal) for (const { id } of batch) this.#line.tell({ ...refusal, type: "error", id });
-        else await this.#hearAll(answer, open);
-        if (bytes > this.#most / 2) this.#most *= now() - began > SLOW_MS ? 1 / 2 : 2;
-        return false;
-      });
+      return await this.#line.post(body, bytes, signal, use);
     } catch (error) {
       if (signal.aborted) return true;
       if (open.size === batch.length && bytes > LEAST_BYTES) this.#most = bytes / 2;
-      throw error;
+      if (status === 401 || status === 429 || status >= 500) throw error;
+      const { loss } = error instanceof Lost ? error : lost("lost", `a publish broke off: ${error}`);
+      if (!(error instanceof Lost)) await this.#line.makeSure();
+      throw new Lost({ ...loss, unanswered: [...open.keys()] });
     }
   }
   /**
@@ -553,14 +565,6 @@ var Publisher = class {
     throw lost(code, message, { refused: code === "unauthenticated", unusable: !this.#line.isOpen });
   }
 };
-var byteLength = (text) => {
-  let bytes = text.length;
-  for (let at = 0; at < text.length; at++) {
-    const unit = text.charCodeAt(at);
-    if (unit > 127) bytes += unit < 2048 || unit >= 55296 && unit < 57344 ? 1 : 2;
-  }
-  return bytes;
-};
 
 // src/query.js
 var inQuery = (from) => {
@@ -575,7 +579,7 @@ var queryOfAll = (topics) => [...topics].map(([topic, { from }]) => queryOf(topi
 var CODES = `
   bad_frame bad_topic bad_cursor too_large unauthenticated forbidden expiring not_subscribed already_subscribed
   too_many_subscriptions too_many_topics out_of_sequence rate_limited busy log_unavailable unsupported internal`.trim().split(/\s+/);
-var refusalOf = async (answer, base, foreign) => {
+var refusalOf = async (answer, base, foreign, hasToken) => {
   const { status } = answer;
   const text = await answer.text();
   const { code, message } = read(text);
@@ -586,6 +590,7 @@ var refusalOf = async (answer, base, foreign) => {
     throw lost("unreachable", sentence, passes ? { retryAfterMs } : { ...foreign, retryAfterMs });
   }
   if (status === 401) throw lost("unauthenticated", message, { refused: true });
+  if (status === 501 && code === "unsupported" && hasToken) throw lost(code, message, { final: true });
   if (mayPass(code)) throw lost(code, message, { retryAfterMs });
   return { code, message };
 };
@@ -700,7 +705,11 @@ var Sharing = class {
     if (this.#watches) return;
     this.#watches = true;
     if (!globalThis.BroadcastChannel) return;
-    this.#channel = new BroadcastChannel(this.#name);
+    try {
+      this.#channel = new BroadcastChannel(this.#name);
+    } catch {
+      return;
+    }
     this.#channel.onmessage = ({ data }) => this.#hear(data);
   }
   /** @param {Word} word */
@@ -838,7 +847,8 @@ var readPages = async (line, run) => {
     const poll = () => line.get(run, pathOf(queryOfAll(run.topics), waitMs), waitMs, PATIENCE_MS, async (answer) => {
       const text = await answer.text();
       const { pages } = line.parse(text);
-      if (!Array.isArray(pages)) throw line.foreign(text);
+      const isOurs = Array.isArray(pages) && (!run.topics.size || pages.some(({ topic }) => run.topics.has(topic)));
+      if (!isOurs) throw line.foreign(text);
       for (const page of pages) heard += hearPage(line, run, page, text.length);
     });
     const goesOn = await (run.isBrief ? line.sharing.turn(signal, poll) : poll());
@@ -1131,7 +1141,7 @@ var HttpLine = class {
     const moved = () => this.#streams.moved(run);
     const request = { path, signal: run.stop.signal, patienceMs, pieceMs, waitMs, moved, late };
     const refusal = await this.#exchange(request, (answer) => {
-      if (!answer.ok) return refusalOf(answer, this.#dial.base, { unusable: !this.heard });
+      if (!answer.ok) return refusalOf(answer, this.#dial.base, { unusable: !this.heard }, !!this.#token);
       if (answer.header("hark-cursor")) this.#open();
       return use(answer);
     });
@@ -1166,11 +1176,16 @@ var HttpLine = class {
     const waitMs = unseenMs(bytes);
     let pieceMs = PUBLISH_PATIENCE_MS + waitMs;
     const isAlone = !this.isOpen && this.#streams.isEmpty;
-    if (isAlone && bytes > SHORT_BYTES) this.#askOnce();
-    else if (isAlone) pieceMs = this.patienceMs;
+    const isShort = bytes <= SHORT_BYTES;
+    const asking = isAlone ? later(isShort ? this.patienceMs / 2 : 0, () => this.#askOnce()) : void 0;
+    if (isAlone && isShort) pieceMs = this.patienceMs;
     const init = { method: "POST", body, headers: { "content-type": "application/x-ndjson" } };
     const late = () => this.#late({ unusable: !this.isOpen });
-    return this.#exchange({ path: "/v1/messages", init, signal, patienceMs: pieceMs, pieceMs, waitMs, late }, use);
+    try {
+      return await this.#exchange({ path: "/v1/messages", init, signal, patienceMs: pieceMs, pieceMs, waitMs, late }, use);
+    } finally {
+      clearTimeout(asking);
+    }
   }
   /**
    * What a request was refused for, if it was Hark that refused it, and for good.
@@ -1178,7 +1193,7 @@ var HttpLine = class {
    * @param {Answer} answer
    */
   refusalOf(answer) {
-    return refusalOf(answer, this.#dial.base, { unusable: !this.isOpen });
+    return refusalOf(answer, this.#dial.base, { unusable: !this.isOpen }, !!this.#token);
   }
   /**
    * What Hark has written, or somebody else.
@@ -1226,6 +1241,12 @@ var HttpLine = class {
     const unknown = { error: new ConnectionError("unreachable", `${base}: ${error}`) };
     this.#listener.lost(error instanceof Lost ? error.loss : unknown);
   }
+  /** Finds out whether Hark is there, unless it has answered before. */
+  async makeSure() {
+    if (this.isOpen) return;
+    await this.ask();
+    this.#open();
+  }
   /** Publishes nothing: fails if there is no Hark that takes this token, but a cache, a proxy or another server. */
   async ask() {
     await this.post("", 0, this.#stop.signal, async (answer) => {
@@ -1271,7 +1292,7 @@ var HttpLine = class {
     }
   }
   #askOnce() {
-    if (!this.#isAsking) this.guard(async () => (await this.ask(), this.#open()));
+    if (!this.#isAsking && !this.isOpen) this.guard(() => this.makeSure());
     this.#isAsking = true;
   }
   /** @param {string} [version] */
@@ -1460,6 +1481,7 @@ var watchWake = ({ network, looked, left }) => {
 // src/pulse.js
 var LATE_MS2 = ANSWER_WITHIN_MS / 2;
 var LOOK_MS = 250;
+var MOST_UNSEEN_MS = 6e4;
 var Pulse = class {
   heartbeatMs = HEARTBEAT_MS;
   #ask;
@@ -1471,6 +1493,8 @@ var Pulse = class {
   /** Since it was asked: when a byte moved last, and how many had not left yet. */
   #movedAt = 0;
   #left = 0;
+  /** Bytes that were said since something was heard last. Those that have left may still be in the kernel, which tells a page nothing. */
+  #said = 0;
   /** A late verdict has become another question. Only once: a clock that always runs late would keep a dead line for ever. */
   #isDoubted = false;
   /** When each command was said that has no answer, the oldest first. @type {Map<number, number>} */
@@ -1498,6 +1522,7 @@ var Pulse = class {
   /** @param {number} [id] of the command that it answers */
   heard(id) {
     this.#heardAt = now();
+    this.#said = 0;
     this.#isAsked = this.#isDoubted = false;
     if (id !== void 0) this.#unanswered.delete(id);
   }
@@ -1505,11 +1530,13 @@ var Pulse = class {
    * Says something, which moves no byte by being said.
    *
    * @param {() => void} send
+   * @param {number} bytes
    * @param {number} [id] of a command: it is to be answered
    */
-  say(send2, id) {
+  say(send2, bytes, id) {
     this.#watch();
     send2();
+    this.#said += bytes;
     this.#left = this.#countLeft();
     if (id !== void 0) this.#unanswered.set(id, now());
   }
@@ -1539,7 +1566,8 @@ var Pulse = class {
   }
   /** Of a question: when it is too late for an answer. Else: when there is one to ask. */
   #dueAt() {
-    if (this.#isAsked) return this.#movedAt + (this.#left ? this.heartbeatMs : ANSWER_WITHIN_MS);
+    const unseen = Math.min(unseenMs(this.#said), MOST_UNSEEN_MS);
+    if (this.#isAsked) return this.#movedAt + (this.#left ? this.heartbeatMs : ANSWER_WITHIN_MS + unseen);
     const [oldest = Infinity] = this.#unanswered.values();
     return Math.min(this.#heardAt + this.heartbeatMs, Math.max(oldest, this.#askedAt) + ASK_WHEN_UNANSWERED_FOR_MS);
   }
@@ -1575,9 +1603,18 @@ var openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) => {
     () => socket?.bufferedAmount ?? 0,
     (reason) => lose("lost", reason)
   );
+  const send2 = (text, id) => {
+    const write = () => {
+      try {
+        socket?.send(text);
+      } catch {
+      }
+    };
+    pulse.say(write, lengthOf(text), id);
+  };
   const say = (frame) => {
     if (frame.type === "auth") frame = { id: 0, ...frame };
-    pulse.say(() => socket?.send(JSON.stringify(frame)), frame.type === "ping" ? void 0 : frame.id);
+    send2(JSON.stringify(frame), frame.type === "ping" ? void 0 : frame.id);
   };
   try {
     socket = new /** @type {NonNullable<typeof WebSocket>} */
@@ -1606,6 +1643,8 @@ var openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) => {
       if (!frame) return;
       if (frame.type === "error" && frame.code === "unauthenticated" && !(frame.id > 0)) {
         lose(frame.code, frame.message, { refused: true });
+      } else if (frame.type === "error" && frame.code === "unsupported" && token && !(frame.id > 0)) {
+        lose(frame.code, frame.message, { final: true });
       } else if (isOpen) {
         if (frame.type === "goodbye") retryAfterMs = frame.retry_after_ms;
         listener.hear(frame, data.length);
@@ -1631,7 +1670,7 @@ var openWebSocket = ({ base, token, WebSocket, patienceMs }, listener) => {
   }
   return {
     say,
-    publish: (id, text) => pulse.say(() => socket?.send(text), id),
+    publish: (id, text) => send2(text, id),
     check: () => pulse.ask(),
     close: over
   };
@@ -1670,6 +1709,8 @@ var Connection = class {
   #home = 0;
   /** Of each transport, how many lines in a row were open and lost unproven. @type {number[]} */
   #unproven;
+  /** Those that could not be had when they were tried last: no message waits for them. @type {Set<number>} */
+  #unusable = /* @__PURE__ */ new Set();
   #violations = 0;
   #failures = 0;
   /** Since when no line had proven itself. */
@@ -1780,8 +1821,10 @@ var Connection = class {
       if (proof?.isGiven) this.#outage = now();
       if (loss.again || loss.final || loss.refused) return loss;
       const at = this.#next;
-      if (!opened) this.#next = this.#home;
-      else {
+      if (!opened) {
+        this.#next = this.#home;
+        if (loss.unusable) this.#unusable.add(at);
+      } else {
         if (!proof?.isGiven) unproven[at]++;
         this.#violations = loss.violation ? this.#violations + 1 : 0;
         if (this.#violations >= TRIES_BEFORE_A_CLOSE_CODE_IS_FINAL) {
@@ -1805,7 +1848,7 @@ var Connection = class {
         if (isOver) return;
         isOver = true;
         const link = this.#link;
-        resolve({ ...loss, link, losses: this.#drop(loss.again) });
+        resolve({ ...loss, link, losses: this.#drop(loss) });
       };
       this.#dial(this.#next, (link) => this.#use(link), this.#over);
     });
@@ -1840,13 +1883,14 @@ var Connection = class {
       { at }
     );
     link.proof = this.#proofOf(link);
-    link.line = OPEN[name](
+    const open = () => OPEN[name](
       { base, token, WebSocket, fetch, patienceMs },
       {
         ready: isReady,
         open: (version) => {
           isReady();
-          Object.assign(link, { isOpen: true, isAlive: true, version });
+          this.#unusable.delete(at);
+          Object.assign(link, { isOpen: true, version });
           if (isUsed()) this.#opened(link);
         },
         hear: (frame, size) => {
@@ -1856,16 +1900,18 @@ var Connection = class {
           if (type === "welcome") link.welcome = frame;
           if (isUsed() && (link.isOpen || type !== "welcome")) this.#events.hear(frame, size);
         },
-        alive: () => {
-          link.isAlive = true;
-          link.proof.heard();
-        },
+        alive: () => link.proof.heard(),
         lost: (loss) => {
           this.#end(link);
           (isUsed() ? this.#over : failed)(loss);
         }
       }
     );
+    try {
+      link.line = open();
+    } catch (error) {
+      return failed({ error: new ConnectionError("unreachable", `${name}: ${error}`), unusable: true });
+    }
     this.#links.add(link);
   }
   /** @param {Link} link */
@@ -1893,7 +1939,7 @@ var Connection = class {
    * @param {Link} link
    */
   #use(link) {
-    this.#drop(true, link);
+    this.#drop({ again: true }, link);
     this.#link = link;
     this.#next = link.at;
     if (link.trial) link.line.say({ type: "unsubscribe", id: TRIAL_ID, topic: link.trial });
@@ -1910,11 +1956,11 @@ var Connection = class {
     this.#set("open");
   }
   /**
-   * @param {boolean} [isGivenUp] it was not lost
+   * @param {Loss} loss
    * @param {Link} [used] stays
    * @returns {number} how many losses in a row there were over one message
    */
-  #drop(isGivenUp, used) {
+  #drop({ again, unanswered }, used) {
     const { transports } = this.#options;
     const link = this.#link;
     this.#age++;
@@ -1922,8 +1968,12 @@ var Connection = class {
     for (const other of this.#links) if (other !== used) this.#end(other);
     this.#link = this.transport = void 0;
     if (!link) return 0;
-    const proven = isGivenUp || link.proof.isGiven || !link.isAlive;
-    return this.#events.lost({ proven, transport: transports[link.at], transports });
+    const proven = link.proof.isGiven;
+    const saysNothing = !proven && (again || !link.isOpen);
+    const had = transports.filter((_, at) => at === link.at || !this.#unusable.has(at));
+    const blamed = saysNothing ? void 0 : unanswered;
+    const transport = transports[link.at];
+    return this.#events.lost({ proven, saysNothing, unanswered: blamed, transport, transports: had });
   }
   /** @param {Link} link */
   #end(link) {
@@ -2068,22 +2118,28 @@ var report = (error) => queueMicrotask(() => {
 var Losses = class {
   /** @type {Map<string, number>} */
   #counts = /* @__PURE__ */ new Map();
+  #tries = 0;
   /**
    * @param {Loss} loss
    * @returns {number} how many these are on its transport
    */
-  add({ transport }) {
-    const count = (this.#counts.get(transport) ?? 0) + 1;
-    this.#counts.set(transport, count);
-    return count;
+  add({ transport, transports, unanswered }) {
+    this.#tries++;
+    const same = unanswered ? transports.filter((other) => other !== "websocket") : [transport];
+    for (const name of same) this.#counts.set(name, this.#countOf(name) + 1);
+    return this.#countOf(transport);
   }
   /** On all transports. */
   get tries() {
-    return [...this.#counts.values()].reduce((sum, count) => sum + count, 0);
+    return this.#tries;
   }
   /** @param {Loss} loss the last one */
   areTooMany({ transports }) {
-    return transports.every((transport) => (this.#counts.get(transport) ?? 0) >= LOSSES_BEFORE_STUCK);
+    return transports.every((transport) => this.#countOf(transport) >= LOSSES_BEFORE_STUCK);
+  }
+  /** @param {string} transport */
+  #countOf(transport) {
+    return this.#counts.get(transport) ?? 0;
   }
 };
 
@@ -2221,6 +2277,7 @@ var Inbox = class {
    * @returns {number} how many these are at its cursor, on this transport
    */
   #countLoss(topic, wanted, loss) {
+    if (this.#seats.get(topic)?.wanted !== wanted) return 0;
     const { position, heard, stuck } = wanted;
     const from = (
       /** @type {any} */
@@ -2228,6 +2285,7 @@ var Inbox = class {
     );
     const cursor = position ? formatCursor(position) : from.after;
     const passes = heard || loss.proven && !stuck;
+    if (loss.saysNothing && !heard) return 0;
     if (passes || cursor !== wanted.lostAt) wanted.losses = void 0;
     if (passes || !cursor) return 0;
     wanted.lostAt = cursor;
@@ -2371,8 +2429,9 @@ var Inbox = class {
     if (wanted?.position) this.#push(topic, { type, topic, cursor: formatCursor(wanted.position), behind }, 0);
   }
   /** @param {import("../hark").CaughtUp} frame */
-  caughtUp({ type, topic, cursor }) {
-    if (this.#listening(topic)) this.#push(topic, { type, topic, cursor }, 0);
+  caughtUp({ type, topic }) {
+    const wanted = this.#listening(topic);
+    if (wanted?.position) this.#push(topic, { type, topic, cursor: formatCursor(wanted.position) }, 0);
   }
   /**
    * The subscription whose frames count now (rule 4): this is about one of them.
@@ -2605,7 +2664,7 @@ var Outbox = class {
     if (full && this.#unanswered) {
       throw new PublishError("window_full", `${this.#unanswered} messages wait for their receipts`, topics.join(), false);
     }
-    const together = { lanes: [], unanswered: topics.length };
+    const together = { lanes: [], unanswered: topics.length, bytes: lengthOf(body) };
     this.#unanswered += topics.length;
     if (topics.length) this.#unansweredBytes += body.length;
     const receipts = topics.map((topic) => {
@@ -2620,7 +2679,11 @@ var Outbox = class {
       this.#getReady(lane);
       return entry.receipt;
     });
-    this.#pump();
+    try {
+      this.#pump();
+    } catch (error) {
+      report(error);
+    }
     return receipts;
   }
   /** @param {string} topic */
@@ -2646,12 +2709,13 @@ var Outbox = class {
    * @returns {{ id: number, text: string } | undefined}
    */
   next(newId, { frameBytes, inFlight, several }) {
-    while (this.#inFlightCount < inFlight && (!this.#inFlight.size || this.#inFlightBytes < IN_FLIGHT_BYTES)) {
+    while (this.#inFlightCount < inFlight) {
       const isCareful = this.#doubted.size > 0;
       const [lane] = isCareful && this.#lanesInFlight() || this.#ready;
       if (!lane || !this.#ready.has(lane)) return;
-      this.#ready.delete(lane);
       const entry = lane.entries[lane.sent];
+      if (entry && this.#inFlight.size && this.#inFlightBytes + entry.together.bytes > IN_FLIGHT_BYTES) return;
+      this.#ready.delete(lane);
       if (!entry || !this.#maySend(lane)) continue;
       entry.asked ??= this.#world.mark();
       if (entry.keyed && this.#world.elapsedSince(entry.asked) > KEY_MS) {
@@ -2687,15 +2751,19 @@ var Outbox = class {
         lane2.sent++;
         this.#getReady(lane2);
       }
-      this.#inFlight.set(id, { entries: new Set(entries), bytes: entry.body.length });
+      this.#inFlight.set(id, { entries: new Set(entries), bytes: entry.together.bytes });
       this.#inFlightCount += entries.length;
-      this.#inFlightBytes += entry.body.length;
+      this.#inFlightBytes += entry.together.bytes;
       return { id, text };
     }
   }
   /** Of any sending: there is only one lane in flight, where this matters. */
   #lanesInFlight() {
-    for (const { entries } of this.#inFlight.values()) return [...entries].map(({ lane }) => lane);
+    for (const id of this.#inFlight.keys()) return this.#lanesOf(id);
+  }
+  /** @param {number} id of a living sending */
+  #lanesOf(id) {
+    return [...this.#inFlight.get(id)?.entries ?? []].map(({ lane }) => lane);
   }
   /**
    * What `next` gave last was not written after all, since Hark has said meanwhile that it allows less: it is next again.
@@ -2789,21 +2857,20 @@ var Outbox = class {
    * @returns {number} the most losses in a row over one message, on this transport
    */
   lost(loss) {
+    const { proven, saysNothing, unanswered } = loss;
     let most = 0;
     const [suspect] = this.#lanesInFlight() ?? [];
+    const asked = unanswered && new Set(unanswered.flatMap((id) => this.#lanesOf(id)));
     this.#inFlight.clear();
     this.#inFlightCount = this.#inFlightBytes = 0;
     for (const lane of this.#lanes.values()) {
       const wasSent = lane.sent > 0;
-      const isUnheard = !loss.proven && !lane.answered;
+      const isUnheard = asked ? asked.has(lane) : !proven && !saysNothing && !lane.answered;
       lane.sent = lane.setbacks = 0;
       lane.answered = false;
       this.#stopWaiting(lane);
       const [first] = lane.entries;
-      if (first && !isUnheard) {
-        first.losses = void 0;
-        this.#doubted.delete(lane);
-      }
+      if (first && proven && !asked) this.#clear(lane);
       if (wasSent && isUnheard) {
         first.losses ??= new Losses();
         most = Math.max(most, first.losses.add(loss));
@@ -2847,10 +2914,15 @@ var Outbox = class {
     const entries = [...this.#inFlight.get(id)?.entries ?? []];
     for (const entry of entries) {
       entry.lane.answered = true;
-      this.#doubted.delete(entry.lane);
+      this.#clear(entry.lane);
       this.#forget(entry);
     }
     return entries;
+  }
+  /** What came through says that its lane is no cause of losses (rule 9). @param {Lane} lane */
+  #clear(lane) {
+    lane.entries[0].losses = void 0;
+    this.#doubted.delete(lane);
   }
   /** @param {Entry} entry */
   #forget(entry) {
@@ -3222,6 +3294,7 @@ var Subscription = class {
 
 // src/client.js
 var LIMITS = { frameBytes: 1 << 20, inFlight: 1024, several: true };
+var HTTP_IN_FLIGHT = 2048;
 var FIRST_FRAME_BYTES = 1 << 16;
 var Client = class {
   #options;
@@ -3397,7 +3470,8 @@ var Client = class {
   }
   #pump() {
     while (this.#isReady) {
-      const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, this.#limits);
+      const inFlight = (this.transport ?? "websocket") === "websocket" ? this.#limits.inFlight : Math.max(this.#limits.inFlight, HTTP_IN_FLIGHT);
+      const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, { ...this.#limits, inFlight });
       if (!next) return;
       const { id, text } = next;
       const { frameBytes, several } = this.#limits;

@@ -49,7 +49,8 @@ export interface ResponseLike {
 export interface Options {
   /** `ws(s)://host/ws` or `http(s)://host[/prefix]`. In a browser the page's own origin by default. */
   url?: string | undefined;
-  /** A token, or what gives one. Never called twice at the same time; if it fails, the client waits and asks again. */
+  /** A token, or what gives one. Not called while a call is waited for, which is `connectTimeoutMs` at
+   * most; if it fails or takes longer, the client waits and calls again. */
   token?: string | ((reason: TokenReason) => string | undefined | Promise<string | undefined>) | undefined;
   /** In the order in which they are tried. Default: `["websocket", "sse", "longpoll"]`. */
   transports?: Transport[] | undefined;
@@ -99,8 +100,8 @@ export interface Hark {
    * it had been published there alone. Fulfilled when all have answered, with a result for each, in the order of the topics; where
    * one failed, it failed there alone.
    *
-   * Rejected with a {@link PublishError} only for what is wrong with the message itself. (By HTTP, and to a Hark before 0.2.0, it
-   * goes to each topic for itself.)
+   * Rejected with a {@link PublishError} only for what is wrong with the message itself. (To a Hark before 0.2.0, and where
+   * none has said its version yet, as by HTTP without an event stream, it goes to each topic for itself.)
    */
   publishAll(topics: Iterable<string>, data: unknown, options?: PublishOptions): Promise<TopicResult[]>;
   /** Subscribes to a topic; one subscription to a topic at a time. Throws where there is one already, or the client is closed. */
@@ -251,7 +252,8 @@ export interface Subscription {
 
 /**
  * What went wrong. `code` is for programs: one of Hark's (`forbidden`, `bad_topic`, `too_large`, …), or one of the client's own:
- * `closed`, `window_full`, `bad_data`, `bad_url`, `no_transport`, `no_token`, `unreachable`, `lost`, `closed_by_hark`.
+ * `closed`, `window_full`, `bad_data`, `bad_url`, `no_transport`, `no_token`, `unreachable`, `lost`, `closed_by_hark`,
+ * `unsupported_runtime`.
  */
 export class HarkError extends Error {
   constructor(code: string, message: string);

@@ -17,6 +17,9 @@ import { Subscription } from "./subscription.js";
 
 /** Until Hark has said. */
 const LIMITS = { frameBytes: 1 << 20, inFlight: 1024, several: true };
+// By HTTP there is one request at a time, so that what goes in it is what goes in two or three round trips. Hark holds the answers to so many
+// back until it has read all, and so keeps the connection.
+const HTTP_IN_FLIGHT = 2048;
 // Before that, no frame that an older Hark, or one with smaller limits, might refuse.
 const FIRST_FRAME_BYTES = 1 << 16;
 
@@ -203,7 +206,8 @@ export class Client {
 
   #pump() {
     while (this.#isReady) {
-      const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, this.#limits);
+      const inFlight = (this.transport ?? "websocket") === "websocket" ? this.#limits.inFlight : Math.max(this.#limits.inFlight, HTTP_IN_FLIGHT);
+      const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, { ...this.#limits, inFlight });
       if (!next) return;
       const { id, text } = next;
       const { frameBytes, several } = this.#limits;
