@@ -163,7 +163,7 @@ test("against a WebSocket server that is no Hark, and then against Hark", async 
       super(urls.shift() ?? url, protocol);
     }
   }
-  const hark = connect({ url: broker.url, WebSocket: Elsewhere, transports: ["websocket"], token: "any" });
+  const hark = connect({ url: broker.url, WebSocket: Elsewhere, transports: ["websocket"] });
   t.after(() => hark.close());
   const events = hark.subscribe("a", { from: "earliest" });
   await Promise.all(count(200).map((n) => hark.publish("a", n)));
