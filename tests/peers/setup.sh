@@ -16,6 +16,8 @@ fail() {
 }
 
 mkdir -p "$peers/bin"
+# What was linked here before is not what is looked for: a link would come to name itself.
+PATH=$(printf %s ":$PATH:" | sed "s|:$peers/bin:|:|g; s|^:||; s|:$||")
 
 # --- Python: websockets, httpx-sse
 
