@@ -135,7 +135,8 @@ async fn the_sdk_in_a_page_survives_broker_and_proxy_and_finds_its_way() {
     let mut nginx = Nginx::in_front_of(&broker);
     let chromium = Browser::chromium();
     let tab = chromium.open(&nginx.url("/"));
-    tab.eval(&sdk("a", "{}", false));
+    // Asked for often, or the WebSocket would be tried again after a minute.
+    tab.eval(&sdk("a", "{ probeMs: 1000 }", false));
     tab.eval("ready");
     let publishing = tokio::spawn(publish_paced(broker.addr(), "a", 1, STEADY, 500));
     tab.eval(&run("window.published = publishNumbered('first', 600)"));
