@@ -3294,7 +3294,7 @@ var Subscription = class {
 
 // src/client.js
 var LIMITS = { frameBytes: 1 << 20, inFlight: 1024, several: true };
-var HTTP_IN_FLIGHT = 2048;
+var HTTP_IN_FLIGHT = 5e3;
 var FIRST_FRAME_BYTES = 1 << 16;
 var Client = class {
   #options;

@@ -17,9 +17,9 @@ import { Subscription } from "./subscription.js";
 
 /** Until Hark has said. */
 const LIMITS = { frameBytes: 1 << 20, inFlight: 1024, several: true };
-// By HTTP there is one request at a time, so that what goes in it is what goes in two or three round trips. Hark holds the answers to so many
-// back until it has read all, and so keeps the connection.
-const HTTP_IN_FLIGHT = 2048;
+// By HTTP there is one request at a time, so that what goes in it is what goes in two or three round trips. The answers to so many may be more
+// than Hark holds back, and then the connection ends with them: a new one costs less than the round trips that are saved.
+const HTTP_IN_FLIGHT = 5000;
 // Before that, no frame that an older Hark, or one with smaller limits, might refuse.
 const FIRST_FRAME_BYTES = 1 << 16;
 
