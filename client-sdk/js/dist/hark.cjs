@@ -591,7 +591,7 @@ var refusalOf = async (answer, base, foreign, hasToken) => {
   }
   if (status === 401) throw lost("unauthenticated", message, { refused: true });
   if (status === 501 && code === "unsupported" && hasToken) throw lost(code, message, { final: true });
-  if (mayPass(code)) throw lost(code, message, { retryAfterMs });
+  if (mayPass(code) || status === 408) throw lost(code, message, { retryAfterMs });
   return { code, message };
 };
 var read = (text) => {

@@ -37,7 +37,8 @@ export const refusalOf = async (answer, base, foreign, hasToken) => {
   if (status === 401) throw lost("unauthenticated", message, { refused: true });
   // No authentication is configured there: a token will not be looked at the next time either.
   if (status === 501 && code === "unsupported" && hasToken) throw lost(code, message, { final: true });
-  if (mayPass(code)) throw lost(code, message, { retryAfterMs });
+  // Of a request that came too slowly (RFC 9110, 15.5.9): it says nothing about what is in it.
+  if (mayPass(code) || status === 408) throw lost(code, message, { retryAfterMs });
   return { code, message };
 };
 

@@ -344,6 +344,19 @@ test("what is refused for good is no loss, though its status may look like one",
   }
 });
 
+test("a request that came too slowly is a loss, and says nothing about what is in it", async (t) => {
+  const clock = fakeClock(t);
+  let slow = true;
+  const post = (request) => (slow && request.body ? refusal(408, "bad_frame") : receipts(request));
+  const { line, told, heard } = openLine(t, openSse, { post });
+  await clock.pass(10);
+  publish(1)(line);
+  await clock.pass(10);
+  slow = false;
+  assert.deepEqual([heard, told.lost.length], [[], 1]);
+  assert.ok(!told.lost[0].final && !told.lost[0].unusable);
+});
+
 test("a batch that a proxy finds too large goes in halves", async (t) => {
   const clock = fakeClock(t);
   const sizes = [];
