@@ -387,7 +387,7 @@ pub(crate) async fn large_on_narrow(world: &World) -> Vec<Figure> {
         sent.expect("room").await.expect("a receipt");
         ("Rust".to_owned(), began.elapsed().as_secs_f64())
     };
-    let by_js = ["websocket", "sse"].map(|transport| {
+    let by_js = ["all", "sse"].map(|transport| {
         let topic = format!("up.{transport}");
         let client = js(&broker, transport, &["upload", &topic, &bytes]);
         async move {
@@ -406,7 +406,8 @@ pub(crate) async fn large_on_narrow(world: &World) -> Vec<Figure> {
             " s",
         ));
     }
+    // Nor does it see what the kernel still holds of a message that it sends: with so short a heartbeat it takes a POST in the end.
     let begun = world.line.connections_begun() - begun_before;
-    figures.push(Figure::shown("connections of the three", begun as f64, "").at_most(3.0));
+    figures.push(Figure::shown("connections of the three", begun as f64, "").at_most(9.0));
     figures
 }
