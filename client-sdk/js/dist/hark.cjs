@@ -3469,12 +3469,14 @@ var Client = class {
     return subscription;
   }
   #pump() {
+    const { frameBytes, several } = this.#limits;
+    const isByHttp = (this.transport ?? "websocket") !== "websocket";
+    const inFlight = Math.max(this.#limits.inFlight, isByHttp ? HTTP_IN_FLIGHT : 0);
+    const limits = { frameBytes, inFlight, several };
     while (this.#isReady) {
-      const inFlight = (this.transport ?? "websocket") === "websocket" ? this.#limits.inFlight : Math.max(this.#limits.inFlight, HTTP_IN_FLIGHT);
-      const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, { ...this.#limits, inFlight });
+      const next = this.#held ?? this.#outbox.next(() => ++this.#lastId, limits);
       if (!next) return;
       const { id, text } = next;
-      const { frameBytes, several } = this.#limits;
       const isForSeveral = /^{"type":"publish","id":\d+,"topics"/.test(text);
       if (!this.#isOpen && (isForSeveral || isLarger(text, FIRST_FRAME_BYTES))) {
         this.#held = next;
