@@ -2616,6 +2616,34 @@ var IDLE_LANES = 1e4;
 var IN_FLIGHT_BYTES = 1 << 20;
 var FRAME_TOPICS = 1024;
 var KEY_MS = 1e5;
+var Waits = class {
+  /** @type {Map<number, number>} by setbacks */
+  #drawn = /* @__PURE__ */ new Map();
+  /** @type {Map<number, Wait>} by milliseconds */
+  #begun = /* @__PURE__ */ new Map();
+  #world;
+  /** @param {import("./world.js").World} world */
+  constructor(world) {
+    this.#world = world;
+  }
+  /** @param {number} setbacks */
+  draw(setbacks) {
+    const ms = this.#drawn.get(setbacks) ?? draw(setbacks, void 0, void 0, this.#world.random);
+    this.#drawn.set(setbacks, ms);
+    return ms;
+  }
+  /**
+   * @param {number} ms
+   * @param {(lanes: Set<Lane>) => void} isOver
+   * @returns {Wait}
+   */
+  begin(ms, isOver) {
+    const wait = this.#begun.get(ms) ?? { lanes: /* @__PURE__ */ new Set() };
+    wait.timer ??= this.#world.later(ms, () => isOver(wait.lanes));
+    this.#begun.set(ms, wait);
+    return wait;
+  }
+};
 var Outbox = class {
   /** @type {Map<string, Lane>} */
   #lanes = /* @__PURE__ */ new Map();
@@ -2633,8 +2661,6 @@ var Outbox = class {
   #fresh = "";
   #window;
   #pump;
-  /** @type {any} */
-  #pumping;
   #world;
   #unanswered = 0;
   #unansweredBytes = 0;
@@ -2811,7 +2837,7 @@ var Outbox = class {
   /** @param {{ id: number, receipts: any[] }} frame */
   publishedAll({ id, receipts }) {
     const entries = new Map(this.#spend(id).map((entry) => [entry.lane.topic, entry]));
-    const waits = /* @__PURE__ */ new Map();
+    const waits = new Waits(this.#world);
     for (const { topic, cursor, duplicate, ...refusal } of receipts) {
       const entry = entries.get(topic);
       if (!entry) continue;
@@ -2825,27 +2851,26 @@ var Outbox = class {
   }
   /** @param {{ id: number, code: string, message: string, expected_seq?: number, retry_after_ms?: number }} frame */
   refused(frame) {
-    const waits = /* @__PURE__ */ new Map();
+    const waits = new Waits(this.#world);
     for (const entry of this.#spend(frame.id)) this.#refuse(entry, frame, waits);
   }
   /**
    * @param {Entry} entry
    * @param {{ code: string, message: string, expected_seq?: number, retry_after_ms?: number }} refusal
-   * @param {Map<number, number>} waits that were drawn for others of the same frame, by setbacks
+   * @param {Waits} waits of the same frame
    */
   #refuse(entry, { code, message, expected_seq: expected, retry_after_ms: retryAfterMs = 0 }, waits) {
     const { lane } = entry;
-    const wait = waits.get(lane.setbacks) ?? draw(lane.setbacks, void 0, void 0, this.#world.random);
-    waits.set(lane.setbacks, wait);
+    const wait = waits.draw(lane.setbacks);
     if (code === "out_of_sequence" && expected && expected < entry.seq) {
       const isMissing = (other) => other.producer === entry.producer && other.seq >= expected;
       const first = lane.entries.findIndex(isMissing);
       if (lane.entries[first].seq !== expected) this.#countAnew(lane, first);
       this.#goBack(lane, first);
-      this.#wait(lane, lane.setbacks && wait);
+      this.#wait(lane, lane.setbacks && wait, waits);
     } else if (mayPass(code)) {
       this.#goBack(lane, lane.entries.indexOf(entry));
-      this.#wait(lane, Math.max(wait, retryAfterMs));
+      this.#wait(lane, Math.max(wait, retryAfterMs), waits);
     } else {
       this.#finish(entry, new PublishError(code, message, lane.topic, entry.sendings > 1));
     }
@@ -2976,31 +3001,32 @@ var Outbox = class {
   /**
    * @param {Lane} lane
    * @param {number} ms
+   * @param {Waits} waits of the same frame
    */
-  #wait(lane, ms) {
+  #wait(lane, ms, waits) {
     lane.setbacks++;
     this.#stopWaiting(lane);
     if (!ms) return this.#getReady(lane);
-    const { later: later2 } = this.#world;
-    lane.timer = later2(ms, () => {
-      lane.timer = void 0;
-      this.#getReady(lane);
-      this.#pumping ??= later2(0, () => {
-        this.#pumping = void 0;
-        this.#pump();
-      });
+    lane.wait = waits.begin(ms, (lanes) => {
+      for (const lane2 of lanes) {
+        lane2.wait = void 0;
+        this.#getReady(lane2);
+      }
+      this.#pump();
     });
+    lane.wait.lanes.add(lane);
   }
   /** @param {Lane} lane */
   #stopWaiting(lane) {
-    this.#world.stop(lane.timer);
-    lane.timer = void 0;
+    const { wait } = lane;
+    lane.wait = void 0;
+    if (wait?.lanes.delete(lane) && !wait.lanes.size) this.#world.stop(wait.timer);
   }
   /** @param {Lane} lane */
   #maySend(lane) {
-    const { entries, sent, fence, timer } = lane;
+    const { entries, sent, fence, wait } = lane;
     const isFenced = sent && (sent >= (fence || Infinity) || entries[sent]?.keyed || entries[sent - 1].keyed);
-    return sent < entries.length && !isFenced && !timer;
+    return sent < entries.length && !isFenced && !wait;
   }
   /** @param {Lane} lane */
   #getReady(lane) {

@@ -92,8 +92,43 @@ const KEY_MS = 100_000;
  * @property {number} fence 0: none
  * @property {number} setbacks since the last receipt
  * @property {boolean} answered this connection has brought an answer for the topic
- * @property {any} [timer] the lane waits after a setback
+ * @property {Wait} [wait] the lane waits after a setback
  */
+
+/** @typedef {{ lanes: Set<Lane>, timer?: any }} Wait one timer for all that wait equally long */
+
+/** The waits of the lanes of one frame: equal ones, over in the same moment, so that the lanes go together again. */
+class Waits {
+  /** @type {Map<number, number>} by setbacks */
+  #drawn = new Map();
+  /** @type {Map<number, Wait>} by milliseconds */
+  #begun = new Map();
+  #world;
+
+  /** @param {import("./world.js").World} world */
+  constructor(world) {
+    this.#world = world;
+  }
+
+  /** @param {number} setbacks */
+  draw(setbacks) {
+    const ms = this.#drawn.get(setbacks) ?? draw(setbacks, undefined, undefined, this.#world.random);
+    this.#drawn.set(setbacks, ms);
+    return ms;
+  }
+
+  /**
+   * @param {number} ms
+   * @param {(lanes: Set<Lane>) => void} isOver
+   * @returns {Wait}
+   */
+  begin(ms, isOver) {
+    const wait = this.#begun.get(ms) ?? { lanes: new Set() };
+    wait.timer ??= this.#world.later(ms, () => isOver(wait.lanes));
+    this.#begun.set(ms, wait);
+    return wait;
+  }
+}
 
 export class Outbox {
   /** @type {Map<string, Lane>} */
@@ -112,8 +147,6 @@ export class Outbox {
   #fresh = "";
   #window;
   #pump;
-  /** @type {any} */
-  #pumping;
   #world;
   #unanswered = 0;
   #unansweredBytes = 0;
@@ -308,8 +341,7 @@ export class Outbox {
   /** @param {{ id: number, receipts: any[] }} frame */
   publishedAll({ id, receipts }) {
     const entries = new Map(this.#spend(id).map((entry) => [entry.lane.topic, entry]));
-    // What has to wait, waits equally long, so that it goes together again.
-    const waits = new Map();
+    const waits = new Waits(this.#world);
     for (const { topic, cursor, duplicate, ...refusal } of receipts) {
       const entry = entries.get(topic);
       // It may have been sent again since, under another id.
@@ -325,28 +357,27 @@ export class Outbox {
 
   /** @param {{ id: number, code: string, message: string, expected_seq?: number, retry_after_ms?: number }} frame */
   refused(frame) {
-    const waits = new Map();
+    const waits = new Waits(this.#world);
     for (const entry of this.#spend(frame.id)) this.#refuse(entry, frame, waits);
   }
 
   /**
    * @param {Entry} entry
    * @param {{ code: string, message: string, expected_seq?: number, retry_after_ms?: number }} refusal
-   * @param {Map<number, number>} waits that were drawn for others of the same frame, by setbacks
+   * @param {Waits} waits of the same frame
    */
   #refuse(entry, { code, message, expected_seq: expected, retry_after_ms: retryAfterMs = 0 }, waits) {
     const { lane } = entry;
-    const wait = waits.get(lane.setbacks) ?? draw(lane.setbacks, undefined, undefined, this.#world.random);
-    waits.set(lane.setbacks, wait);
+    const wait = waits.draw(lane.setbacks);
     if (code === "out_of_sequence" && expected && expected < entry.seq) {
       const isMissing = (/** @type {Entry} */ other) => other.producer === entry.producer && other.seq >= expected;
       const first = lane.entries.findIndex(isMissing);
       if (lane.entries[first].seq !== expected) this.#countAnew(lane, first);
       this.#goBack(lane, first);
-      this.#wait(lane, lane.setbacks && wait);
+      this.#wait(lane, lane.setbacks && wait, waits);
     } else if (mayPass(code)) {
       this.#goBack(lane, lane.entries.indexOf(entry));
-      this.#wait(lane, Math.max(wait, retryAfterMs));
+      this.#wait(lane, Math.max(wait, retryAfterMs), waits);
     } else {
       this.#finish(entry, new PublishError(code, message, lane.topic, entry.sendings > 1));
     }
@@ -488,35 +519,35 @@ export class Outbox {
   /**
    * @param {Lane} lane
    * @param {number} ms
+   * @param {Waits} waits of the same frame
    */
-  #wait(lane, ms) {
+  #wait(lane, ms, waits) {
     lane.setbacks++;
     this.#stopWaiting(lane);
     if (!ms) return this.#getReady(lane);
-    const { later } = this.#world;
-    lane.timer = later(ms, () => {
-      lane.timer = undefined;
-      this.#getReady(lane);
-      // When all whose wait is over are ready.
-      this.#pumping ??= later(0, () => {
-        this.#pumping = undefined;
-        this.#pump();
-      });
+    lane.wait = waits.begin(ms, (lanes) => {
+      for (const lane of lanes) {
+        lane.wait = undefined;
+        this.#getReady(lane);
+      }
+      this.#pump();
     });
+    lane.wait.lanes.add(lane);
   }
 
   /** @param {Lane} lane */
   #stopWaiting(lane) {
-    this.#world.stop(lane.timer);
-    lane.timer = undefined;
+    const { wait } = lane;
+    lane.wait = undefined;
+    if (wait?.lanes.delete(lane) && !wait.lanes.size) this.#world.stop(wait.timer);
   }
 
   /** @param {Lane} lane */
   #maySend(lane) {
-    const { entries, sent, fence, timer } = lane;
+    const { entries, sent, fence, wait } = lane;
     // Rules 6 and 8.
     const isFenced = sent && (sent >= (fence || Infinity) || entries[sent]?.keyed || entries[sent - 1].keyed);
-    return sent < entries.length && !isFenced && !timer;
+    return sent < entries.length && !isFenced && !wait;
   }
 
   /** @param {Lane} lane */

@@ -5,6 +5,7 @@ import test from "node:test";
 import { WebSocket } from "ws";
 import { connect } from "../src/index.js";
 import { Outbox } from "../src/outbox.js";
+import { WORLD } from "../src/world.js";
 import { Broker } from "./support/broker.js";
 import { scriptedWebSocket } from "./support/socket.js";
 import { until } from "./support/until.js";
@@ -61,6 +62,20 @@ test("each topic has its own number, and what failed is sent again alone", async
   socket.say({ type: "published_all", id: all.id, receipts: [kept("b", 99), kept("c", 99)] });
   socket.say({ type: "published_all", id: again.id, receipts: [kept("b", 2), kept("c", 2)] });
   assert.deepEqual(await results, [kept("a", 1), kept("b", 2), kept("c", 2)]);
+});
+
+test("what failed in one frame waits on one timer: two that are as long need not end together", () => {
+  const waits = [];
+  const later = (ms, run) => waits.push({ ms, run });
+  const world = { ...WORLD, later, stop: () => {}, random: () => 0.5 };
+  const outbox = new Outbox({ messages: 100, bytes: 10_000 }, () => {}, world);
+  let id = 0;
+  const next = () => outbox.next(() => ++id, { frameBytes: 1000, inFlight: 10, several: true });
+  outbox.publish(["a", "b"], '"data":1', false);
+  outbox.publishedAll({ id: next().id, receipts: [busy("a"), busy("b")] });
+  assert.deepEqual([waits.length, next()], [1, undefined]);
+  waits[0].run();
+  assert.deepEqual(JSON.parse(next().text).topics, ["a", "b"]);
 });
 
 test("a refusal of the whole is one of each topic", async (t) => {
