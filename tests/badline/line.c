@@ -15,9 +15,10 @@
 //     clear                          no delay, no loss, nothing
 //     seed N                         what is drawn begins anew
 //     forget                         every connection that there is loses its state: its packets vanish, both ways, until its port sends a SYN
-//     stat                           answers `up IN OUT DROPPED BYTES down IN OUT DROPPED BYTES syns N`
+//     stat                           answers `up IN OUT DROPPED BYTES down IN OUT DROPPED BYTES begun N`: N connections, each once,
+//                                    however often its SYN is sent
 //     syns                           answers `syns MS ADDRESS MS ADDRESS …`: when clients began connections since this was asked last (on a clock of
-//                                    its own) and where to; each once, however often its SYN is sent; the first 256
+//                                    its own) and where to; the first 256
 //
 // It ends at the end of its stdin, whatever becomes of who started it, and then kills what still runs in the far namespace. The namespaces have
 // no names: they end with the last process in them, and the devices with the namespaces.
@@ -73,15 +74,15 @@ static struct direction directions[2];
 static int device[2];
 static uint64_t packet_number;
 static uint64_t random_state;
-static unsigned long syns;
+static unsigned long connections;
 // By the client's port.
 static unsigned char known[65536], lost[65536];
+static unsigned first_seq[65536];
 // Connections that clients began.
 #define SYNS_KEPT 256
 static struct {
     uint64_t time;
     unsigned char to[4];
-    int port;
 } begun[SYNS_KEPT];
 static int begun_count;
 
@@ -141,14 +142,10 @@ static struct packet pop(struct direction *way) {
     return first;
 }
 
-// A SYN that is sent again is no new connection.
-static void note_begun(const unsigned char *to, int port) {
-    for (int at = 0; at < begun_count; at++)
-        if (begun[at].port == port) return;
+static void note_begun(const unsigned char *to) {
     if (begun_count == SYNS_KEPT) return;
     begun[begun_count].time = now();
-    memcpy(begun[begun_count].to, to, 4);
-    begun[begun_count++].port = port;
+    memcpy(begun[begun_count++].to, to, 4);
 }
 
 // Whether the packet's connection has lost its state. Takes the connection down if it is new.
@@ -159,9 +156,14 @@ static int is_lost(int way, const unsigned char *data, int bytes) {
     int port = way == UP ? tcp[0] << 8 | tcp[1] : tcp[2] << 8 | tcp[3];
     int begins = way == UP && (tcp[13] & 0x12) == 0x02; // SYN without ACK
     if (begins) {
-        syns++;
+        unsigned seq = (unsigned)tcp[4] << 24 | tcp[5] << 16 | tcp[6] << 8 | tcp[7];
+        // One that is sent again, where the first was lost, is no new connection.
+        if (!known[port] || first_seq[port] != seq) {
+            connections++;
+            note_begun(data + 16);
+        }
+        first_seq[port] = seq;
         lost[port] = 0;
-        note_begun(data + 16, port);
     }
     known[port] = 1;
     return lost[port];
@@ -273,8 +275,8 @@ static void obey(const char *order) {
         begun_count = 0;
     } else if (!strcmp(which, "stat")) {
         struct direction *u = &directions[UP], *d = &directions[DOWN];
-        printf("up %lu %lu %lu %lu down %lu %lu %lu %lu syns %lu\n", u->in, u->out, u->dropped, u->bytes, d->in, d->out, d->dropped, d->bytes,
-               syns);
+        printf("up %lu %lu %lu %lu down %lu %lu %lu %lu begun %lu\n", u->in, u->out, u->dropped, u->bytes, d->in, d->out, d->dropped, d->bytes,
+               connections);
     } else {
         puts("no such order");
     }

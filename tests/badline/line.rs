@@ -121,8 +121,8 @@ impl Line {
     /// Connections that clients have begun so far.
     pub(crate) fn connections_begun(&self) -> u64 {
         let stat = self.ask("stat");
-        let syns = stat.rsplit(' ').next().and_then(|syns| syns.parse().ok());
-        syns.unwrap_or_else(|| panic!("the line says {stat:?}"))
+        let begun = stat.rsplit(' ').next().and_then(|syns| syns.parse().ok());
+        begun.unwrap_or_else(|| panic!("the line says {stat:?}"))
     }
 
     /// The connections that clients have begun since this was asked last.
