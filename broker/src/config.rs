@@ -11,7 +11,7 @@ use clap::builder::TypedValueParser as _;
 use hark_protocol::TopicPattern;
 use ipnet::IpNet;
 
-use crate::http::AllowedOrigin;
+use crate::http::{AllowedOrigin, Hosts, PublicUrl};
 use crate::message_log::Retention;
 use crate::settings::DEFAULT_MAX_INFLIGHT;
 
@@ -87,6 +87,15 @@ pub struct Config {
         value_parser = clap::value_parser!(u32).range(1..).map(|count| count as usize)
     )]
     pub max_topics: usize,
+
+    /// Where clients find Hark (`https://hark.example.org`): pages of this origin are its own, and it answers to no other name.
+    #[arg(
+        long = "public-url",
+        env = "HARK_PUBLIC_URLS",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    pub public_urls: Vec<PublicUrl>,
 
     /// Allow web pages of this origin to connect and publish, as browsers write it (`https://app.example`); `*` is any, also `null`.
     #[arg(
@@ -199,7 +208,25 @@ impl Config {
                 self.listen
             ));
         }
+        let mut public_urls = self.public_urls.iter();
+        if self.auth.is_none() && !self.insecure_no_auth && !public_urls.all(PublicUrl::is_loopback)
+        {
+            return Err(
+                "without authentication Hark answers to loopback names only, so that --public-url can name no other; say with --auth who may do \
+                 what, or give --insecure-no-auth if everybody who reaches it may read and publish everything"
+                    .to_owned(),
+            );
+        }
         Ok(())
+    }
+
+    /// Which names Hark answers to, unless --public-url says so.
+    pub fn hosts(&self) -> Hosts {
+        match (&self.auth, self.insecure_no_auth) {
+            (_, true) => Hosts::Any,
+            (Some(_), false) => Hosts::Addresses,
+            (None, false) => Hosts::Loopback,
+        }
     }
 }
 

@@ -241,7 +241,7 @@ impl Looks {
 fn open(config: &Config) -> Result<Gate, ServeError> {
     // First: it is soon said what is wrong with it.
     let authority = match &config.auth {
-        Some(file) => Authority::load(file).map_err(ServeError::Auth)?,
+        Some(file) => authority(file, config)?,
         None => Authority::open(),
     };
     let clock = Clock::system();
@@ -305,12 +305,25 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         },
         admission: Admission {
             allowed_origins: config.allowed_origins.clone(),
-            loopback_hosts_only: config.auth.is_none() && !config.insecure_no_auth,
+            hosts: config.hosts(),
+            public_urls: config.public_urls.clone(),
         },
         trusted_proxies: config.trusted_proxies.clone(),
         answers: Answers::default(),
         stopping: AtomicBool::new(false),
     })
+}
+
+/// Reads who may what. A proxy's word is believed of declared proxies alone.
+fn authority(file: &Path, config: &Config) -> Result<Authority, ServeError> {
+    let authority = Authority::load(file).map_err(ServeError::Auth)?;
+    match authority.proxy_header() {
+        Some(_) if config.trusted_proxies.is_empty() => Err(ServeError::Auth(format!(
+            "{}: [proxy_identity]: can never match: it is believed of declared proxies alone; name them with --trusted-proxy",
+            file.display()
+        ))),
+        _ => Ok(authority),
+    }
 }
 
 /// Bytes that are held in memory: more than can be is as many as can be.

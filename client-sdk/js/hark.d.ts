@@ -18,10 +18,10 @@ export interface StateChange {
 }
 
 /**
- * Why a token is asked for: for a new connection, because the one in use runs out, or because it was refused (once; if the next
- * one is refused too, the client ends).
+ * Why a token is asked for: for a new connection, because the one in use runs out, because it was refused (once; if the next
+ * one is refused too, the client ends), or to subscribe to a topic with.
  */
-export type TokenReason = "connect" | "expiring" | "refused";
+export type TokenReason = "connect" | "expiring" | "refused" | "subscribe";
 
 /** What the client uses of a `WebSocket`: browsers' own, that of Node 22, and that of the package `ws` all have it. */
 export interface WebSocketLike {
@@ -159,6 +159,11 @@ export interface SubscribeOptions {
   from?: From | undefined;
   /** A cursor that is found there wins over `from`. It is written whenever a message has been taken. */
   cursor?: CursorStore | undefined;
+  /**
+   * A token that lets this connection read this topic, signed by the back end, or what gives one: asked each time before the topic is, also
+   * when the last one has run out. Shown over WebSockets; by HTTP the client's own token has to grant the topic.
+   */
+  token?: string | ((reason: TokenReason) => string | undefined | Promise<string | undefined>) | undefined;
 }
 
 export interface Message {

@@ -66,8 +66,18 @@ const HOLE_ATTEMPTS: u32 = 3;
 pub(crate) struct Subscribe {
     pub(crate) topic: TopicName,
     pub(crate) from: SubscribeFrom,
+    pub(crate) token: Option<ForTopic>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) reply: oneshot::Sender<Result<Cursor, SubscribeError>>,
+}
+
+/// A token for one topic. `Debug` does not show it: it may end up in a log.
+pub(crate) struct ForTopic(pub(crate) String);
+
+impl std::fmt::Debug for ForTopic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ForTopic(…)")
+    }
 }
 
 #[derive(Debug)]
@@ -106,6 +116,7 @@ struct Wanted {
     /// Tells this subscription from an earlier one to the same topic.
     queue: Arc<Queue>,
     from: SubscribeFrom,
+    token: Option<ForTopic>,
     position: Option<Cursor>,
     /// The `subscribe` that was sent for it. An answer to another one was meant for an earlier subscription.
     asked: Option<u64>,
@@ -159,6 +170,7 @@ impl Inbox {
         let Subscribe {
             topic,
             from,
+            token,
             queue,
             reply,
         } = subscribe;
@@ -172,6 +184,7 @@ impl Inbox {
         seat.wanted = Some(Wanted {
             queue,
             from,
+            token,
             position: None,
             asked: None,
             reply: Some(reply),
@@ -602,6 +615,7 @@ impl Inbox {
                     id: Some(id),
                     topic: topic.clone(),
                     from,
+                    token: wanted.token.as_ref().map(|token| token.0.clone()),
                 });
                 self.requests.insert(id, topic.clone());
                 seat.wire = Wire::Asking(id);

@@ -256,6 +256,7 @@ impl Adapter {
         let subscribe = Subscribe {
             topic,
             from,
+            token: None,
             queue,
             reply,
         };

@@ -23,6 +23,7 @@ pub struct Subscribe<'a> {
     client: &'a Client,
     topic: &'a str,
     from: SubscribeFrom,
+    token: Option<inbox::ForTopic>,
 }
 
 impl Client {
@@ -32,6 +33,7 @@ impl Client {
             client: self,
             topic,
             from: SubscribeFrom::Now,
+            token: None,
         }
     }
 }
@@ -40,6 +42,13 @@ impl<'a> Subscribe<'a> {
     /// Where to start.
     pub fn from(mut self, from: SubscribeFrom) -> Self {
         self.from = from;
+        self
+    }
+
+    /// A token that lets this connection read this topic, signed by the back end. It is shown whenever the topic is asked for; when it has run
+    /// out the subscription ends with `unauthenticated`, and another with a fresh token goes on from its cursor.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(inbox::ForTopic(token.into()));
         self
     }
 
@@ -56,6 +65,7 @@ impl<'a> Subscribe<'a> {
         let subscribe = inbox::Subscribe {
             topic: topic.clone(),
             from: self.from,
+            token: self.token,
             queue: Arc::clone(&queue),
             reply,
         };

@@ -25,6 +25,8 @@ pub enum ClientFrame {
         topic: TopicName,
         /// Where to start.
         from: SubscribeFrom,
+        /// A token for this topic alone, beside what the connection may read. Not shown by `Debug` either.
+        token: Option<String>,
     },
     /// No more of this topic.
     Unsubscribe {
@@ -79,12 +81,17 @@ impl fmt::Debug for ClientFrame {
                 .debug_struct("Auth")
                 .field("id", id)
                 .finish_non_exhaustive(),
-            Self::Subscribe { id, topic, from } => f
+            Self::Subscribe {
+                id,
+                topic,
+                from,
+                token: _,
+            } => f
                 .debug_struct("Subscribe")
                 .field("id", id)
                 .field("topic", topic)
                 .field("from", from)
-                .finish(),
+                .finish_non_exhaustive(),
             Self::Unsubscribe { id, topic } => f
                 .debug_struct("Unsubscribe")
                 .field("id", id)
@@ -302,5 +309,12 @@ mod tests {
             token: "open sesame".into(),
         };
         assert_eq!(format!("{frame:?}"), "Auth { id: Some(1), .. }");
+        let frame = ClientFrame::Subscribe {
+            id: None,
+            topic: TopicName::parse("a").unwrap(),
+            from: SubscribeFrom::Now,
+            token: Some("open sesame".into()),
+        };
+        assert!(!format!("{frame:?}").contains("sesame"));
     }
 }

@@ -167,6 +167,13 @@ impl TopicPattern {
     }
 }
 
+/// It matches the topic of this name alone.
+impl From<&TopicName> for TopicPattern {
+    fn from(name: &TopicName) -> Self {
+        Self(name.as_str().to_owned())
+    }
+}
+
 impl std::str::FromStr for TopicPattern {
     type Err = TopicNameError;
 

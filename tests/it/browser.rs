@@ -294,7 +294,8 @@ async fn a_reloaded_tab_goes_on_with_its_stored_cursor() {
 /// A page of another origin cannot publish, by none of the ways that pages have; one that is allowed can, by all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_page_can_publish_only_if_it_is_allowed() {
-    let elsewhere = Broker::start(); // whose pages are of another origin
+    let elsewhere = Broker::start();
+    let site = Nginx::with_pages(&elsewhere); // whose pages are of another origin, and may connect to wherever they like
     let chromium = Browser::chromium();
     let attempts = |broker: &Broker| {
         let url = broker.url("");
@@ -345,7 +346,7 @@ async fn a_foreign_page_can_publish_only_if_it_is_allowed() {
     // Not allowed: nothing is published, read or deleted.
     let broker = Broker::start();
     broker.http().publish("b", &json!("stays")).ok();
-    let tab = chromium.open(&elsewhere.url("/"));
+    let tab = chromium.open(&site.url("/pages/"));
     let results = tab.eval(&attempts(&broker));
     assert_eq!(
         results,
@@ -359,10 +360,10 @@ async fn a_foreign_page_can_publish_only_if_it_is_allowed() {
     assert_eq!((head(&broker, "a"), head(&broker, "b")), (0, 1));
 
     // Allowed: all of it is.
-    let origin = elsewhere.url("");
+    let origin = site.url("");
     let broker = Setup::new().flag("allowed-origin", origin).start();
     broker.http().publish("b", &json!("goes")).ok();
-    let tab = chromium.open(&elsewhere.url("/"));
+    let tab = chromium.open(&site.url("/pages/"));
     let results = tab.eval(&attempts(&broker));
     assert_eq!(
         results,

@@ -158,6 +158,10 @@ fn pages_of_allowed_origins_are_told_so_and_no_others() {
         read.headers["access-control-allow-origin"],
         "https://app.example"
     );
+    for answer in [&allowed, &read] {
+        let with_credentials = answer.headers.get("access-control-allow-credentials");
+        assert_eq!(with_credentials, None, "{answer:?}");
+    }
     let exposed = read.headers["access-control-expose-headers"].to_lowercase();
     assert!(exposed.contains("hark-cursor"), "{exposed}");
     let read = ask(
@@ -194,7 +198,7 @@ fn pages_of_allowed_origins_are_told_so_and_no_others() {
             &[("origin", "https://app.example")],
             b"",
         )
-        .expect_error(405, "unsupported");
+        .expect_error(403, "forbidden");
 }
 
 #[test]

@@ -15,13 +15,16 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// By a secret.
-const SHARED: &str = "https://shared.example";
+pub(crate) const SHARED: &str = "https://shared.example";
 /// By a set of public keys.
 const PUBLIC: &str = "https://public.example";
 const UNKNOWN_KEY: &str = "unknown kid";
-const RULES: &str = r#"
+pub(crate) const RULES: &str = r#"
+[cookie]
+name = "hark_session"
+
 [[issuer]]
 name = "https://shared.example"
 audience = ["hark"]
@@ -52,17 +55,17 @@ monitor = true
 "#;
 
 /// Who signs, and a folder with all that the broker is told of it.
-struct Issuers {
+pub(crate) struct Issuers {
     dir: TempDir,
     pair: Ed25519KeyPair,
 }
 
 impl Issuers {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(RULES)
     }
 
-    fn with(rules: &str) -> Self {
+    pub(crate) fn with(rules: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
@@ -78,7 +81,7 @@ impl Issuers {
         self.dir.path().join("auth.toml")
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup::new().flag("auth", self.file().display())
     }
 
@@ -105,25 +108,25 @@ fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", part(header), part(claims))
 }
 
-fn by_secret(secret: &[u8], claims: &Value) -> String {
+pub(crate) fn by_secret(secret: &[u8], claims: &Value) -> String {
     let signed = unsigned(&json!({"alg": "HS256"}), claims);
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let signature = hmac::sign(&key, signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap().as_secs()
 }
 
-fn claims(issuer: &str, subject: &str) -> Value {
+pub(crate) fn claims(issuer: &str, subject: &str) -> Value {
     let now = now_s();
     json!({"iss": issuer, "sub": subject, "aud": "hark", "iat": now, "exp": now + 600})
 }
 
 /// `claims`, with some of them otherwise; `null` takes one away.
-fn but(mut claims: Value, changes: Value) -> Value {
+pub(crate) fn but(mut claims: Value, changes: Value) -> Value {
     for (name, value) in changes.as_object().unwrap() {
         match value {
             Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
@@ -134,15 +137,18 @@ fn but(mut claims: Value, changes: Value) -> Value {
 }
 
 /// A token of this subject that is good for so long.
-fn token(subject: &str, seconds: u64) -> String {
+pub(crate) fn token(subject: &str, seconds: u64) -> String {
     let exp = now_s() + seconds;
     by_secret(SECRET, &but(claims(SHARED, subject), json!({"exp": exp})))
 }
 
 /// What is expected of one credential with one topic: `ok`, or a code.
+#[derive(Clone)]
 struct Row {
     name: &'static str,
     token: Option<String>,
+    /// Where HTTP carries it: in a cookie of an own page, and not in a header.
+    in_cookie: bool,
     topic: &'static str,
     read: &'static str,
     publish: &'static str,
@@ -160,6 +166,7 @@ fn rows(issuers: &Issuers) -> Vec<Row> {
             rows.push(Row {
                 name,
                 token,
+                in_cookie: false,
                 topic,
                 read,
                 publish,
@@ -290,15 +297,25 @@ fn status_of(code: &str) -> u16 {
     }
 }
 
+impl Row {
+    /// The headers that show the token.
+    fn headers(&self, broker: &Broker) -> Vec<(&'static str, String)> {
+        match &self.token {
+            None => Vec::new(),
+            Some(token) if self.in_cookie => vec![
+                ("origin", format!("http://{}", broker.addr())),
+                ("cookie", format!("hark_session={token}")),
+            ],
+            Some(token) => vec![("authorization", format!("Bearer {token}"))],
+        }
+    }
+}
+
 /// What is answered to a request: `ok`, or a code that has its own status.
 fn by_http(broker: &Broker, row: &Row, method: &str, path: &str, body: &str) -> String {
-    let authorization = row.token.as_ref().map(|token| format!("Bearer {token}"));
+    let shown = row.headers(broker);
     let mut headers = vec![("content-type", "application/json")];
-    headers.extend(
-        authorization
-            .iter()
-            .map(|value| ("authorization", value.as_str())),
-    );
+    headers.extend(shown.iter().map(|(name, value)| (*name, value.as_str())));
     let answer = broker
         .http()
         .request(method, path, &headers, body.as_bytes());
@@ -316,13 +333,9 @@ fn by_http(broker: &Broker, row: &Row, method: &str, path: &str, body: &str) -> 
 
 /// The code of a line's answer, or of the whole request's.
 fn by_line(broker: &Broker, row: &Row) -> String {
-    let authorization = row.token.as_ref().map(|token| format!("Bearer {token}"));
+    let shown = row.headers(broker);
     let mut headers = vec![("content-type", "application/x-ndjson")];
-    headers.extend(
-        authorization
-            .iter()
-            .map(|value| ("authorization", value.as_str())),
-    );
+    headers.extend(shown.iter().map(|(name, value)| (*name, value.as_str())));
     let line = json!({"topic": row.topic, "data": 1}).to_string();
     let answer = broker.http().post("/v1/messages", &headers, line);
     let answer = answer.json();
@@ -330,7 +343,7 @@ fn by_line(broker: &Broker, row: &Row) -> String {
 }
 
 /// What is answered to a command: `ok`, or a code.
-fn ask(ws: &mut RawWs, command: &Value) -> String {
+pub(crate) fn ask(ws: &mut RawWs, command: &Value) -> String {
     ws.send_json(command);
     loop {
         let answer = ws.read_json();
@@ -349,11 +362,10 @@ fn publish(topic: &str) -> Value {
 }
 
 fn by_header(broker: &Broker, row: &Row, command: &Value) -> String {
-    let header = row
-        .token
-        .as_ref()
-        .map(|token| format!("Authorization: Bearer {token}\r\n"));
-    let header = header.unwrap_or_default();
+    let shown = row.headers(broker).into_iter();
+    let header: String = shown
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let answer = raw_http(broker, &upgrade(broker, &header));
     if answer.status != 101 {
         let code = answer.json()["code"].as_str().unwrap().to_owned();
@@ -423,7 +435,14 @@ fn every_transport_answers_every_credential_alike() {
             .token
             .as_ref()
             .map(|token| format!("&access_token={token}"));
-        let anonymous = Row { token: None, ..row };
+        let anonymous = Row {
+            token: None,
+            ..row.clone()
+        };
+        let in_cookie = Row {
+            in_cookie: true,
+            ..row.clone()
+        };
         let by_query = format!("{messages}?limit=1{}", query.unwrap_or_default());
         for (transport, expected, found) in [
             (
@@ -488,6 +507,32 @@ fn every_transport_answers_every_credential_alike() {
                 "delete",
                 row.delete,
                 by_http(&broker, &row, "DELETE", &topic, ""),
+            ),
+            (
+                "ws, cookie, subscribe",
+                row.read,
+                by_header(&broker, &in_cookie, &subscribe(row.topic)),
+            ),
+            (
+                "ws, cookie, publish",
+                row.publish,
+                by_header(&broker, &in_cookie, &publish(row.topic)),
+            ),
+            (
+                "POST, cookie",
+                row.publish,
+                by_http(&broker, &in_cookie, "POST", &messages, "1"),
+            ),
+            ("NDJSON, cookie", row.publish, by_line(&broker, &in_cookie)),
+            (
+                "history, cookie",
+                row.read,
+                by_http(&broker, &in_cookie, "GET", &messages, ""),
+            ),
+            (
+                "list, cookie",
+                row.list,
+                by_http(&broker, &in_cookie, "GET", "/v1/topics", ""),
             ),
         ] {
             checked += 1;

@@ -49,6 +49,9 @@ mod long_poll;
 mod memory_topics;
 #[cfg(feature = "peers")]
 mod nginx;
+mod origins;
+#[cfg(feature = "peers")]
+mod pages;
 mod patience;
 mod power;
 mod process;

@@ -770,6 +770,7 @@ impl Player {
             id: None,
             topic: self.topic.clone(),
             from: SubscribeFrom::Now,
+            token: None,
         };
         let frame = codec::encode_client(&subscribe, self.subprotocol);
         self.raw.send(Op::BINARY, frame.as_bytes());

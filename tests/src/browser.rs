@@ -25,17 +25,22 @@ pub struct Tab<'a> {
 impl Browser {
     /// Starts Chromium.
     pub fn chromium() -> Self {
-        Self::start("chromium")
+        Self::chromium_with(&[])
+    }
+
+    /// Starts Chromium with these switches beside the usual ones.
+    pub fn chromium_with(switches: &[&str]) -> Self {
+        Self::start("chromium", switches)
     }
 
     /// Starts Firefox.
     pub fn firefox() -> Self {
-        Self::start("firefox")
+        Self::start("firefox", &[])
     }
 
-    fn start(name: &str) -> Self {
+    fn start(name: &str, switches: &[&str]) -> Self {
         let mut command = node("browser.mjs");
-        command.arg(name);
+        command.arg(name).args(switches);
         let driver = Cli::spawn(command);
         Self {
             driver: RefCell::new((driver, 0)),

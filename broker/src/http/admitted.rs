@@ -1,5 +1,6 @@
-//! The door of every route that has to do with topics: a request that has come in. Owns that its name and its page were checked (`guard`), and whose it
-//! is, settled here once for each request or connection; what that allows is asked by `topic::Access`, the only way to topics.
+//! The door of every route that has to do with topics: whose a request is, settled here once for each request or connection. Owns where a token is
+//! shown, and that what is shown beats what comes along by itself (`ambient`); what the identity allows is asked by `topic::Access`, the only way
+//! to topics. That the name and the page of a request may come in was checked before (`rules`).
 
 use std::future::{Ready, ready};
 use std::time::{Duration, SystemTime};
@@ -10,8 +11,8 @@ use actix_web::{FromRequest, HttpRequest, web};
 use hark_protocol::ErrorCode;
 use tokio::time::Instant;
 
-use super::{ApiError, Gate, client_address};
-use crate::identity::{Checkpoint, Credential, Identity};
+use super::{ApiError, Gate, ambient, client_address};
+use crate::identity::{Checkpoint, Credential, Identity, Refusal};
 use crate::topic::Access;
 
 /// The name of a token in a query.
@@ -48,48 +49,66 @@ fn admit(request: &HttpRequest) -> Result<Admitted, ApiError> {
     let gate = request.app_data::<web::Data<Gate>>();
     let no_gate = || ApiError::new(ErrorCode::Internal, "there is no broker behind this route");
     let gate = gate.ok_or_else(no_gate)?;
-    match is_plain_read(request) {
-        true => gate.admission.check_host(request)?,
-        false => gate.admission.check(request)?,
-    }
     let is_overheard =
         !gate.takes_plaintext && client_address::is_overheard(request, &gate.trusted_proxies);
     let checkpoint = Checkpoint::new(gate.authority.clone(), is_overheard);
-    let identity = identify(request, &checkpoint)?;
+    let shown = shown(request, gate)?;
+    let identity = identify(&shown, &checkpoint)?;
     Ok(Admitted {
         access: gate.registry.access(identity),
-        checkpoint,
+        checkpoint: match shown {
+            Shown::InCookie(_) | Shown::ByProxy(_) => checkpoint.where_nothing_was_shown(),
+            Shown::Nothing | Shown::InHeader(_) | Shown::InQuery(_) => checkpoint,
+        },
     })
 }
 
-/// Whether it changes nothing, and its answer is kept from foreign pages by their browser (CORS), which it does not do for WebSockets.
-fn is_plain_read(request: &HttpRequest) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD)
-        && !request.headers().contains_key(header::UPGRADE)
+/// What a request shows, and where.
+pub(super) enum Shown {
+    Nothing,
+    InHeader(String),
+    InQuery(String),
+    InCookie(String),
+    /// By the word of a proxy, for this subject.
+    ByProxy(String),
 }
 
-fn identify(request: &HttpRequest, checkpoint: &Checkpoint) -> Result<Identity, ApiError> {
-    let in_header = bearer(request);
-    let in_query = token_in_query(request)?;
-    match (in_header, in_query) {
-        (None, None) => Ok(checkpoint.judge(Credential::None)?),
-        (Some(token), None) => Ok(checkpoint.judge(Credential::Bearer(&token))?),
-        (None, Some(token)) => {
-            let identity = checkpoint.judge(Credential::Bearer(&token))?;
-            let longest = SystemTime::now() + LONGEST_IN_QUERY;
-            match identity.expires_at() {
-                Some(expires_at) if expires_at <= longest => Ok(identity),
-                _ => Err(ApiError::new(
-                    ErrorCode::Unauthenticated,
-                    "a token in the address must run out within an hour, since addresses are logged and kept; send one that does, or this \
-                     one as `Authorization: Bearer`",
-                )),
+impl Shown {
+    fn credential(&self) -> Credential<'_> {
+        match self {
+            Self::Nothing => Credential::None,
+            Self::InHeader(token) | Self::InQuery(token) | Self::InCookie(token) => {
+                Credential::Bearer(token)
             }
+            Self::ByProxy(subject) => Credential::Proxy(subject),
         }
+    }
+}
+
+/// The first that is there counts, whatever it is worth.
+fn shown(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiError> {
+    match (bearer(request), token_in_query(request)?) {
+        (None, None) => ambient::shown(request, gate),
+        (Some(token), None) => Ok(Shown::InHeader(token)),
+        (None, Some(token)) => Ok(Shown::InQuery(token)),
         (Some(_), Some(_)) => Err(ApiError::new(
             ErrorCode::BadFrame,
             "a token stands in the header and in the address; send one",
         )),
+    }
+}
+
+fn identify(shown: &Shown, checkpoint: &Checkpoint) -> Result<Identity, Refusal> {
+    let identity = checkpoint.judge(shown.credential())?;
+    let longest = SystemTime::now() + LONGEST_IN_QUERY;
+    match (shown, identity.expires_at()) {
+        (Shown::InQuery(_), Some(expires_at)) if expires_at <= longest => Ok(identity),
+        (Shown::InQuery(_), _) => Err(Refusal::new(
+            ErrorCode::Unauthenticated,
+            "a token in the address must run out within an hour, since addresses are logged and kept; send one that does, or this \
+             one as `Authorization: Bearer`",
+        )),
+        _ => Ok(identity),
     }
 }
 
@@ -133,6 +152,8 @@ fn token_in_query(request: &HttpRequest) -> Result<Option<String>, ApiError> {
 }
 
 fn takes_token_in_query(request: &HttpRequest) -> bool {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_upgrade = request.headers().contains_key(header::UPGRADE);
     let route = request.match_pattern().unwrap_or_default();
-    is_plain_read(request) && (route.ends_with("/events") || route.ends_with("/messages"))
+    is_read && !is_upgrade && (route.ends_with("/events") || route.ends_with("/messages"))
 }

@@ -4,8 +4,7 @@
 use actix_web::http::header::{self, ETag, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
 
-/// What the pages may do: use what comes from here, and connect. No script stands in a page itself.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+use super::rules::OF_HTML;
 
 const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
@@ -53,7 +52,13 @@ const fn asset(path: &'static str, content_type: &'static str, body: &'static st
 impl Asset {
     /// The file, unless the client has it already.
     pub(super) fn serve(&self, known: Option<web::Header<IfNoneMatch>>) -> HttpResponse {
-        let tag = EntityTag::new_strong(format!("{:08x}", crc32fast::hash(self.body.as_bytes())));
+        // Whoever has a page has what was said with it, too (RFC 9111, section 4.3.4).
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(self.body.as_bytes());
+        for (_, value) in OF_HTML {
+            hasher.update(value.as_bytes());
+        }
+        let tag = EntityTag::new_strong(format!("{:08x}", hasher.finalize()));
         let is_known = match known.map(web::Header::into_inner) {
             Some(IfNoneMatch::Any) => true,
             Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&tag)),
@@ -66,9 +71,7 @@ impl Asset {
         response
             .insert_header(ETag(tag))
             // Asked for each time, and sent when it is another: the client belongs to this broker.
-            .insert_header((header::CACHE_CONTROL, "no-cache"))
-            .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-            .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY));
+            .insert_header((header::CACHE_CONTROL, "no-cache"));
         match is_known {
             true => response.finish(),
             false => response.content_type(self.content_type).body(self.body),

@@ -1,5 +1,5 @@
-//! Who the client is, behind proxies. Anybody can write what he likes into `Forwarded` and `X-Forwarded-For`; only what a trusted proxy
-//! has added is believed.
+//! Who the client is, behind proxies, and how it has asked. Anybody can write what he likes into `Forwarded` and `X-Forwarded-For`; only what
+//! a trusted proxy has added is believed.
 
 use std::net::IpAddr;
 
@@ -17,10 +17,7 @@ pub(super) fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> String
     let Some(peer) = request.peer_addr() else {
         return String::new();
     };
-    let is_trusted = |address: IpAddr| {
-        let address = address.to_canonical();
-        trusted.iter().any(|network| network.contains(&address))
-    };
+    let is_trusted = |address| is_among(address, trusted);
     if !is_trusted(peer.ip()) {
         return peer.to_string();
     }
@@ -50,15 +47,24 @@ pub(super) fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> String
     client.to_string()
 }
 
-/// Whether what the client has sent came in plain text over a network: from another machine, and not, as a trusted proxy says, by https
-/// (`X-Forwarded-Proto`, or `proto` of `Forwarded`).
+/// Whether what the client has sent came in plain text over a network: from another machine, and not, as a trusted proxy says, by https.
 pub(super) fn is_overheard(request: &HttpRequest, trusted: &[IpNet]) -> bool {
     let Some(peer) = request.peer_addr() else {
         return false;
     };
     let peer = peer.ip().to_canonical();
-    if !trusted.iter().any(|network| network.contains(&peer)) {
+    if !is_among(peer, trusted) {
         return !peer.is_loopback();
+    }
+    let client = client_address(request, trusted);
+    let client = read_address(&client).or_else(|| client.parse().ok());
+    !is_https(request, trusted) && !client.is_some_and(|client| client.is_loopback())
+}
+
+/// Whether a trusted proxy says that the client asked it by https (`X-Forwarded-Proto`, or `proto` of `Forwarded`).
+pub(super) fn is_https(request: &HttpRequest, trusted: &[IpNet]) -> bool {
+    if !is_from_trusted(request, trusted) {
+        return false;
     }
     let headers = request.headers();
     // What the proxy that we see has added stands last.
@@ -73,10 +79,18 @@ pub(super) fn is_overheard(request: &HttpRequest, trusted: &[IpNet]) -> bool {
         .flatten()
         .map(|proto| proto.trim().trim_matches('"').to_ascii_lowercase())
         .collect();
-    let is_secure = !said.is_empty() && said.iter().all(|proto| proto == "https" || proto == "wss");
-    let client = client_address(request, trusted);
-    let client = read_address(&client).or_else(|| client.parse().ok());
-    !is_secure && !client.is_some_and(|client| client.is_loopback())
+    !said.is_empty() && said.iter().all(|proto| proto == "https" || proto == "wss")
+}
+
+/// Whether a trusted proxy has passed the request on.
+pub(super) fn is_from_trusted(request: &HttpRequest, trusted: &[IpNet]) -> bool {
+    let peer = request.peer_addr();
+    peer.is_some_and(|peer| is_among(peer.ip(), trusted))
+}
+
+fn is_among(address: IpAddr, networks: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
 }
 
 /// A header's list over all its lines (RFC 9110, section 5.3); `None` if it is not there.

@@ -123,12 +123,12 @@ pub fn head(lines: &[(&[u8], &[u8])]) -> Head {
     let request = request.to_http_request();
     let admission = Admission {
         allowed_origins: "https://app.example".parse().into_iter().collect(),
-        loopback_hosts_only: true,
+        ..Admission::default()
     };
     let proxies: Vec<_> = PROXIES.iter().flat_map(|proxy| proxy.parse()).collect();
     let headers = request.headers();
     Head {
-        admitted: admission.check(&request),
+        admitted: admission.check(&request, client_address::is_https(&request, &proxies)),
         client: client_address::client_address(&request, &proxies),
         subprotocol: upgrade::choose(&request),
         headers: publish::message_headers(headers),

@@ -1,9 +1,6 @@
-//! Who may come in: the rules on `Origin` and `Host` that keep foreign web pages out, and what browsers are told of them (CORS). A browser sends both truthfully, whatever
-//! page it shows; other programs may send what they like, and are not what these rules are about.
-
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
-use std::str::FromStr;
+//! Who may come in: the rules on `Host`, `Origin` and `Sec-Fetch-Site` that keep foreign web pages out of every route, and what browsers are told of
+//! them (CORS). A browser sends these truthfully, whatever page it shows; other programs may send what they like, and are not what these rules
+//! are about.
 
 use actix_cors::{Cors, CorsError};
 use actix_http::RequestHead;
@@ -14,61 +11,174 @@ use actix_web::middleware::Condition;
 use hark_protocol::ErrorCode;
 
 use super::ApiError;
+use super::origin::{AllowedOrigin, Authority, OF_NULL, Origin, PublicUrl};
 
 /// How long a browser need not ask again what it may send.
 const PREFLIGHT_SECONDS: usize = 3600;
+/// What a page is to what it asks for, as its browser says (Fetch Metadata Request Headers, section 2.4).
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+const SEC_FETCH_MODE: &str = "sec-fetch-mode";
+const SEC_FETCH_DEST: &str = "sec-fetch-dest";
+/// Asked by whoever watches over Hark, under whatever name or address: they say nothing of what it holds.
+const ANSWERED_UNDER_EVERY_NAME: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Who may come in.
 #[derive(Debug, Clone, Default)]
 pub struct Admission {
+    /// Where clients find Hark. Where it is said, these alone are its own origins, and it answers to no other name, but for loopback names
+    /// on its own machine.
+    pub public_urls: Vec<PublicUrl>,
+    /// Which names it answers to where that is not said.
+    pub hosts: Hosts,
     /// Pages of other origins that may.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// Whether only requests to a loopback name are served: without it, a page whose name was made to point here (DNS
-    /// rebinding) would count as our own.
-    pub loopback_hosts_only: bool,
+}
+
+/// The names that Hark answers to. Under any other, a page whose name was made to point here (DNS rebinding) would count as its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hosts {
+    /// Those of this machine: whoever can ask may do everything.
+    #[default]
+    Loopback,
+    /// Those, and addresses, which nobody can make point elsewhere.
+    Addresses,
+    /// All.
+    Any,
+}
+
+/// The page that a request comes from, as far as its browser says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Page {
+    /// One of Hark's own origin.
+    Own,
+    /// Another one, which may come in.
+    Foreign,
+    /// None: somebody has typed the address or followed a link to it, or it is no browser.
+    None,
 }
 
 impl Admission {
-    /// Checks a plain read without credentials: the name it was asked under.
-    pub fn check_host(&self, request: &HttpRequest) -> Result<(), ApiError> {
+    /// Checks what every request has to pass: the name it was asked under, and the page it comes from. `by_https`: how it was asked, as far as
+    /// that is known.
+    pub(super) fn check(&self, request: &HttpRequest, by_https: bool) -> Result<(), ApiError> {
         let host = host(request.head())?;
-        if self.loopback_hosts_only && !host.as_ref().is_some_and(Authority::is_loopback) {
-            let host = host.map_or_else(String::new, |host| host.to_string());
-            let message = format!(
-                "without authentication Hark answers to loopback names only, not to {host:?}; ask for localhost or 127.0.0.1, or start it with --insecure-no-auth if everybody who reaches it may read and publish everything"
-            );
-            return Err(forbidden(message));
+        let is_for_all = ANSWERED_UNDER_EVERY_NAME.contains(&request.path());
+        if !is_for_all && !self.answers_to(host.as_ref(), request) {
+            return Err(self.refuse_name(host.as_ref(), by_https));
         }
-        Ok(())
+        self.page(request, by_https).map(drop)
+    }
+
+    fn answers_to(&self, host: Option<&Authority>, request: &HttpRequest) -> bool {
+        let is_loopback = host.is_some_and(Authority::is_loopback);
+        if !self.public_urls.is_empty() {
+            let is_named = |host| self.public_urls.iter().any(|url| url.has_name(host));
+            let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
+            return host.is_some_and(is_named)
+                || (is_loopback && peer.is_none_or(|peer| peer.is_loopback()));
+        }
+        match self.hosts {
+            Hosts::Loopback => is_loopback,
+            Hosts::Addresses => is_loopback || host.is_some_and(|host| host.address().is_some()),
+            Hosts::Any => true,
+        }
+    }
+
+    fn refuse_name(&self, host: Option<&Authority>, by_https: bool) -> ApiError {
+        let name = host.map_or_else(String::new, Authority::to_string);
+        if self.public_urls.is_empty() && self.hosts == Hosts::Loopback {
+            return forbidden(format!(
+                "without authentication Hark answers to loopback names only, not to {name:?}; ask for localhost or 127.0.0.1, or start it with --insecure-no-auth if everybody who reaches it may read and publish everything"
+            ));
+        }
+        let scheme = if by_https { "https" } else { "http" };
+        let known: Vec<String> = self
+            .public_urls
+            .iter()
+            .map(|url| url.origin().to_string())
+            .collect();
+        let known = match known.is_empty() {
+            true => "to loopback names and to addresses".to_owned(),
+            false => format!("as {}", known.join(", ")),
+        };
+        // What it advises works: a name that no page has cannot be given.
+        let advice = match Origin::parse(&format!("{scheme}://{name}")) {
+            Some(url) => {
+                format!("; if clients are to find it there, start it with --public-url {url}")
+            }
+            None => String::new(),
+        };
+        forbidden(format!(
+            "Hark answers {known} here, not to {name:?}{advice}"
+        ))
+    }
+
+    /// The page that a request comes from. One that may not is refused: it can neither read nor change anything here, nor make Hark work for it.
+    pub(super) fn page(&self, request: &HttpRequest, by_https: bool) -> Result<Page, ApiError> {
+        let headers = request.headers();
+        if let Some(origin) = headers.get(header::ORIGIN) {
+            return self.page_of(origin.to_str().unwrap_or_default(), request, by_https);
+        }
+        // Only requests that a page could send without reading the answer have no origin, and the browser is not asked before it sends them.
+        let site = headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes());
+        match site {
+            None | Some(b"none") => Ok(Page::None),
+            Some(b"same-origin") => Ok(Page::Own),
+            _ if is_followed_link(request.head()) => Ok(Page::None),
+            _ if self.allowed_origins.contains(&AllowedOrigin::Any) => Ok(Page::Foreign),
+            _ => Err(forbidden(
+                "a page of another origin may not use this broker by what names no origin, as an image or a frame; let it ask with `fetch`, \
+                 `EventSource` or `WebSocket`, and start Hark with --allowed-origin and its origin"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// RFC 6454, section 7.
+    fn page_of(
+        &self,
+        origin: &str,
+        request: &HttpRequest,
+        by_https: bool,
+    ) -> Result<Page, ApiError> {
+        let host = host(request.head())?;
+        if let Some(page) = Origin::parse(origin) {
+            let is_here = host.is_some_and(|host| {
+                (self.public_urls.is_empty() || host.is_loopback()) && page.is_of(&host)
+            });
+            let is_public = self.public_urls.iter().any(|url| *url.origin() == page);
+            if is_public || (is_here && page.is_https() == by_https) {
+                return Ok(Page::Own);
+            }
+            // As behind a proxy that Hark was not told of: it may come in, and is trusted no more than others. (Not the other way round: a page in
+            // plain text can have been written by anybody on its way.)
+            if is_here && page.is_https() {
+                return Ok(Page::Foreign);
+            }
+        }
+        match self.allows(origin) {
+            true => Ok(Page::Foreign),
+            false => Err(refuse_page(origin)),
+        }
     }
 
     /// Whether pages of another origin may use the broker.
     fn allows(&self, origin: &str) -> bool {
-        let page = Origin::parse(origin);
-        let allows = |allowed: &AllowedOrigin| match allowed {
-            AllowedOrigin::Any => true,
-            AllowedOrigin::Only(known) => page.as_ref() == Some(known),
-        };
-        self.allowed_origins.iter().any(allows)
-    }
-
-    /// Checks everything else: the name, and the page it comes from (RFC 6454, section 7).
-    pub fn check(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        self.check_host(request)?;
-        let Some(origin) = request.headers().get(header::ORIGIN) else {
-            return Ok(());
-        };
-        let origin = origin.to_str().unwrap_or_default();
-        let host = host(request.head())?;
-        let own = Origin::parse(origin).zip(host);
-        if own.is_some_and(|(origin, host)| origin.is_of(host)) || self.allows(origin) {
-            return Ok(());
-        }
-        Err(refuse_page(origin))
+        let mut allowed = self.allowed_origins.iter();
+        allowed.any(|allowed| allowed.allows(origin))
     }
 }
 
-/// CORS (Fetch, section 3.3): what pages of the allowed origins may read and send.
+/// Somebody follows a link to here, in sight: nothing is changed by it, and no page gets to see the answer.
+fn is_followed_link(head: &RequestHead) -> bool {
+    let is = |name: &str, value: &[u8]| {
+        let said = head.headers().get(name);
+        said.is_some_and(|said| said.as_bytes() == value)
+    };
+    head.method == Method::GET && is(SEC_FETCH_MODE, b"navigate") && is(SEC_FETCH_DEST, b"document")
+}
+
+/// CORS (Fetch, section 3.3): what pages of the allowed origins may read and send. Never with credentials that a browser sends by itself.
 pub fn cors(admission: &Admission) -> Condition<Cors> {
     let known = admission.clone();
     let cors = Cors::default()
@@ -107,11 +217,7 @@ fn refuse_page(origin: &str) -> ApiError {
     })
 }
 
-/// What is to be done about pages without an origin (HTML, section 7.1.1).
-const OF_NULL: &str = "its origin is `null`, which local files have and sandboxed frames of any website alike; \
-    serve the page over HTTP, so that it has an origin of its own such as https://app.example, and allow that";
-
-fn forbidden(message: String) -> ApiError {
+pub(super) fn forbidden(message: String) -> ApiError {
     ApiError::with_status(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message)
 }
 
@@ -136,170 +242,27 @@ pub(super) fn host(head: &RequestHead) -> Result<Option<Authority>, ApiError> {
     })
 }
 
-/// A host and its port, if it names one (RFC 3986, section 3.2, without user information; RFC 9110, section 7.2).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Authority {
-    /// In lower case; an IPv6 address in brackets and in its shortest form.
-    host: String,
-    port: Option<u16>,
-}
-
-impl Authority {
-    /// Reads all of `text`.
-    fn parse(text: &str) -> Option<Self> {
-        let (host, rest) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (address, rest) = rest.split_once(']')?;
-                (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), rest)
-            }
-            None => {
-                let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-                is_name(name).then(|| (name.to_ascii_lowercase(), rest))?
-            }
-        };
-        let port = match rest.strip_prefix(':') {
-            None if rest.is_empty() => None,
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Some(digits.parse().ok().filter(|&port| port > 0)?)
-            }
-            _ => return None,
-        };
-        Some(Self { host, port })
-    }
-
-    /// Whether it names this machine alone.
-    fn is_loopback(&self) -> bool {
-        let name = self.host.strip_suffix('.').unwrap_or(&self.host);
-        let address = name
-            .strip_prefix('[')
-            .and_then(|name| name.strip_suffix(']'));
-        name == "localhost"
-            || (address.unwrap_or(name).parse()).is_ok_and(|address: IpAddr| address.is_loopback())
-    }
-}
-
-/// Whether it is a name of at least one character, each allowed or escaped (RFC 3986, section 3.2.2, `reg-name`).
-fn is_name(text: &str) -> bool {
-    let mut rest = text.as_bytes();
-    while let [first, more @ ..] = rest {
-        rest = match (first, more) {
-            (b'%', [one, two, more @ ..]) if one.is_ascii_hexdigit() && two.is_ascii_hexdigit() => {
-                more
-            }
-            (byte, more) if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => {
-                more
-            }
-            _ => return false,
-        };
-    }
-    !text.is_empty()
-}
-
-impl fmt::Display for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => write!(f, "{}:{port}", self.host),
-            None => f.write_str(&self.host),
-        }
-    }
-}
-
-/// A page's origin, as browsers write it (RFC 6454, section 6.2): in lower case, without a port that goes without saying.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    scheme: String,
-    authority: Authority,
-}
-
-impl Origin {
-    /// Reads an origin with a host.
-    fn parse(text: &str) -> Option<Self> {
-        let (scheme, authority) = text.split_once("://")?;
-        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            && (scheme.bytes()).all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-        let authority = Authority::parse(authority)?;
-        // No page has a host with another character, and `*` would look as if it meant something.
-        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte);
-        if !is_scheme || !authority.host.bytes().all(is_host) {
-            return None;
-        }
-        let scheme = scheme.to_ascii_lowercase();
-        let port = authority
-            .port
-            .filter(|&port| Some(port) != default_port(&scheme));
-        Some(Self {
-            authority: Authority { port, ..authority },
-            scheme,
-        })
-    }
-
-    /// Whether a page that was asked for under this name has this origin.
-    fn is_of(&self, asked: Authority) -> bool {
-        let default = default_port(&self.scheme);
-        self.authority.host == asked.host
-            && self.authority.port.or(default) == asked.port.or(default)
-    }
-}
-
-fn default_port(scheme: &str) -> Option<u16> {
-    match scheme {
-        "http" => Some(80),
-        "https" => Some(443),
-        _ => None,
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.authority)
-    }
-}
-
-/// What `--allowed-origin` takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AllowedOrigin {
-    /// `*`: every page, also one without an origin.
-    Any,
-    /// Pages of this one.
-    Only(Origin),
-}
-
-impl FromStr for AllowedOrigin {
-    type Err = String;
-
-    /// What would never be met is refused, with what to give in its place.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, Origin::parse(text)) {
-            ("*", _) => Ok(Self::Any),
-            (_, Some(origin)) => Ok(Self::Only(origin)),
-            ("null", None) => Err(format!("a page cannot be allowed by this: {OF_NULL}")),
-            (_, None) => Err(format!(
-                "{text:?} is no origin such as https://app.example or http://localhost:3000, with nothing behind it"
-            )),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
 
-    fn admits(admission: &Admission, host: &str, origin: Option<&str>) -> bool {
-        let mut request = TestRequest::default().insert_header(("host", host));
-        if let Some(origin) = origin {
-            request = request.insert_header(("origin", origin));
+    fn admits(admission: &Admission, host: &str, headers: &[(&str, &str)]) -> bool {
+        let mut request = TestRequest::default()
+            .insert_header(("host", host))
+            .peer_addr("127.0.0.1:9".parse().unwrap());
+        for &header in headers {
+            request = request.insert_header(header);
         }
-        admission.check(&request.to_http_request()).is_ok()
+        admission.check(&request.to_http_request(), false).is_ok()
     }
 
     #[test]
     fn only_own_and_allowed_pages_come_in() {
-        let allowed_origins = vec!["https://app.example".parse().unwrap()];
         let admission = Admission {
-            allowed_origins,
-            loopback_hosts_only: true,
+            allowed_origins: vec!["https://app.example".parse().unwrap()],
+            ..Admission::default()
         };
         let here = "127.0.0.1:4275";
         for (host, origin, expected) in [
@@ -324,87 +287,107 @@ mod tests {
             (here, Some("https://app.example:444"), false),
             (here, Some("https://user@app.example"), false),
         ] {
-            assert_eq!(
-                admits(&admission, host, origin),
-                expected,
-                "{host} {origin:?}"
-            );
+            let headers: Vec<_> = origin
+                .map(|origin| ("origin", origin))
+                .into_iter()
+                .collect();
+            let found = admits(&admission, host, &headers);
+            assert_eq!(found, expected, "{host} {origin:?}");
         }
     }
 
     #[test]
-    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
-        let read = |text: &str| Authority::parse(text).map(|read| read.to_string());
-        for (text, expected) in [
-            ("localhost", "localhost"),
-            ("LOCALHOST:80", "localhost:80"),
-            ("my_host.example.:65535", "my_host.example.:65535"),
-            ("a%20b", "a%20b"),
-            ("[0:0::1]:4275", "[::1]:4275"),
-            ("[::1]", "[::1]"),
+    fn the_names_that_are_answered_to_are_those_that_nobody_else_can_have() {
+        let public = || vec!["https://hark.example.org:8443".parse().unwrap()];
+        let by = |hosts, public_urls| Admission {
+            public_urls,
+            hosts,
+            ..Admission::default()
+        };
+        for (host, expected) in [
+            ("localhost:4275", [true, true, true, true]),
+            ("[::1]", [true, true, true, true]),
+            ("192.0.2.7:4275", [false, true, true, false]),
+            ("[2001:db8::1]", [false, true, true, false]),
+            ("hark.example.org", [false, false, true, true]),
+            ("evil.example", [false, false, true, false]),
+            ("192.0.2.7.evil.example", [false, false, true, false]),
+            ("", [false, false, true, false]),
         ] {
-            assert_eq!(read(text).as_deref(), Some(expected), "{text}");
+            let found = [
+                by(Hosts::Loopback, vec![]),
+                by(Hosts::Addresses, vec![]),
+                by(Hosts::Any, vec![]),
+                by(Hosts::Any, public()),
+            ];
+            let found = found.map(|admission| admits(&admission, host, &[]));
+            assert_eq!(found, expected, "{host}");
         }
-        for bad in [
-            "",
-            ":80",
-            "localhost:",
-            "localhost:evil",
-            "localhost:99999",
-            "localhost:65536",
-            "localhost:0",
-            "localhost:+80",
-            "localhost:80:80",
-            "127.0.0.1:1@evil",
-            "user@localhost",
-            "localhost/",
-            "local host",
-            "a%2",
-            "a%zz",
-            "\u{fc}.example",
-            "[localhost]",
-            "[127.0.0.1]",
-            "[::1",
-            "[::1]80",
-            "[::1]:",
-            "[::1%25eth0]",
-            "::1",
+        let admission = by(Hosts::Addresses, public());
+        let from = |peer: &str| {
+            let request = TestRequest::default().insert_header(("host", "localhost"));
+            let request = request.peer_addr(peer.parse().unwrap()).to_http_request();
+            admission.check(&request, false).is_ok()
+        };
+        assert!(from("[::ffff:127.0.0.1]:9") && !from("192.0.2.7:9"));
+    }
+
+    #[test]
+    fn what_a_page_sends_without_its_origin_is_known_by_its_site() {
+        let admission = Admission::default();
+        let link = [
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        let frame = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
+        let image = [("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+        for (site, kind, expected) in [
+            ("same-origin", image, true),
+            ("none", link, true),
+            ("cross-site", link, true),
+            ("cross-site", frame, false),
+            ("cross-site", image, false),
+            ("same-site", image, false),
+            ("unheard-of", image, false),
         ] {
-            assert_eq!(read(bad), None, "{bad:?}");
+            let headers = [&[("sec-fetch-site", site)], &kind[..]].concat();
+            let found = admits(&admission, "localhost", &headers);
+            assert_eq!(found, expected, "{site} {kind:?}");
         }
     }
 
     #[test]
-    fn what_no_page_has_cannot_be_allowed() {
-        for bad in [
-            "",
-            "null",
-            "app.example",
-            "https://",
-            "https://app.example/",
-            "https://app.example/path",
-            "https://*.example",
-            "https://app.example:",
-            "1http://app.example",
-            "https://user@app.example",
-        ] {
-            let refused = AllowedOrigin::from_str(bad).expect_err(bad);
-            assert!(refused.contains("https://app.example"), "{bad}: {refused}");
+    fn the_own_origin_has_a_scheme() {
+        let public = || Admission {
+            public_urls: vec!["https://hark.example.org".parse().unwrap()],
+            ..Admission::default()
+        };
+        let page = |admission: &Admission, host: &str, origin: &str, by_https| {
+            let request = TestRequest::default()
+                .insert_header(("host", host))
+                .insert_header(("origin", origin))
+                .to_http_request();
+            admission.page(&request, by_https).ok()
+        };
+        let name = "hark.example.org";
+        // Whatever is known of how it was asked.
+        for by_https in [false, true] {
+            let own = page(&public(), name, "https://hark.example.org", by_https);
+            assert_eq!(own, Some(Page::Own));
+            let plain = page(&public(), name, "http://hark.example.org", by_https);
+            assert_eq!(plain, None, "anybody on the way can have written that page");
         }
-        for (text, same) in [
-            ("https://app.example:443", "https://app.example"),
-            ("HTTP://LocalHost:80", "http://localhost"),
-            ("http://localhost:3000", "HTTP://localhost:3000"),
-            ("http://[0::1]:3000", "http://[::1]:3000"),
-            ("chrome-extension://abcd", "chrome-extension://abcd"),
+        let elsewhere = page(&public(), "localhost", "http://localhost", false);
+        assert_eq!(elsewhere, Some(Page::Own));
+        let unnamed = Admission::default();
+        for (origin, by_https, expected) in [
+            ("https://192.0.2.7", true, Some(Page::Own)),
+            ("https://192.0.2.7", false, Some(Page::Foreign)),
+            ("http://192.0.2.7", false, Some(Page::Own)),
+            ("http://192.0.2.7", true, None),
         ] {
-            let admission = Admission {
-                allowed_origins: vec![text.parse().unwrap()],
-                loopback_hosts_only: true,
-            };
-            assert!(admission.allows(same), "{text}");
-            assert!(!admission.allows("null"), "{text}");
-            assert!(!admission.allows("https://evil.example"), "{text}");
+            let found = page(&unnamed, "192.0.2.7", origin, by_https);
+            assert_eq!(found, expected, "{origin} {by_https}");
         }
     }
 }

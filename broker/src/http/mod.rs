@@ -2,6 +2,7 @@
 //! for a session: there is no second path.
 
 mod admitted;
+mod ambient;
 mod answers;
 mod assets;
 mod body;
@@ -14,6 +15,7 @@ mod follow;
 pub mod fuzzing;
 mod guard;
 mod messages;
+mod origin;
 mod page;
 mod publish;
 mod publish_many;
@@ -47,7 +49,8 @@ use crate::topic::Registry;
 
 pub use answers::Answers;
 pub use error::ApiError;
-pub use guard::{Admission, AllowedOrigin, cors};
+pub use guard::{Admission, Hosts, cors};
+pub use origin::{AllowedOrigin, PublicUrl};
 pub use rules::keep_rules;
 
 /// What every request is given.
@@ -80,6 +83,11 @@ impl Gate {
             true => Err(stopping()),
             false => Ok(()),
         }
+    }
+
+    /// Whether a request is known to have come by https.
+    fn is_by_https(&self, request: &HttpRequest) -> bool {
+        client_address::is_https(request, &self.trusted_proxies)
     }
 
     /// Who the client is, for logs.

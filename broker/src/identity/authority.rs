@@ -4,15 +4,16 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use hark_protocol::ErrorCode;
+use hark_protocol::{ErrorCode, TopicName};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::api_keys::{self, ApiKeys};
-use super::file::{self, AuthFile, IssuerForm, RuleForm};
+use super::file::{self, AuthFile, CookieForm, IssuerForm, RuleForm};
 use super::grants::{Added, Grants, Rights};
 use super::jwks::Jwks;
 use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified};
-use super::{Credential, Identity, Refusal, Who, ring_backend};
+use super::proxy::ProxyIdentity;
+use super::{Act, Credential, Identity, Refusal, Who, ring_backend};
 use crate::config;
 
 /// How far the clocks of issuers may be off, where nothing is said.
@@ -34,6 +35,8 @@ pub(crate) struct Authority(Option<Configured>);
 struct Configured {
     issuers: Vec<Issuer>,
     api_keys: Option<ApiKeys>,
+    cookie: Option<Box<str>>,
+    proxy: Option<ProxyIdentity>,
     rules: Vec<Rule>,
     anonymous: Identity,
 }
@@ -88,17 +91,60 @@ impl Authority {
         match (&self.0, credential) {
             (None, Credential::None) => Ok(Identity::unrestricted()),
             // Whoever gives a token believes that it is looked at.
-            (None, Credential::Bearer(_)) => Err(Refusal::new(
-                ErrorCode::Unsupported,
-                "no authentication is configured here, so that a token cannot be looked at; connect without one",
-            )),
+            (None, Credential::Bearer(_) | Credential::Proxy(_)) => Err(unsupported()),
             (Some(configured), Credential::None) => Ok(configured.anonymous.clone()),
             (Some(configured), Credential::Bearer(token)) => {
                 let judged = configured.judge(token, now)?;
                 let grants = configured.grants(&judged, |_, _| ());
                 Ok(judged.identity(grants))
             }
+            (Some(configured), Credential::Proxy(subject)) => {
+                let proxy = configured.proxy.as_ref().ok_or_else(unsupported)?;
+                let judged = Judged::without_end(proxy.identify(subject)?);
+                let grants = configured.grants(&judged, |_, _| ());
+                Ok(judged.identity(grants))
+            }
         }
+    }
+
+    /// Whether a token lets its bearer read this topic, by its own claim: the identity that may read it, and nothing else.
+    pub(crate) fn judge_for_topic(
+        &self,
+        token: &str,
+        topic: &TopicName,
+        now: SystemTime,
+    ) -> Result<Identity, Refusal> {
+        let configured = self.0.as_ref().ok_or_else(unsupported)?;
+        if token.starts_with(api_keys::PREFIX) {
+            return Err(Refusal::unauthenticated(
+                "a token for one topic is a JWT that the back end has signed, and no API key",
+            ));
+        }
+        let judged = configured.judge_token(token, now)?;
+        let mut grants = Grants::default();
+        if let Some(own) = &judged.own {
+            grants.add(own, Some(judged.who.subject()));
+        }
+        match grants.may(Act::Subscribe, topic) {
+            true => Ok(judged.identity(Grants::to_read(topic))),
+            false => Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!(
+                    "the token does not let its bearer read {topic}: its claim `hark` needs {{\"subscribe\": [\"{topic}\"]}}, and its issuer \
+                     grants_claim = true"
+                ),
+            )),
+        }
+    }
+
+    /// The cookie in which browsers bring a token.
+    pub(crate) fn cookie(&self) -> Option<&str> {
+        self.0.as_ref()?.cookie.as_deref()
+    }
+
+    /// The header by which a declared proxy says whom it has let in.
+    pub(crate) fn proxy_header(&self) -> Option<&str> {
+        Some(self.0.as_ref()?.proxy.as_ref()?.header())
     }
 
     /// Judges, and says why.
@@ -140,6 +186,14 @@ impl Authority {
     }
 }
 
+/// Whoever gives a token believes that it is looked at.
+fn unsupported() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unsupported,
+        "no authentication is configured here, so that a token cannot be looked at; connect without one",
+    )
+}
+
 /// A good credential, before the rules are asked.
 struct Judged<'a> {
     who: Who,
@@ -161,6 +215,19 @@ enum Outcome {
 }
 
 impl Judged<'_> {
+    /// Somebody who has shown no token that says more.
+    fn without_end(who: Who) -> Self {
+        Self {
+            who,
+            expires_at: None,
+            token_id: None,
+            issued_at: None,
+            own: None,
+            rules: &[],
+            notes: Vec::new(),
+        }
+    }
+
     fn identity(self, grants: Grants) -> Identity {
         Identity::new(
             self.who,
@@ -186,14 +253,24 @@ impl Configured {
             }
             None => None,
         };
+        let has_tokens = !issuers.is_empty() || api_keys.is_some();
+        let cookie = form.cookie.map(|form| cookie(form, has_tokens));
+        let cookie = cookie.transpose()?;
+        let is_taken = |name: &str| {
+            name == api_keys::ISSUER || issuers.iter().any(|issuer| *issuer.name == *name)
+        };
+        let proxy = form.proxy_identity;
+        let proxy = proxy.map(|form| ProxyIdentity::new(&form.header, form.issuer, is_taken));
+        let proxy = proxy.transpose()?;
         let mut rules: Vec<Rule> = Vec::new();
         for (number, form) in (1..).zip(form.rule) {
             let named = |error: String| format!("[[rule]] number {number}: {error}");
             let is_known = |name: &str| {
                 issuers.iter().any(|issuer| *issuer.name == *name)
                     || (api_keys.is_some() && name == api_keys::ISSUER)
+                    || proxy.as_ref().is_some_and(|proxy| proxy.issuer() == name)
             };
-            let has_identities = !issuers.is_empty() || api_keys.is_some();
+            let has_identities = has_tokens || proxy.is_some();
             let rule = rule(form, has_identities, is_known).map_err(named)?;
             if rule.name.is_some() && rules.iter().any(|other| other.name == rule.name) {
                 return Err(named("name: another rule has it already".to_owned()));
@@ -218,18 +295,12 @@ impl Configured {
         let mut configured = Self {
             issuers,
             api_keys,
+            cookie,
+            proxy,
             rules,
             anonymous: Identity::new(Who::anonymous(), Grants::default(), None, None, None),
         };
-        let nobody = Judged {
-            who: Who::anonymous(),
-            expires_at: None,
-            token_id: None,
-            issued_at: None,
-            own: None,
-            rules: &[],
-            notes: Vec::new(),
-        };
+        let nobody = Judged::without_end(Who::anonymous());
         let grants = configured.grants(&nobody, |_, _| ());
         configured.anonymous = nobody.identity(grants);
         Ok(configured)
@@ -315,6 +386,21 @@ impl Rule {
                 Some(Whose::Issuer(issuer)) => *who.issuer() == **issuer,
                 Some(Whose::One(one)) => one == who,
             }
+    }
+}
+
+fn cookie(form: CookieForm, has_tokens: bool) -> Result<Box<str>, String> {
+    // RFC 6265, section 4.1.1; RFC 9110, section 5.6.2.
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if form.name.is_empty() || !form.name.bytes().all(is_token) {
+        return Err("[cookie] name: needs the name of a cookie, such as hark_session".to_owned());
+    }
+    match has_tokens {
+        true => Ok(form.name.into()),
+        false => Err(
+            "[cookie]: holds a token, and none is taken without an [[issuer]] or [api_keys]"
+                .to_owned(),
+        ),
     }
 }
 
@@ -514,7 +600,9 @@ fn rule(
         Some("*") => Some(Whose::EveryIdentity),
         Some(who) => match who.split_once(' ') {
             Some((issuer, _)) if !is_known(issuer) => {
-                return never(&format!("{issuer:?} is no [[issuer]], and no API keys"));
+                return never(&format!(
+                    "{issuer:?} is no [[issuer]], no API keys and no proxy's"
+                ));
             }
             Some((issuer, "*")) => Some(Whose::Issuer(issuer.into())),
             Some((_, subject)) if subject.is_empty() || subject.len() > MAX_SUBJECT_BYTES => {
@@ -535,7 +623,9 @@ fn rule(
     };
     let needs_identity = matches!(whose, Some(Whose::EveryIdentity)) || whose.is_none();
     if !has_identities && (needs_identity || !rights.fit(None)) {
-        return never("nobody has an identity without an [[issuer]] or [api_keys]");
+        return never(
+            "nobody has an identity without an [[issuer]], [api_keys] or [proxy_identity]",
+        );
     }
     Ok(Rule {
         name: form.name,

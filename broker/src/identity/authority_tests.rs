@@ -620,6 +620,9 @@ fn mistakes_are_named_with_file_and_setting() {
         ))
     };
     let rule = |fields: &str| format!("{}[[rule]]\n{fields}\n", hs(""));
+    let proxy = |header: &str, issuer: &str| {
+        format!("[proxy_identity]\nheader = \"{header}\"\nissuer = \"{issuer}\"\n{ANONYMOUS_RULE}")
+    };
     let cases = [
         (String::new(), &["nobody"][..]),
         (
@@ -789,6 +792,39 @@ fn mistakes_are_named_with_file_and_setting() {
             "[[rule]]\nwho = \"anonymous\"\npublish = [\"{sub}\"]\n".to_owned(),
             &["never", "[[issuer]]"],
         ),
+        (hs("[cookie]\nname = \"\""), &["[cookie]", "name"]),
+        (hs("[cookie]\nname = \"a b\""), &["[cookie]", "name"]),
+        (
+            format!("[cookie]\nname = \"a\"\n{ANONYMOUS_RULE}"),
+            &["[cookie]", "[[issuer]]"],
+        ),
+        (proxy("X-User", ""), &["[proxy_identity]", "issuer"]),
+        (proxy("X-User", "a b"), &["[proxy_identity]", "issuer"]),
+        (
+            proxy("X-User", "api_keys"),
+            &["[proxy_identity]", "already"],
+        ),
+        (
+            hs("[proxy_identity]\nheader = \"X-User\"\nissuer = \"i\""),
+            &["[proxy_identity]", "already"],
+        ),
+        (proxy("", "p"), &["[proxy_identity]", "header"]),
+        (proxy("X User", "p"), &["[proxy_identity]", "header"]),
+        (
+            proxy("X-Forwarded-For", "p"),
+            &["[proxy_identity]", "x-forwarded-for"],
+        ),
+        (
+            proxy("Hark-Producer", "p"),
+            &["[proxy_identity]", "hark-producer"],
+        ),
+        (
+            format!(
+                "{}[[rule]]\nwho = \"q ana\"\npublish = [\"a\"]\n",
+                proxy("X-User", "p")
+            ),
+            &["never", "\"q\""],
+        ),
     ];
     for (auth, words) in cases {
         let setup = Setup::new(&auth);
@@ -809,9 +845,73 @@ fn mistakes_are_named_with_file_and_setting() {
             );
         }
     }
-    Setup::new("[[rule]]\nwho = \"anonymous\"\nsubscribe = [\"public.>\"]\n")
-        .load()
-        .unwrap();
+    Setup::new(ANONYMOUS_RULE).load().unwrap();
+}
+
+const ANONYMOUS_RULE: &str = "[[rule]]\nwho = \"anonymous\"\nsubscribe = [\"public.>\"]\n";
+
+#[test]
+fn whom_a_proxy_names_is_somebody_of_its_own() {
+    let auth = ISSUERS.replacen(
+        "[[rule]]",
+        "[proxy_identity]\nheader = \"X-User\"\nissuer = \"proxy\"\n\n[[rule]]\nwho = \"proxy bob\"\nsubscribe = [\"by-proxy\"]\n\n[[rule]]",
+        1,
+    );
+    let authority = Setup::new(&auth).load().unwrap();
+    assert_eq!(authority.proxy_header(), Some("x-user"));
+    let named = |subject: &str| authority.judge(Credential::Proxy(subject), now());
+    let bob = named("bob").unwrap();
+    assert_eq!((bob.who().issuer(), bob.expires_at()), ("proxy", None));
+    for (name, expected) in [("by-proxy", true), ("public.x", true), ("bobs", false)] {
+        assert_eq!(bob.may(Act::Subscribe, &topic(name)), expected, "{name}");
+    }
+    assert!(bob.may(Act::Publish, &topic("user.bob.x")));
+    let by_token = judge(&authority, &token(Algorithm::HS256, json!({}))).unwrap();
+    assert_ne!(by_token.who(), bob.who());
+    for bad in ["", "a\tb", &"x".repeat(256)] {
+        let refused = named(bad).expect_err(bad);
+        assert_eq!(refused.code, ErrorCode::Unauthenticated);
+    }
+}
+
+/// It is what its own claim says, in as far as that is believed, and no more.
+#[test]
+fn a_token_for_one_topic_adds_to_read_it_alone() {
+    let authority = Setup::new(ISSUERS).load().unwrap();
+    let judge = |token: &str, name: &str| authority.judge_for_topic(token, &topic(name), now());
+    let claim = json!({"hark": {"subscribe": ["room.1", "of.{sub}"], "publish": ["room.1"]}});
+    let good = token(Algorithm::HS256, claim.clone());
+    let added = judge(&good, "room.1").unwrap();
+    assert_eq!(added.name(), "bob");
+    assert_eq!(added.expires_at(), Some(at(630)));
+    for (act, name, expected) in [
+        (Act::Subscribe, "room.1", true),
+        (Act::Subscribe, "of.bob", false),
+        (Act::Subscribe, "public.x", false),
+        (Act::Publish, "room.1", false),
+        (Act::Publish, "user.bob.x", false),
+    ] {
+        assert_eq!(added.may(act, &topic(name)), expected, "{act:?} {name}");
+    }
+    judge(&good, "of.bob").unwrap();
+
+    let code = |token: &str, name: &str| judge(token, name).unwrap_err().code;
+    assert_eq!(code(&good, "room.2"), ErrorCode::Forbidden);
+    // Everybody may read this; the token does not say so.
+    assert_eq!(code(&good, "public.x"), ErrorCode::Forbidden);
+    // Its issuer is not believed what it grants.
+    let unbelieved = token(Algorithm::EdDSA, claim);
+    assert_eq!(code(&unbelieved, "room.1"), ErrorCode::Forbidden);
+    let over = token(
+        Algorithm::HS256,
+        json!({"exp": NOW_SECS - 60, "hark": {"subscribe": ["room.1"]}}),
+    );
+    assert_eq!(code(&over, "room.1"), ErrorCode::Unauthenticated);
+    for bad in ["garbage", "hark_12345678_abc"] {
+        assert_eq!(code(bad, "room.1"), ErrorCode::Unauthenticated);
+    }
+    let open = Authority::open().judge_for_topic(&good, &topic("room.1"), now());
+    assert_eq!(open.unwrap_err().code, ErrorCode::Unsupported);
 }
 
 #[test]

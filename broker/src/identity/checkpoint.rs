@@ -1,10 +1,10 @@
-//! Where one connection shows who it is. Owns that a credential which others could read on its way is not taken; whether it is good the
-//! authority knows.
+//! Where one connection shows who it is. Owns that a credential which others could read on its way is not taken, and for whom a token for one
+//! topic is; whether it is good the authority knows.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use hark_protocol::ErrorCode;
+use hark_protocol::{ErrorCode, TopicName};
 
 use super::{Authority, Credential, Identity, Refusal};
 
@@ -13,6 +13,7 @@ use super::{Authority, Credential, Identity, Refusal};
 pub struct Checkpoint {
     authority: Arc<Authority>,
     is_overheard: bool,
+    nothing_was_shown: bool,
 }
 
 impl Checkpoint {
@@ -21,18 +22,62 @@ impl Checkpoint {
         Self {
             authority,
             is_overheard,
+            nothing_was_shown: false,
         }
+    }
+
+    /// Who the client is was settled by what came along with its request: what it shows itself counts more.
+    pub(crate) fn where_nothing_was_shown(self) -> Self {
+        Self {
+            nothing_was_shown: true,
+            ..self
+        }
+    }
+
+    /// Whether that is so still. To be asked once, when something is shown.
+    pub(crate) fn takes_another(&mut self) -> bool {
+        std::mem::take(&mut self.nothing_was_shown)
     }
 
     /// Who shows this. What is refused is never taken for something weaker.
     pub(crate) fn judge(&self, credential: Credential<'_>) -> Result<Identity, Refusal> {
-        if self.is_overheard && matches!(credential, Credential::Bearer(_)) {
-            return Err(Refusal::new(
+        self.check_overheard(credential)?;
+        self.authority.judge(credential, SystemTime::now())
+    }
+
+    /// What a token for one topic, shown by `identity`, adds: an identity that may read this topic, and nothing else.
+    pub(crate) fn judge_for_topic(
+        &self,
+        identity: &Identity,
+        topic: &TopicName,
+        token: &str,
+    ) -> Result<Identity, Refusal> {
+        self.check_overheard(Credential::Bearer(token))?;
+        let added = self
+            .authority
+            .judge_for_topic(token, topic, SystemTime::now())?;
+        match identity.who().is_anonymous() || identity.who() == added.who() {
+            true => Ok(added),
+            false => Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!(
+                    "the token for {topic} is {}'s, and this connection {}'s, by another issuer or subject",
+                    added.name(),
+                    identity.name()
+                ),
+            )),
+        }
+    }
+
+    fn check_overheard(&self, credential: Credential<'_>) -> Result<(), Refusal> {
+        match credential {
+            Credential::None => Ok(()),
+            _ if !self.is_overheard => Ok(()),
+            Credential::Bearer(_) | Credential::Proxy(_) => Err(Refusal::new(
                 ErrorCode::Forbidden,
                 "a token is not taken over a connection that anybody on the way can read: use https or wss, by a proxy that is named with \
                  --trusted-proxy and sends X-Forwarded-Proto; or start Hark with --insecure-plaintext",
-            ));
+            )),
         }
-        self.authority.judge(credential, SystemTime::now())
     }
 }

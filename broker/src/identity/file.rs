@@ -21,6 +21,8 @@ pub(super) struct AuthFile {
     #[serde(default)]
     pub(super) issuer: Vec<IssuerForm>,
     pub(super) api_keys: Option<ApiKeysForm>,
+    pub(super) cookie: Option<CookieForm>,
+    pub(super) proxy_identity: Option<ProxyIdentityForm>,
     #[serde(default)]
     pub(super) rule: Vec<RuleForm>,
 }
@@ -50,6 +52,22 @@ pub(super) struct IssuerForm {
 #[serde(deny_unknown_fields)]
 pub(super) struct ApiKeysForm {
     pub(super) file: PathBuf,
+}
+
+/// The cookie in which browsers bring a token.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CookieForm {
+    pub(super) name: String,
+}
+
+/// How a proxy says whom it has let in.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProxyIdentityForm {
+    pub(super) header: String,
+    /// What rules call it.
+    pub(super) issuer: String,
 }
 
 /// What is allowed to whom.

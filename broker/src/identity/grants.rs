@@ -30,6 +30,14 @@ impl Grants {
         }
     }
 
+    /// One topic, and nothing but to read it.
+    pub(super) fn to_read(topic: &TopicName) -> Self {
+        Self {
+            subscribe: vec![topic.into()],
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn may(&self, act: Act, topic: &TopicName) -> bool {
         let mut patterns = self.patterns(act).iter();
         self.everything || patterns.any(|pattern| pattern.matches(topic))

@@ -8,6 +8,7 @@ mod file;
 mod grants;
 mod jwks;
 mod jwt;
+mod proxy;
 mod ring_backend;
 
 use std::fmt;
@@ -63,8 +64,10 @@ pub(crate) enum Act {
 pub(crate) enum Credential<'a> {
     /// Nothing.
     None,
-    /// A token or an API key: of the `Authorization` header, the `auth` frame, or `access_token`.
+    /// A token or an API key: of the `Authorization` header, the `auth` frame, `access_token`, or a cookie.
     Bearer(&'a str),
+    /// Whom a declared proxy has let in, by its own word.
+    Proxy(&'a str),
 }
 
 /// Why a credential is refused: a code of the wire and a sentence.
@@ -182,6 +185,7 @@ impl fmt::Debug for Credential<'_> {
         f.write_str(match self {
             Self::None => "None",
             Self::Bearer(_) => "Bearer(…)",
+            Self::Proxy(_) => "Proxy(…)",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Who a session's client is, while it lasts: `auth` frames, and the end of what they gave. Owns when a client has to have said who it is, when it is
+//! Who a session's client is, while it lasts: `auth` frames, tokens for one topic, and the end of what they gave. Owns when a client has to have said who it is, when it is
 //! told that this runs out, and what ends with it; who it is the checkpoint says, and what that allows is asked by `topic::Access`.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 use std::time::{Duration, SystemTime};
 
 use actix::prelude::*;
-use hark_protocol::{CloseCode, ErrorCode, ServerFrame};
+use hark_protocol::{CloseCode, ErrorCode, ServerFrame, TopicName};
 
 use super::Session;
 use super::socket::SessionContext;
@@ -33,6 +33,8 @@ pub(super) struct Identifying {
     /// Runs until the client has to have said who it is, or the next look at the clock.
     timer: SpawnHandle,
     told_expiring: bool,
+    /// Runs until the first of the tokens for one topic runs out, or the next look at the clock.
+    added_timer: SpawnHandle,
 }
 
 impl Session {
@@ -81,8 +83,10 @@ impl Session {
     }
 
     fn becomes(&mut self, id: Option<u64>, identity: Identity, ctx: &mut SessionContext) {
+        let takes_another = self.checkpoint.takes_another();
         let before = self.access.identity();
-        if !before.who().is_anonymous() && before.who() != identity.who() {
+        let is_another = !before.who().is_anonymous() && before.who() != identity.who();
+        if is_another && !takes_another {
             let message = format!(
                 "this connection is {}'s, by another issuer or subject; open another connection",
                 before.name()
@@ -100,9 +104,40 @@ impl Session {
             },
         );
         self.access.becomes(identity);
-        ctx.cancel_future(std::mem::take(&mut self.identifying).timer);
+        ctx.cancel_future(std::mem::take(&mut self.identifying.timer));
+        self.identifying.told_expiring = false;
         self.watch_expiry(ctx);
         self.end_what_is_no_longer_granted(ctx);
+    }
+
+    /// What a token for one topic adds to what the client may read.
+    pub(super) fn judge_for_topic(
+        &self,
+        topic: &TopicName,
+        token: &str,
+    ) -> Result<Identity, Refusal> {
+        if let Some(inbound) = &self.inbound {
+            inbound.weighs(AUTH_WEIGHS);
+        }
+        let identity = self.access.identity();
+        self.checkpoint.judge_for_topic(identity, topic, token)
+    }
+
+    /// Looks at the clock until what tokens for one topic have added runs out; then the subscriptions end that need it.
+    pub(super) fn watch_what_was_added(&mut self, ctx: &mut SessionContext) {
+        ctx.cancel_future(std::mem::take(&mut self.identifying.added_timer));
+        let Some(until) = self.access.added_until() else {
+            return;
+        };
+        let wait = left(until, SystemTime::now()).unwrap_or_default();
+        self.identifying.added_timer = ctx.run_later(wait.min(LOOK_EVERY), |session, ctx| {
+            if session.is_ending() {
+                return;
+            }
+            session.access.forget_what_has_run_out();
+            session.end_what_is_no_longer_granted(ctx);
+            session.watch_what_was_added(ctx);
+        });
     }
 
     /// Looks at the clock until what the client has shown runs out; then the session ends.

@@ -47,7 +47,12 @@ impl Session {
                 idempotency,
             } => self.publish(id, topic, message, idempotency, ctx),
             ClientFrame::PublishAll { id, publish } => self.publish_all(id, publish, ctx),
-            ClientFrame::Subscribe { id, topic, from } => self.subscribe(id, topic, from, ctx),
+            ClientFrame::Subscribe {
+                id,
+                topic,
+                from,
+                token,
+            } => self.subscribe_with(id, topic, from, token, ctx),
             ClientFrame::Unsubscribe { id, topic } => self.unsubscribe(id, &topic, ctx),
             ClientFrame::Ping { id } => self.send(ctx, &ServerFrame::Pong { id }),
             ClientFrame::Auth { id, token } => self.authenticate(id, &token, ctx),

@@ -13,6 +13,7 @@ use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, Subscrib
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
+use crate::identity::Identity;
 use crate::topic::{Asked, PageFrame, Refusal, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
@@ -55,6 +56,7 @@ enum Deferred {
     Subscribe {
         id: Option<u64>,
         from: SubscribeFrom,
+        added: Option<Identity>,
     },
     Unsubscribe {
         id: Option<u64>,
@@ -102,11 +104,28 @@ impl Subscriptions {
 }
 
 impl Session {
-    pub(super) fn subscribe(
+    /// Looks at the token for this topic first, where there is one: if it is refused, so is the `subscribe`, whatever may be read without it.
+    pub(super) fn subscribe_with(
         &mut self,
         id: Option<u64>,
         topic: TopicName,
         from: SubscribeFrom,
+        token: Option<String>,
+        ctx: &mut SessionContext,
+    ) {
+        let added = token.map(|token| self.judge_for_topic(&topic, &token));
+        match added.transpose() {
+            Ok(added) => self.subscribe(id, topic, from, added, ctx),
+            Err(refusal) => self.send_error(ctx, id, refusal.code, refusal.message),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        id: Option<u64>,
+        topic: TopicName,
+        from: SubscribeFrom,
+        added: Option<Identity>,
         ctx: &mut SessionContext,
     ) {
         if let Some(inbound) = &self.inbound {
@@ -114,7 +133,7 @@ impl Session {
         }
         if let Some((_, existing)) = self.subscriptions.of_topic(&topic) {
             if existing.leaving.is_some() {
-                self.defer(&topic, Deferred::Subscribe { id, from }, ctx);
+                self.defer(&topic, Deferred::Subscribe { id, from, added }, ctx);
             } else {
                 let message = format!(
                     "this session has a subscription to {topic} already; unsubscribe first"
@@ -130,9 +149,14 @@ impl Session {
             self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
             return;
         }
-        let subscription = match Subscription::new(&self.access, topic, from) {
+        if let Some(added) = added {
+            self.access.add(topic.clone(), added);
+            self.watch_what_was_added(ctx);
+        }
+        let subscription = match Subscription::new(&self.access, topic.clone(), from) {
             Ok(subscription) => subscription,
             Err(Refusal { code, message, .. }) => {
+                self.access.forget(&topic);
                 self.send_error(ctx, id, code, message);
                 return;
             }
@@ -208,6 +232,7 @@ impl Session {
         let Some(left) = self.subscriptions.remove(key) else {
             return;
         };
+        self.access.forget(left.subscription.topic());
         let Some(Leaving { id, deferred }) = left.leaving else {
             return;
         };
@@ -221,7 +246,9 @@ impl Session {
         );
         for command in deferred {
             match command {
-                Deferred::Subscribe { id, from } => self.subscribe(id, topic.clone(), from, ctx),
+                Deferred::Subscribe { id, from, added } => {
+                    self.subscribe(id, topic.clone(), from, added, ctx);
+                }
                 Deferred::Unsubscribe { id } => self.unsubscribe(id, topic, ctx),
             }
         }
@@ -358,7 +385,11 @@ impl Session {
         self.send_error(ctx, id, code, message);
         match self.subscriptions.is_leaving(key) {
             true => self.left(key, ctx),
-            false => drop(self.subscriptions.remove(key)),
+            false => {
+                if let Some(refused) = self.subscriptions.remove(key) {
+                    self.access.forget(refused.subscription.topic());
+                }
+            }
         }
     }
 
@@ -462,6 +493,7 @@ impl Session {
                 let id = subscribed.id;
                 self.send_error(ctx, id, code, message);
                 drop(self.subscriptions.remove(key));
+                self.access.forget(&topic);
                 continue;
             }
             if subscribed.leaving.is_none() {

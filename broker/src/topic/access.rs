@@ -4,6 +4,7 @@
 //! Each right is a type of its own, and outside of `topic` a room takes orders through these alone: whoever adds a way to read or to
 //! publish cannot forget to ask.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,6 +22,8 @@ use crate::settings::RoomSettings;
 pub struct Access {
     registry: Arc<Registry>,
     identity: Identity,
+    /// What tokens for one topic each have added: who may read that topic. As many as whoever holds this has subscriptions.
+    added: HashMap<TopicName, Identity>,
 }
 
 /// The right to publish to a topic, with its room: as long as it is held, the room does not retire.
@@ -33,7 +36,11 @@ pub struct MayRead(Arc<RoomHandle>);
 
 impl Access {
     pub(super) fn new(registry: Arc<Registry>, identity: Identity) -> Self {
-        Self { registry, identity }
+        Self {
+            registry,
+            identity,
+            added: HashMap::new(),
+        }
     }
 
     /// Whose it is.
@@ -41,9 +48,34 @@ impl Access {
         &self.identity
     }
 
-    /// The same, for whom the client is from now on.
+    /// The same, for whom the client is from now on. What was added for somebody else goes.
     pub(crate) fn becomes(&mut self, identity: Identity) {
+        self.added.retain(|_, added| added.who() == identity.who());
         self.identity = identity;
+    }
+
+    /// Adds what a token for one topic gives, until it runs out or is forgotten; nothing, where the client has become somebody else since it
+    /// was shown.
+    pub(crate) fn add(&mut self, topic: TopicName, added: Identity) {
+        let who = self.identity.who();
+        if who.is_anonymous() || who == added.who() {
+            self.added.insert(topic, added);
+        }
+    }
+
+    /// Takes back what was added for a topic.
+    pub(crate) fn forget(&mut self, topic: &TopicName) {
+        self.added.remove(topic);
+    }
+
+    /// Takes back what has run out.
+    pub(crate) fn forget_what_has_run_out(&mut self) {
+        self.added.retain(|_, added| !has_run_out(added));
+    }
+
+    /// When the first of what was added runs out.
+    pub(crate) fn added_until(&self) -> Option<SystemTime> {
+        self.added.values().filter_map(Identity::expires_at).min()
     }
 
     /// What rooms share.
@@ -120,13 +152,15 @@ impl Access {
     }
 
     fn ask(&self, act: Act, topic: &TopicName) -> Result<(), Refusal> {
-        if let Some(expires_at) = self.identity.expires_at()
-            && expires_at <= SystemTime::now()
-        {
+        if has_run_out(&self.identity) {
             let message = "the token has run out; send a new one";
             return Err(Refusal::new(ErrorCode::Unauthenticated, message));
         }
-        match self.identity.may(act, topic) {
+        let is_added = || {
+            let added = self.added.get(topic);
+            added.is_some_and(|added| !has_run_out(added) && added.may(act, topic))
+        };
+        match self.identity.may(act, topic) || is_added() {
             true => Ok(()),
             false => Err(self.refusal(&match act {
                 Act::Publish => format!("publish to {topic}"),
@@ -149,6 +183,11 @@ impl Access {
             ),
         }
     }
+}
+
+fn has_run_out(identity: &Identity) -> bool {
+    let expires_at = identity.expires_at();
+    expires_at.is_some_and(|at| at <= SystemTime::now())
 }
 
 impl MayPublish {

@@ -12,6 +12,7 @@ import { PUBLISH_OPTIONS, SUBSCRIBE_OPTIONS, Unknown, settle } from "./options.j
 import { Outbox } from "./outbox.js";
 import { bindAll } from "./proxied.js";
 import { Subscription } from "./subscription.js";
+import { Tokens } from "./token.js";
 
 /** @typedef {import("../hark").Hark} Hark */
 
@@ -184,7 +185,7 @@ export class Client {
   subscribe(name, options = {}) {
     if (this.#ended) throw this.#ended;
     this.#unknown.warn("subscribe", options, SUBSCRIBE_OPTIONS);
-    const { from = "now", cursor: store } = options;
+    const { from = "now", cursor: store, token } = options;
     const topic = nameOf(name);
     /** @type {Subscription} */
     const subscription = new Subscription(topic, store, this.#options.queue, {
@@ -200,7 +201,7 @@ export class Client {
       subscription.finish(new SubscribeError(code, message, topic));
       return subscription;
     }
-    this.#inbox.subscribe(subscription, start);
+    this.#inbox.subscribe(subscription, start, new Tokens(token, this.#options.patienceMs));
     return subscription;
   }
 

@@ -49,6 +49,9 @@ const HOLE_ATTEMPTS = 3;
  * @property {Subscription} subscription
  * @property {unknown} from as the application asked, in the wire's form
  * @property {Position} [position]
+ * @property {import("./token.js").Tokens} [tokens] what lets it be read, where there is more than the connection's
+ * @property {string} [token] the one that is to be shown next, if it was asked for
+ * @property {boolean} [asking] for it
  * @property {number} asked the id of the `subscribe` that was sent for it: an answer to another one was for an earlier subscription
  * @property {boolean} parked not now: the queue is full, or the stored cursor is not read yet
  * @property {any} [timer] not before: Hark was busy, or it is stuck
@@ -78,7 +81,7 @@ export class Inbox {
   #world;
 
   /**
-   * @param {(frame: { type: string, id?: number, topic?: string, from?: unknown }) => void} say
+   * @param {(frame: { type: string, id?: number, topic?: string, from?: unknown, token?: string }) => void} say
    * @param {() => number} newId
    * @param {import("./world.js").World} [world]
    */
@@ -95,8 +98,9 @@ export class Inbox {
   /**
    * @param {Subscription} subscription
    * @param {unknown} from where to start, unless it has a cursor stored
+   * @param {import("./token.js").Tokens} [tokens] for this topic
    */
-  subscribe(subscription, from) {
+  subscribe(subscription, from, tokens) {
     const { topic } = subscription;
     const seat = this.#seats.get(topic) ?? /** @type {Seat} */ ({ wire: "off", id: 0 });
     if (seat.wanted) {
@@ -109,6 +113,7 @@ export class Inbox {
     const wanted = {
       subscription,
       from,
+      tokens,
       asked: 0,
       parked: true,
       setbacks: 0,
@@ -422,14 +427,40 @@ export class Inbox {
     if (wire !== "off") return;
     if (!wanted) this.#seats.delete(topic);
     if (!now || wanted.timer || !this.#connected) return;
+    if (wanted.tokens?.changes && wanted.token === undefined) return this.#askForToken(topic, wanted);
     const { position, from } = wanted;
+    const token = wanted.token ?? wanted.tokens?.fixed;
+    wanted.token = undefined;
     wanted.heard = false;
     // Hark may not be able to read what the application gave, and ends who says ten such things in a row.
     if (!position && typeof from === "object") this.#say({ type: "ping" });
     wanted.asked = this.#ask("asking", seat, topic, {
       type: "subscribe",
       from: position ? { after: formatCursor(position) } : from,
+      ...(token && { token }),
     });
+  }
+
+  /**
+   * A fresh one each time: the last may be what has ended it. Whoever gives tokens may be away for a while.
+   *
+   * @param {string} topic
+   * @param {Wanted} wanted
+   */
+  #askForToken(topic, wanted) {
+    if (wanted.asking) return;
+    wanted.asking = true;
+    const answered = (/** @type {string} */ token) => {
+      wanted.asking = false;
+      wanted.token = token;
+      if (this.#seats.get(topic)?.wanted === wanted) this.#reconcile(topic);
+    };
+    const failed = () => {
+      wanted.asking = false;
+      if (this.#seats.get(topic)?.wanted !== wanted) return;
+      this.#wait(topic, wanted, draw(wanted.setbacks++, undefined, undefined, this.#world.random));
+    };
+    /** @type {import("./token.js").Tokens} */ (wanted.tokens).get("subscribe").then((token) => answered(token ?? ""), failed);
   }
 
   /**
@@ -444,7 +475,7 @@ export class Inbox {
    * @param {"asking" | "leaving"} wire
    * @param {Seat} seat
    * @param {string} topic
-   * @param {{ type: string, from?: unknown }} frame
+   * @param {{ type: string, from?: unknown, token?: string }} frame
    */
   #ask(wire, seat, topic, { type, ...more }) {
     const id = this.#newId();

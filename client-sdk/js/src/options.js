@@ -25,7 +25,7 @@ const TRANSPORTS = ["websocket", "sse", "longpoll"];
 const OPTIONS = "url token transports WebSocket fetch connectTimeoutMs probeMs window queue".split(" ");
 const BOUNDS = ["messages", "bytes"];
 export const PUBLISH_OPTIONS = ["headers", "contentType", "messageId"];
-export const SUBSCRIBE_OPTIONS = ["from", "cursor"];
+export const SUBSCRIBE_OPTIONS = ["from", "cursor", "token"];
 
 /** The options of one client that it does not know: a name that is written wrong changes nothing, without a sign. */
 export class Unknown {

@@ -1,5 +1,5 @@
 // @ts-check
-// The application's token. Owns that its callback is not called while a call is waited for (who asks meanwhile gets the same answer),
+// The application's token, for the connection or for one topic. Owns that its callback is not called while a call is waited for (who asks meanwhile gets the same answer),
 // and that one which never answers is given up: the next call may find it still running.
 
 import { HarkError } from "./errors.js";
@@ -14,12 +14,17 @@ export class Tokens {
   #flight;
 
   /**
-   * @param {import("../hark").Options["token"]} source
+   * @param {string | ((reason: TokenReason) => string | undefined | Promise<string | undefined>) | undefined} source
    * @param {number} patienceMs how long the callback may take
    */
   constructor(source, patienceMs) {
     this.#source = source;
     this.#patienceMs = patienceMs;
+  }
+
+  /** The token that does not change, if that is what there is. */
+  get fixed() {
+    return typeof this.#source === "function" ? undefined : this.#source;
   }
 
   /** Whether asking again may bring another token. */

@@ -71,7 +71,7 @@ for (const name of subscribes) {
   test(`says ${name}`, async (t) => {
     const { hark, socket } = await open(t);
     const { frame } = golden[name];
-    hark.subscribe(frame.topic, { from: frame.from });
+    hark.subscribe(frame.topic, { from: frame.from, token: frame.token });
     socket.accept();
     assert.deepEqual(without(socket.said("subscribe")[0], "id"), without(frame, "id"));
   });

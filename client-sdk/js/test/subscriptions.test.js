@@ -100,6 +100,32 @@ test("a subscription that Hark has ended asks again, and hears why", async (t) =
   assert.deepEqual(await events.next(), { done: true, value: undefined });
 });
 
+test("a topic's own token is asked for each time, and again when it has run out or there is none yet", async (t) => {
+  const { hark, socket } = await start(t);
+  let asked = 0;
+  const token = async (reason) => {
+    asked++;
+    assert.equal(reason, "subscribe");
+    if (asked === 1) throw new Error("away");
+    return `token ${asked}`;
+  };
+  const events = hark.subscribe("a", { from: "earliest", token });
+  await until("the first is asked for", () => socket.said("subscribe").length === 1);
+  assert.equal(socket.said("subscribe")[0].token, "token 2");
+  answer(socket, "e:0");
+  socket.say(message(1));
+  socket.say({ type: "unsubscribed", topic: "a" });
+  await until("it subscribes again", () => socket.said("subscribe").length === 2);
+  const { from, token: shown } = socket.said("subscribe")[1];
+  assert.deepEqual([from, shown], [{ after: "e:1" }, "token 3"]);
+  answer(socket, "e:1", true);
+  socket.say(message(2));
+  assert.deepEqual(words(await take(events, ({ offset }) => offset === 2)), ["1 e:1", "2 e:2"]);
+  // One that was left meanwhile asks for nothing more.
+  events.close();
+  assert.equal(asked, 3);
+});
+
 test("a subscription that is refused for now is asked for again", async (t) => {
   const { hark, socket } = await start(t);
   const events = hark.subscribe("a");

@@ -54,6 +54,7 @@ impl Given {
         let subscribe = Subscribe {
             topic: topic(),
             from: SubscribeFrom::Earliest,
+            token: None,
             queue: Arc::clone(&queue),
             reply: oneshot::channel().0,
         };

@@ -103,7 +103,9 @@ async fn serve(mini: Arc<Mini>, stream: TcpStream) {
             _ = changed.changed() => continue,
         };
         match codec::decode_client(&bytes, subprotocol).unwrap() {
-            ClientFrame::Subscribe { id, topic, from } => {
+            ClientFrame::Subscribe {
+                id, topic, from, ..
+            } => {
                 let head = mini.head(&topic);
                 let start = match from {
                     SubscribeFrom::Now => head,

@@ -23,6 +23,7 @@ mod kind {
     pub(super) const PUBLISH: u8 = 0x04;
     pub(super) const PING: u8 = 0x05;
     pub(super) const PUBLISH_ALL: u8 = 0x06;
+    pub(super) const SUBSCRIBE_WITH_TOKEN: u8 = 0x07;
 
     pub(super) const WELCOME: u8 = 0x81;
     pub(super) const AUTHENTICATED: u8 = 0x82;
@@ -63,6 +64,14 @@ struct SubscribeV1<'a> {
     topic: &'a str,
     /// As in a query: `now`, `earliest`, `last:50`, `since:5m`, or a cursor.
     from: &'a str,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SubscribeWithTokenV1<'a> {
+    id: Option<u64>,
+    topic: &'a str,
+    from: &'a str,
+    token: &'a str,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -219,16 +228,25 @@ struct LaggingV1<'a> {
 pub fn encode_client(frame: &ClientFrame) -> Bytes {
     match frame {
         ClientFrame::Auth { id, token } => write(kind::AUTH, &AuthV1 { id: *id, token }),
-        ClientFrame::Subscribe { id, topic, from } => {
-            let from = from.to_string();
-            write(
-                kind::SUBSCRIBE,
-                &SubscribeV1 {
-                    id: *id,
-                    topic: topic.as_str(),
-                    from: &from,
-                },
-            )
+        ClientFrame::Subscribe {
+            id,
+            topic,
+            from,
+            token,
+        } => {
+            let (id, topic, from) = (*id, topic.as_str(), &from.to_string());
+            match token {
+                None => write(kind::SUBSCRIBE, &SubscribeV1 { id, topic, from }),
+                Some(token) => write(
+                    kind::SUBSCRIBE_WITH_TOKEN,
+                    &SubscribeWithTokenV1 {
+                        id,
+                        topic,
+                        from,
+                        token,
+                    },
+                ),
+            }
         }
         ClientFrame::Unsubscribe { id, topic } => write(
             kind::UNSUBSCRIBE,
@@ -532,11 +550,11 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
         }
         kind::SUBSCRIBE => {
             let SubscribeV1 { id, topic, from } = read(body)?;
-            let topic = checks::topic(topic)?;
-            let from = from
-                .parse::<SubscribeFrom>()
-                .map_err(|e| refuse(ErrorCode::BadCursor, format_args!("`from`: {e}")))?;
-            Ok(ClientFrame::Subscribe { id, topic, from })
+            subscribe(id, topic, from, None)
+        }
+        kind::SUBSCRIBE_WITH_TOKEN => {
+            let f: SubscribeWithTokenV1<'_> = read(body)?;
+            subscribe(f.id, f.topic, f.from, Some(f.token))
         }
         kind::UNSUBSCRIBE => {
             let UnsubscribeV1 { id, topic } = read(body)?;
@@ -575,9 +593,27 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
             Ok(ClientFrame::Ping { id })
         }
         unknown => Err(bad_frame(format_args!(
-            "a client's frame begins with a byte from 0x01 (auth) to 0x06 (publish to several topics); 0x{unknown:02x} is none of them"
+            "a client's frame begins with a byte from 0x01 (auth) to 0x07 (subscribe with a token); 0x{unknown:02x} is none of them"
         ))),
     }
+}
+
+fn subscribe(
+    id: Option<u64>,
+    topic: &str,
+    from: &str,
+    token: Option<&str>,
+) -> Result<ClientFrame, FrameError> {
+    let topic = checks::topic(topic)?;
+    let from = from
+        .parse::<SubscribeFrom>()
+        .map_err(|e| refuse(ErrorCode::BadCursor, format_args!("`from`: {e}")))?;
+    Ok(ClientFrame::Subscribe {
+        id,
+        topic,
+        from,
+        token: token.map(str::to_owned),
+    })
 }
 
 fn published_payload(
@@ -812,7 +848,7 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
 /// The `id` of what is no frame, as far as it can be read: it is the first field of whatever a client says.
 fn read_id(bytes: &[u8]) -> Option<u64> {
     match bytes.split_first() {
-        Some((&(kind::AUTH..=kind::PUBLISH_ALL), body)) => {
+        Some((&(kind::AUTH..=kind::SUBSCRIBE_WITH_TOKEN), body)) => {
             let (id, _) =
                 bincode::serde::borrow_decode_from_slice::<Option<u64>, _>(body, wire_config())
                     .ok()?;

@@ -56,11 +56,17 @@ pub fn encode_client(frame: &ClientFrame) -> ByteString {
             out.string("token", Some(token));
             out.end();
         }
-        ClientFrame::Subscribe { id, topic, from } => {
+        ClientFrame::Subscribe {
+            id,
+            topic,
+            from,
+            token,
+        } => {
             out.begin("subscribe");
             out.number("id", *id);
             out.topic(topic);
             write_from(out, from);
+            out.string("token", token.as_deref());
             out.end();
         }
         ClientFrame::Unsubscribe { id, topic } => {
@@ -364,6 +370,7 @@ fn client_frame(bytes: &[u8]) -> Result<ClientFrame, FrameError> {
             id: f.id,
             topic: checks::topic(need(f.topic.as_ref(), kind, "topic")?.as_ref())?,
             from: f.from.map_or(Ok(SubscribeFrom::Now), read_from)?,
+            token: f.token.map(Text::into_string),
         }),
         "unsubscribe" => Ok(ClientFrame::Unsubscribe {
             id: f.id,

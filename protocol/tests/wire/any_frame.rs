@@ -26,11 +26,14 @@ pub(crate) fn frame() -> impl Strategy<Value = Frame> {
 fn client() -> impl Strategy<Value = ClientFrame> {
     prop_oneof![
         (id(), any::<String>()).prop_map(|(id, token)| ClientFrame::Auth { id, token }),
-        (id(), topic(), from()).prop_map(|(id, topic, from)| ClientFrame::Subscribe {
-            id,
-            topic,
-            from
-        }),
+        (id(), topic(), from(), option::of(any::<String>())).prop_map(
+            |(id, topic, from, token)| ClientFrame::Subscribe {
+                id,
+                topic,
+                from,
+                token
+            }
+        ),
         (id(), topic()).prop_map(|(id, topic)| ClientFrame::Unsubscribe { id, topic }),
         (id(), plain_topic(), message(), idempotency()).prop_map(
             |(id, topic, message, idempotency)| {

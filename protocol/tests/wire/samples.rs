@@ -50,6 +50,7 @@ fn client_samples(add: &mut dyn FnMut(&'static str, &'static str, ClientFrame)) 
         id: Some(2),
         topic: topic("orders.eu"),
         from,
+        token: None,
     };
     let publish = |message, idempotency| ClientFrame::Publish {
         id: Some(4),
@@ -107,6 +108,17 @@ fn client_samples(add: &mut dyn FnMut(&'static str, &'static str, ClientFrame)) 
             id: None,
             topic: topic("$sys.stats"),
             from: SubscribeFrom::Now,
+            token: None,
+        },
+    );
+    add(
+        "subscribe_with_token",
+        "Subscribe to a topic that a token, signed by the back end, lets this connection read.",
+        ClientFrame::Subscribe {
+            id: Some(2),
+            topic: topic("orders.eu"),
+            from: SubscribeFrom::Now,
+            token: Some("eyJhbGciOiJFZERTQSJ9.e30.c2ln".into()),
         },
     );
     add(
