@@ -1,7 +1,9 @@
-// Makes what is in dist/: hark.js, one minified ES module, which the broker serves as /hark.js; and hark.cjs with its types, for `require`. `build` is
-// exported for the test that compares the committed files with what they would be.
+// Makes what the sources are bundled to: dist/hark.js, one minified ES module, which the broker serves as /hark.js (`npm run build`); and, when the
+// package is packed, cjs/hark.cjs with its types, for `require`. `FOLDERS` is exported for the test that compares the committed file with what it
+// would be.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { buildSync } from "esbuild";
 
@@ -28,13 +30,33 @@ const bundle = (options) => {
   return /** @type {import("esbuild").OutputFile[]} */ (outputFiles)[0].text;
 };
 
-/** Each file of dist/, with its text. */
-export const build = () => ({
-  "hark.js": bundle({ format: "esm", minify: true, mangleProps: new RegExp(`^(${INNER_NAMES.join("|")})$`) }),
-  "hark.cjs": bundle({ format: "cjs" }),
-  // What TypeScript takes for a CommonJS module's types is told by its name.
-  "hark.d.cts": readFileSync(here("hark.d.ts"), "utf8"),
-});
+/**
+ * Each file of each folder, with its text.
+ *
+ * @type {Record<string, () => Record<string, string>>}
+ */
+export const FOLDERS = {
+  // Committed: the broker is built with it.
+  dist: () => ({
+    "hark.js": bundle({ format: "esm", minify: true, mangleProps: new RegExp(`^(${INNER_NAMES.join("|")})$`) }),
+  }),
+  // Made when the package is packed.
+  cjs: () => ({
+    "hark.cjs": bundle({ format: "cjs" }),
+    // What TypeScript takes for a CommonJS module's types is told by its name.
+    "hark.d.cts": readFileSync(here("hark.d.ts"), "utf8"),
+  }),
+};
 
-if (process.argv[1] === fileURLToPath(import.meta.url))
-  for (const [name, text] of Object.entries(build())) writeFileSync(here(`dist/${name}`), text);
+/** Each file is there as a whole, or as it was: the package may be packed twice at a time. */
+const make = (/** @type {string} */ folder) => {
+  mkdirSync(here(folder), { recursive: true });
+  const beside = mkdtempSync(here("making-"));
+  for (const [name, text] of Object.entries(FOLDERS[folder]())) {
+    writeFileSync(join(beside, name), text);
+    renameSync(join(beside, name), here(`${folder}/${name}`));
+  }
+  rmdirSync(beside);
+};
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) make(process.argv[2] ?? "dist");

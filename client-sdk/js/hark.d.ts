@@ -143,8 +143,8 @@ export type From = "now" | "earliest" | { after: string } | { last: number } | {
 
 /**
  * Where a cursor is kept between two lives of an application. `load` may be asynchronous, `save` too: if it gives a promise, neither is
- * called again before that is settled, and then `save` with the newest cursor. A subscription that has ended saves nothing once
- * another one uses the store.
+ * called again before that is settled, and then `save` with the newest cursor. What is not settled within 10 s counts as failed: where
+ * `load` has, the subscription starts at `from`. A subscription that has ended saves nothing once another one uses the store.
  */
 export interface CursorStore {
   load(): string | null | undefined | Promise<string | null | undefined>;
@@ -258,7 +258,7 @@ export interface Subscription {
 /**
  * What went wrong. `code` is for programs: one of Hark's (`forbidden`, `bad_topic`, `too_large`, …), or one of the client's own:
  * `closed`, `window_full`, `bad_data`, `bad_url`, `no_transport`, `no_token`, `unreachable`, `lost`, `closed_by_hark`,
- * `unsupported_runtime`.
+ * `unsupported_runtime`, `store_late`.
  */
 export class HarkError extends Error {
   constructor(code: string, message: string);

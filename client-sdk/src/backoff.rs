@@ -8,7 +8,7 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 /// Draws a wait between zero and a bound that starts at `first` and doubles with every failure up to `longest`.
 ///
 /// Drawn from the whole range ("full jitter"): it spreads a crowd best, and the mean is still half the bound.
-pub(crate) fn draw(failures: u32, first: Duration, longest: Duration) -> Duration {
+pub fn draw(failures: u32, first: Duration, longest: Duration) -> Duration {
     bound(failures, first, longest).mul_f64(rand::random::<f64>())
 }
 

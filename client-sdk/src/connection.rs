@@ -22,19 +22,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use hark_protocol::{
-    ClientFrame, CloseCode, ErrorCode, ServerFrame, Subprotocol, TopicOutcome, codec,
-};
+use hark_protocol::{ClientFrame, CloseCode, ErrorCode, ServerFrame, Subprotocol, codec};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{self, Message as WsMessage};
 
+use crate::ClientError;
 use crate::client::{Command, Shared};
 use crate::clock;
 use crate::dial::{self, DialError, Dialed, Failure};
 use crate::events::ConnectionEvent;
+use crate::heard::{self, Heard};
 use crate::inbox::{Inbox, ToSay};
 use crate::line::{Line, Said};
 use crate::liveness::Verdict;
@@ -43,7 +43,6 @@ use crate::outage::Outage;
 use crate::outbox::{Limits, Outbox};
 use crate::race::Doubts;
 use crate::world::World;
-use crate::{ClientError, Gap};
 
 /// Commands and frames taken before others have their turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -110,7 +109,7 @@ impl Connection {
         commands: mpsc::UnboundedReceiver<Command>,
         first: oneshot::Sender<()>,
     ) -> Result<Self, ClientError> {
-        dial::check_url(&options.url)?;
+        dial::check(&options)?;
         let world = World::new(options.clock.clone());
         let reporter = &shared.reporter;
         let outbox = Outbox::new(&options.producer, Arc::clone(reporter), world.clone());
@@ -536,12 +535,7 @@ impl Connection {
                 max_message_bytes,
                 max_inflight,
             }) => {
-                let at_least_one = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
-                let limits = Limits {
-                    frame_bytes: at_least_one(max_message_bytes),
-                    in_flight: at_least_one(max_inflight),
-                    several: hark_protocol::takes_publish_all(&version),
-                };
+                let limits = Limits::told(&version, max_message_bytes, max_inflight);
                 let heartbeat_ms = heartbeat_ms.clamp(*HEARTBEATS_MS.start(), *HEARTBEATS_MS.end());
                 self.welcomed(line, limits, Duration::from_millis(heartbeat_ms), now);
                 self.tell(ConnectionEvent::Connected { session, version });
@@ -600,65 +594,16 @@ impl Connection {
         if let Some(id) = answered_id(&frame) {
             line.live.answered(id);
         }
-        let ms = |ms: Option<u64>| ms.map(Duration::from_millis);
+        let (outbox, inbox, to_say) = (&mut self.outbox, &mut self.inbox, &mut self.to_say);
+        match heard::hand_on(frame, outbox, inbox, to_say, now) {
+            Heard::Taken => {}
+            Heard::Served => self.served(line, now),
+            Heard::Connection(frame) => self.hear_of_connection(line, frame, now),
+        }
+    }
+
+    fn hear_of_connection(&mut self, line: &mut Line, frame: ServerFrame, now: Instant) {
         match frame {
-            ServerFrame::Message { topic, record } => {
-                self.inbox.message(topic, record, now, &mut self.to_say)
-            }
-            ServerFrame::Published {
-                id,
-                cursor,
-                duplicate,
-                ..
-            } => {
-                self.outbox.published(id, cursor, duplicate);
-                self.served(line, now);
-            }
-            ServerFrame::PublishedAll { id, receipts } => {
-                let kept = |receipt: &hark_protocol::TopicReceipt| {
-                    matches!(receipt.outcome, TopicOutcome::Kept { .. })
-                };
-                if receipts.iter().any(kept) {
-                    self.served(line, now);
-                }
-                self.outbox.published_all(id, receipts, now);
-            }
-            ServerFrame::Subscribed {
-                id,
-                cursor,
-                resumed,
-                ..
-            } => {
-                if self
-                    .inbox
-                    .subscribed(id, cursor, resumed, now, &mut self.to_say)
-                {
-                    self.served(line, now);
-                }
-            }
-            ServerFrame::Unsubscribed { id, topic } => {
-                self.inbox.unsubscribed(id, &topic, &mut self.to_say)
-            }
-            ServerFrame::CaughtUp { topic, cursor } => self.inbox.caught_up(&topic, cursor, now),
-            ServerFrame::Lagging { topic, behind, .. } => self.inbox.lagging(topic, behind),
-            ServerFrame::Gap {
-                topic,
-                reason,
-                from,
-                to,
-                cursor,
-            } => {
-                self.inbox.gap(
-                    &topic,
-                    Gap {
-                        reason,
-                        from,
-                        to,
-                        cursor,
-                    },
-                    now,
-                );
-            }
             ServerFrame::Error {
                 code: ErrorCode::Expiring,
                 ..
@@ -667,28 +612,7 @@ impl Connection {
                     line.token = self.options.ask_for_token();
                 }
             }
-            ServerFrame::Error {
-                id: Some(id),
-                code,
-                message,
-                expected_seq,
-                retry_after_ms,
-            } => {
-                let retry_after = ms(retry_after_ms);
-                if self.inbox.owns(id) {
-                    self.inbox
-                        .refused(id, code, message, retry_after, now, &mut self.to_say);
-                } else {
-                    self.outbox
-                        .refused(id, code, message, expected_seq, retry_after, now);
-                }
-            }
-            ServerFrame::Error {
-                id: None,
-                code,
-                message,
-                ..
-            } => {
+            ServerFrame::Error { code, message, .. } => {
                 tracing::warn!(%code, message, "Hark refused a frame without an id");
             }
             ServerFrame::Goodbye { retry_after_ms, .. } => {
@@ -697,7 +621,8 @@ impl Connection {
             }
             ServerFrame::Pong { .. } => self.answered_a_ping(line, now),
             ServerFrame::Authenticated { .. } => self.outage.token_is_good(),
-            ServerFrame::Welcome { .. } => {}
+            // It was said before.
+            _ => {}
         }
     }
 

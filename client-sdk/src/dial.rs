@@ -2,6 +2,8 @@
 //! What is said over the connection, `welcome` first, is `connection`'s.
 
 use std::net::SocketAddr;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hark_protocol::ErrorCode;
@@ -81,8 +83,22 @@ impl DialError {
     }
 }
 
-/// Checks the URL once, before the first attempt.
-pub(crate) fn check_url(url: &str) -> Result<(), ClientError> {
+/// Checks once, before the first attempt, what an application may have written wrong: the URL, and the files for TLS.
+pub(crate) fn check(options: &Options) -> Result<(), ClientError> {
+    check_url(&options.url)?;
+    #[cfg(feature = "tls")]
+    if options
+        .url
+        .get(..4)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("wss:"))
+    {
+        let read = options.tls_files.read();
+        read.map_err(|reason| ClientError::BadCertificates { reason })?;
+    }
+    Ok(())
+}
+
+fn check_url(url: &str) -> Result<(), ClientError> {
     let bad = |reason: &str| ClientError::BadUrl {
         url: url.to_owned(),
         reason: reason.to_owned(),
@@ -127,7 +143,17 @@ pub(crate) async fn dial(
         .max_frame_size(Some(MOST_BYTES))
         .read_buffer_size(64 * 1024)
         .write_buffer_size(64 * 1024);
-    match upgrade(request, stream, config).await {
+    #[cfg(feature = "tls")]
+    let connector = match is_tls(&request) {
+        true => {
+            let certificates = options.tls_files.read().map_err(passing)?;
+            tokio_tungstenite::Connector::Rustls(Arc::new(certificates.config))
+        }
+        false => tokio_tungstenite::Connector::Plain,
+    };
+    #[cfg(not(feature = "tls"))]
+    let connector = ();
+    match upgrade(request, stream, config, connector).await {
         Ok(socket) => Ok(Dialed { socket, suspect }),
         Err(error) => Err(explain(&options.url, error)),
     }
@@ -164,6 +190,7 @@ async fn upgrade(
     request: Request,
     stream: Stream,
     config: WebSocketConfig,
+    _: (),
 ) -> Result<Socket, tungstenite::Error> {
     let stream = MaybeTlsStream::Plain(stream);
     let upgraded =
@@ -176,14 +203,11 @@ async fn upgrade(
     request: Request,
     stream: Stream,
     config: WebSocketConfig,
+    connector: tokio_tungstenite::Connector,
 ) -> Result<Socket, tungstenite::Error> {
-    use tokio_tungstenite::{Connector, client_async_tls_with_config};
-    let connector = match is_tls(&request) {
-        true => Connector::Rustls(crate::tls::config()?),
-        false => Connector::Plain,
-    };
+    let (config, connector) = (Some(config), Some(connector));
     let upgraded =
-        client_async_tls_with_config(request, stream, Some(config), Some(connector)).await?;
+        tokio_tungstenite::client_async_tls_with_config(request, stream, config, connector).await?;
     Ok(upgraded.0)
 }
 
@@ -243,7 +267,7 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
                 retry_after,
             }
         }
-        tungstenite::Error::Io(error) => unreachable(error.to_string()),
+        tungstenite::Error::Io(error) => unreachable(reason_of(&error)),
         // It answered, but not as a broker does; perhaps a proxy whose broker is away.
         tungstenite::Error::Protocol(
             error @ (ProtocolError::SecWebSocketSubProtocolError(_)
@@ -254,8 +278,16 @@ fn explain(url: &str, error: tungstenite::Error) -> DialError {
     }
 }
 
-/// Seconds, or a date (RFC 9110, section 10.2.3). A date is read by the clock of whoever set it, where that is told.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn reason_of(error: &std::io::Error) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(advice) = crate::tls::advice(error) {
+        return advice;
+    }
+    error.to_string()
+}
+
+/// What `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3). A date is read by the clock of whoever set it, where that is told.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let asked = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = asked.parse() {

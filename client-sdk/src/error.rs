@@ -25,6 +25,12 @@ pub enum ClientError {
         /// What was given.
         url: String,
     },
+    /// A file of certificates, or of a certificate's key, is none.
+    #[error("{reason}")]
+    BadCertificates {
+        /// Which file, and what is wrong with it.
+        reason: String,
+    },
     /// No connection could be had, and none is tried again.
     #[error("cannot reach Hark at {url}: {reason}")]
     Unreachable {

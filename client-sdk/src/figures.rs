@@ -13,7 +13,7 @@ pub(crate) const LONGEST_WAIT_IN_THE_FIRST_MINUTE: Duration = Duration::from_sec
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(20);
 pub(crate) const FIRST_MINUTE: Duration = Duration::from_secs(60);
 /// The most that is waited for because somebody asked for it.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// A command that has no answer for so long makes the client ask whether Hark is there.
 pub(crate) const ASK_WHEN_UNANSWERED_FOR: Duration = Duration::from_secs(5);
 /// How long the answer to that may take while no byte moves.

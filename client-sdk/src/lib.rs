@@ -84,7 +84,8 @@
 //!
 //! # Features
 //!
-//! - `tls`: `wss://`, with rustls and the system's root certificates. Off by default; without it a `wss` URL is an error.
+//! - `tls`: `wss://`, with rustls, the system's root certificates and those of [`ClientBuilder::authorities`], and with a certificate of the
+//!   client's own ([`ClientBuilder::certificate`]). Off by default; without it a `wss` URL is an error.
 
 // The tests' helpers that the tests of `tests/it` have too know this crate by its name.
 #[cfg(test)]
@@ -98,7 +99,9 @@ mod dial;
 mod error;
 mod events;
 mod figures;
+mod heard;
 mod inbox;
+pub mod inner;
 mod kernel;
 mod line;
 mod liveness;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::future::Future;
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +103,8 @@ pub(crate) struct Options {
     pub(crate) queue_bytes: usize,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) connect_timeout: Duration,
+    #[cfg(feature = "tls")]
+    pub(crate) tls_files: crate::tls::TlsFiles,
     pub(crate) resolver: Resolver,
     pub(crate) clock: Clock,
     /// In a test: who gets the other end of each connection, in place of a network.
@@ -151,6 +155,8 @@ impl ClientBuilder {
                 queue_bytes: 1024 * 1024,
                 request_timeout: None,
                 connect_timeout: Duration::from_secs(10),
+                #[cfg(feature = "tls")]
+                tls_files: Default::default(),
                 resolver: race::system_resolver(),
                 clock: Clock::default(),
                 #[cfg(test)]
@@ -249,6 +255,23 @@ impl ClientBuilder {
     /// before that. 10 s by default.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
+        self
+    }
+
+    /// Trusts the certificates in this file too, in PEM form, beside the system's root certificates: those of a company's own authority, or a
+    /// server's own. None by default. The file is read anew for every connection.
+    #[cfg(feature = "tls")]
+    pub fn authorities(mut self, file: impl Into<PathBuf>) -> Self {
+        self.options.tls_files.authorities = Some(file.into());
+        self
+    }
+
+    /// Shows this certificate to a broker that asks for one: a file with the certificate, and behind it those that lead to its root, and a file
+    /// with its key, both in PEM form. None by default. The files are read anew for every connection, so that a renewed certificate counts with
+    /// the next.
+    #[cfg(feature = "tls")]
+    pub fn certificate(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.options.tls_files.client = Some((chain.into(), key.into()));
         self
     }
 

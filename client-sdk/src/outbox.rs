@@ -114,6 +114,18 @@ pub(crate) struct Limits {
     pub(crate) several: bool,
 }
 
+impl Limits {
+    /// Those of a `welcome`.
+    pub(crate) fn told(version: &str, frame_bytes: u64, in_flight: u64) -> Self {
+        let at_least_one = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
+        Self {
+            frame_bytes: at_least_one(frame_bytes),
+            in_flight: at_least_one(in_flight),
+            several: hark_protocol::takes_publish_all(version),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Outbox {
     /// What new lanes count under.

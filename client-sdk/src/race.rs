@@ -33,7 +33,7 @@ pub(crate) fn system_resolver() -> Resolver {
 
 /// The addresses that failed or were slow lately, and since when. Bound: those of the last answer about one name.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Doubts(Arc<Mutex<HashMap<SocketAddr, Instant>>>);
+pub struct Doubts(Arc<Mutex<HashMap<SocketAddr, Instant>>>);
 
 impl Doubts {
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
@@ -170,9 +170,17 @@ pub(crate) async fn connect(
     // Of an IPv6 address in a URL.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let found = resolver(host.to_owned(), port).await?;
-    let (address, stream) = race(found, doubts, TcpStream::connect).await?;
+    let (address, stream) = first(found, doubts).await?;
     stream.set_nodelay(true)?;
     Ok((address, stream))
+}
+
+/// Connects to that one of the addresses that answers first.
+pub async fn first(
+    addresses: Vec<SocketAddr>,
+    doubts: &Doubts,
+) -> io::Result<(SocketAddr, TcpStream)> {
+    race(addresses, doubts, TcpStream::connect).await
 }
 
 #[cfg(test)]

@@ -18,12 +18,13 @@ use tokio::time::Instant;
 
 use self::steps::{Names, Script, Seen, Step};
 use crate::events::Reporter;
+use crate::heard::{self, Heard};
 use crate::inbox::{Inbox, Subscribe, ToSay};
 use crate::options::Producer;
 use crate::outbox::{Limits, Outbox, Outgoing, Permits, Together};
 use crate::queue::{Queue, Taken};
 use crate::world::World;
-use crate::{ConnectionEvent, Gap, PublishError, Receipt};
+use crate::{ConnectionEvent, PublishError, Receipt};
 
 #[test]
 fn every_script_holds() {
@@ -303,82 +304,21 @@ impl Adapter {
 
     fn hear(&mut self, frame: ServerFrame) {
         let now = self.now();
-        let to_say = &mut self.to_say;
-        match frame {
-            ServerFrame::Welcome {
+        let (outbox, inbox, to_say) = (&mut self.outbox, &mut self.inbox, &mut self.to_say);
+        match heard::hand_on(frame, outbox, inbox, to_say, now) {
+            Heard::Taken | Heard::Served => {}
+            Heard::Connection(ServerFrame::Welcome {
                 version,
                 max_message_bytes,
                 max_inflight,
                 ..
-            } => {
-                self.limits = Some(Limits {
-                    frame_bytes: max_message_bytes as usize,
-                    in_flight: max_inflight as usize,
-                    several: hark_protocol::takes_publish_all(&version),
-                });
+            }) => {
+                self.limits = Some(Limits::told(&version, max_message_bytes, max_inflight));
                 to_say.connected = true;
-                self.inbox.connected(to_say);
+                inbox.connected(to_say);
                 self.wake_up();
             }
-            ServerFrame::Message { topic, record } => {
-                self.inbox.message(topic, record, now, to_say);
-            }
-            ServerFrame::Published {
-                id,
-                cursor,
-                duplicate,
-                ..
-            } => self.outbox.published(id, cursor, duplicate),
-            ServerFrame::PublishedAll { id, receipts } => {
-                self.outbox.published_all(id, receipts, now);
-            }
-            ServerFrame::Subscribed {
-                id,
-                cursor,
-                resumed,
-                ..
-            } => {
-                self.inbox.subscribed(id, cursor, resumed, now, to_say);
-            }
-            ServerFrame::Unsubscribed { id, topic } => {
-                self.inbox.unsubscribed(id, &topic, to_say);
-            }
-            ServerFrame::CaughtUp { topic, cursor } => self.inbox.caught_up(&topic, cursor, now),
-            ServerFrame::Lagging { topic, behind, .. } => self.inbox.lagging(topic, behind),
-            ServerFrame::Gap {
-                topic,
-                reason,
-                from,
-                to,
-                cursor,
-            } => {
-                let gap = Gap {
-                    reason,
-                    from,
-                    to,
-                    cursor,
-                };
-                self.inbox.gap(&topic, gap, now);
-            }
-            ServerFrame::Error {
-                id: Some(id),
-                code,
-                message,
-                expected_seq,
-                retry_after_ms,
-            } => {
-                let retry_after = retry_after_ms.map(Duration::from_millis);
-                match self.inbox.owns(id) {
-                    true => self
-                        .inbox
-                        .refused(id, code, message, retry_after, now, to_say),
-                    false => {
-                        self.outbox
-                            .refused(id, code, message, expected_seq, retry_after, now);
-                    }
-                }
-            }
-            other => panic!("the adapter does not play {other:?}"),
+            Heard::Connection(other) => panic!("the adapter does not play {other:?}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hark_tests::{Broker, Cli, EventStream, RawWs, Setup, raw_http, upgrade, wait_until};
+use hark_tests::{Broker, Cli, EventStream, RawWs, Setup, hark, raw_http, upgrade, wait_until};
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -606,7 +606,10 @@ fn without_authentication_a_token_is_refused_and_not_believed() {
             "{header:?}"
         );
     }
-    let told = Cli::run(&broker, &["pub", "a", "1", "--token", "garbage"]);
+    let mut publish = hark();
+    publish.args(["pub", "a", "1", "--url", &broker.ws_url()]);
+    publish.env("HARK_TOKEN", "garbage");
+    let told = Cli::spawn(publish).wait();
     assert_ne!(told.code, Some(0));
     assert!(told.stderr.contains("authentication"), "{}", told.stderr);
 }

@@ -13,6 +13,7 @@ mod browser;
 #[cfg(feature = "peers")]
 mod browsers;
 mod cli;
+mod cli_credentials;
 mod cli_end;
 mod cli_help;
 mod cli_url;

@@ -42,6 +42,7 @@ mod preload;
 mod raw;
 mod steady;
 mod tap;
+mod tls_front;
 mod ws;
 
 use std::path::Path;
@@ -62,6 +63,7 @@ pub use preload::Preload;
 pub use raw::{Op, RawWs, raw_http, upgrade};
 pub use steady::{publish_paced, publish_surely, subscribe_surely};
 pub use tap::Tap;
+pub use tls_front::{Authority, TlsFront};
 pub use ws::{Ended, Ws};
 
 /// How long anything may take before it counts as hanging.

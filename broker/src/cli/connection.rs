@@ -3,15 +3,15 @@
 
 use std::time::{Duration, Instant};
 
+use hark_client::inner::{LONGEST_RETRY_AFTER, draw};
 use hark_client::{Client, ClientBuilder, ClientError, FirstConnection, Reconnect};
 
 use super::CliError;
+use super::credentials::CredentialArgs;
+use super::http::Http;
 use super::output::{say, say_once, tell_of_trouble};
 use super::place::Place;
 use super::trouble;
-
-/// The most that is waited for because somebody asked for it (`longest_retry_after` in protocol/README.md).
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Which broker, and as whom.
 #[derive(Debug, clap::Args)]
@@ -23,11 +23,17 @@ pub(super) struct ConnectionArgs {
         env = "HARK_URL",
         default_value = "ws://127.0.0.1:4275/ws"
     )]
-    pub(super) url: String,
+    url: String,
 
-    /// Say who you are with this token.
-    #[arg(long, global = true, env = "HARK_TOKEN", hide_env_values = true)]
-    pub(super) token: Option<String>,
+    #[command(flatten)]
+    credentials: CredentialArgs,
+}
+
+impl ConnectionArgs {
+    /// The broker's HTTP side.
+    pub(super) fn http(&self) -> Result<Http, CliError> {
+        Http::at(&self.url, self.credentials.settle()?)
+    }
 }
 
 /// Whether to wait for a broker that is not there yet.
@@ -44,15 +50,10 @@ pub(super) async fn connect(
     wait: &WaitArgs,
     set_up: impl Fn(ClientBuilder) -> ClientBuilder,
 ) -> Result<Client, CliError> {
-    let place = Place::parse(&args.url)?;
+    let credentials = args.credentials.settle()?;
+    let place = Place::parse(&args.url)?.with_files(credentials.tls.clone());
     let urls = place.websockets();
-    let builder = |url: &str| {
-        let builder = set_up(Client::builder(url));
-        match &args.token {
-            Some(token) => builder.token(token),
-            None => builder,
-        }
-    };
+    let builder = |url: &str| credentials.give(set_up(Client::builder(url)));
     // What is asked for waits for the connection; meanwhile the events say what it waits for.
     let later = |url: &str| builder(url).first_connection(FirstConnection::InBackground);
     let client = match &urls[..] {
@@ -67,7 +68,10 @@ pub(super) async fn connect(
                     }
                     Err(failed) => failed,
                 };
-                if matches!(error, ClientError::BadUrl { .. }) {
+                if matches!(
+                    error,
+                    ClientError::BadUrl { .. } | ClientError::BadCertificates { .. }
+                ) {
                     return Err(error.into());
                 }
                 let (asked, is_final) = (place.clone(), is_final(&error));
@@ -126,12 +130,6 @@ fn is_final(error: &ClientError) -> bool {
     }
 }
 
-/// Draws a wait between zero and a bound that begins with `first` and doubles with each failure, up to `longest`.
-pub(super) fn drawn(failures: u32, first: Duration, longest: Duration) -> Duration {
-    let bound = first.saturating_mul(2_u32.saturating_pow(failures.min(30)));
-    bound.min(longest).mul_f64(rand::random::<f64>())
-}
-
 /// A broker that is not there yet is waited for.
 struct Waiting {
     since: Instant,
@@ -156,7 +154,7 @@ impl Waiting {
             true => rule.longest_wait_in_the_first_minute,
             false => rule.longest_wait,
         };
-        let drawn = drawn(self.failures, rule.first_wait, longest);
+        let drawn = draw(self.failures, rule.first_wait, longest);
         self.failures += 1;
         tokio::time::sleep(asked.min(LONGEST_RETRY_AFTER) + drawn).await;
     }

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hark_client::inner::{Certificates, TlsFiles, draw, retry_after};
+use rustls::pki_types::PrivateKeyDer;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::http::{Method, Request, Response, StatusCode, header};
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{Certificate, ClientCert, KeyKind, PrivateKey, RootCerts, TlsConfig, TlsProvider};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 
 use super::CliError;
-use super::connection::drawn;
+use super::credentials::Credentials;
 use super::place::Place;
 use super::race::Racing;
 use super::trouble;
@@ -35,7 +37,7 @@ const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
 pub(super) struct Http {
     agent: Agent,
     place: Place,
-    token: Option<String>,
+    credentials: Credentials,
 }
 
 /// What Hark says when it refuses something.
@@ -47,12 +49,12 @@ struct Refusal {
 }
 
 impl Http {
-    pub(super) fn at(url: &str, token: Option<&str>) -> Result<Self, CliError> {
-        let place = Place::parse(url)?;
+    pub(super) fn at(url: &str, credentials: Credentials) -> Result<Self, CliError> {
+        let place = Place::parse(url)?.with_files(credentials.tls.clone());
         Ok(Self {
-            agent: agent(&place, PATIENCE)?,
+            agent: agent(&place, PATIENCE).map_err(CliError::failed)?,
             place,
-            token: token.map(str::to_owned),
+            credentials,
         })
     }
 
@@ -67,8 +69,8 @@ impl Http {
         loop {
             let response = self.ask(Method::GET, path, query)?;
             let is_busy = matches!(response.status().as_u16(), 429 | 503);
-            let drawn = drawn(failures, FIRST_WAIT, LONGEST_WAIT);
-            let wait = drawn.max(retry_after(&response).unwrap_or_default());
+            let drawn = draw(failures, FIRST_WAIT, LONGEST_WAIT);
+            let wait = drawn.max(retry_after(response.headers()).unwrap_or_default());
             // Whoever is asked for more patience than it has says so at once.
             let is_over = wait > deadline.saturating_duration_since(Instant::now());
             if !is_busy || is_over {
@@ -98,7 +100,7 @@ impl Http {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}?{query}", self.place.http()));
-        if let Some(token) = &self.token {
+        if let Some(token) = self.credentials.token()? {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request
@@ -131,12 +133,6 @@ impl Http {
             Err(_) => trouble::not_hark(&self.place, &seen),
         })
     }
-}
-
-/// The seconds that were asked for. Hark says no date.
-fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
-    let asked = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
-    asked.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// A value of a query (RFC 3986, section 3.4).
@@ -187,9 +183,8 @@ pub(super) fn look(place: &Place) -> Result<Seen, ureq::Error> {
         #[serde(rename = "status")]
         _status: String,
     }
-    let Ok(agent) = agent(place, LOOK_PATIENCE) else {
-        return Err(ureq::Error::Tls("there are no root certificates"));
-    };
+    let agent = agent(place, LOOK_PATIENCE)
+        .map_err(|reason| ureq::Error::Io(std::io::Error::other(reason)))?;
     let mut response = agent.get(format!("{}/readyz", place.http())).call()?;
     let mut seen = Seen::at(&response);
     let body = response.body_mut().with_config().limit(MAX_REFUSAL_BYTES);
@@ -201,7 +196,7 @@ pub(super) fn look(place: &Place) -> Result<Seen, ureq::Error> {
     Ok(seen)
 }
 
-fn agent(place: &Place, patience: Duration) -> Result<Agent, CliError> {
+fn agent(place: &Place, patience: Duration) -> Result<Agent, String> {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         // Where another address is meant, a person should say so: a token goes with it.
@@ -209,7 +204,7 @@ fn agent(place: &Place, patience: Duration) -> Result<Agent, CliError> {
         .max_redirects_will_error(false)
         .timeout_global(Some(patience));
     let config = match place.is_secure() {
-        true => config.tls_config(tls()?),
+        true => config.tls_config(tls(place.files())?),
         false => config,
     };
     let connector =
@@ -223,24 +218,27 @@ fn agent(place: &Place, patience: Duration) -> Result<Agent, CliError> {
     ))
 }
 
-/// The system's root certificates, as for the WebSocket.
-fn tls() -> Result<TlsConfig, CliError> {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        let reasons: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
-        return Err(CliError::failed(format!(
-            "this system has no root certificates ({}); install them (ca-certificates), or name a file of them in SSL_CERT_FILE",
-            reasons.join("; ")
-        )));
-    }
-    let roots = found
-        .certs
-        .iter()
-        .map(|der| Certificate::from_der(der).to_owned());
+/// The same certificates as for the WebSocket.
+fn tls(files: &TlsFiles) -> Result<TlsConfig, String> {
+    let Certificates { roots, client, .. } = files.read()?;
+    let owned = |der: &[u8]| Certificate::from_der(der).to_owned();
+    let roots: Vec<_> = roots.iter().map(|der| owned(der)).collect();
+    let client = client.and_then(|(chain, key)| {
+        let chain: Vec<_> = chain.iter().map(|der| owned(der)).collect();
+        let kind = match &key {
+            PrivateKeyDer::Pkcs1(_) => KeyKind::Pkcs1,
+            PrivateKeyDer::Sec1(_) => KeyKind::Sec1,
+            PrivateKeyDer::Pkcs8(_) => KeyKind::Pkcs8,
+            _ => return None,
+        };
+        let key = PrivateKey::from_der(kind, key.secret_der()).to_owned();
+        Some(ClientCert::new_with_certs(&chain, key))
+    });
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(TlsConfig::builder()
         .provider(TlsProvider::Rustls)
-        .root_certs(RootCerts::new_with_certs(&roots.collect::<Vec<_>>()))
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .client_cert(client)
         .unversioned_rustls_crypto_provider(provider)
         .build())
 }

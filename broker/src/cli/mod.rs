@@ -2,6 +2,7 @@
 //! is in `environment`.
 
 mod connection;
+mod credentials;
 mod cursor_file;
 mod environment;
 mod http;
@@ -157,8 +158,8 @@ mod tests {
     fn every_flag_that_is_named_anywhere_exists() {
         let mut names = BTreeSet::new();
         known(&Cli::command(), &mut names);
-        // Of the tests alone.
-        names.insert("HARK_FAULTS".to_owned());
+        // Of the tests alone, and what is no flag.
+        names.extend(["HARK_FAULTS", "HARK_TOKEN"].map(str::to_owned));
         let mut files = Vec::new();
         sources(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),

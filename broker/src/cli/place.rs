@@ -1,6 +1,7 @@
 //! Where Hark is, as a person writes it: reads `--url` in all its forms, and names the addresses that it may stand for. Owns the forms; leaves
 //! trying them to `connection` and `http`.
 
+use hark_client::inner::TlsFiles;
 use ureq::http::Uri;
 
 use super::CliError;
@@ -17,6 +18,8 @@ pub(super) struct Place {
     query: String,
     /// Whether it was written as a WebSocket's URL.
     names_websocket: bool,
+    /// What is trusted and shown there.
+    files: TlsFiles,
 }
 
 impl Place {
@@ -49,7 +52,9 @@ impl Place {
             None => (rest, ""),
         };
         if authority.contains('@') {
-            return Err(wrong("it holds a user's name; say who you are by --token"));
+            return Err(wrong(
+                "it holds a user's name; say who you are by --token-file",
+            ));
         }
         if authority.is_empty() || authority.starts_with(':') {
             return Err(wrong("there is no host"));
@@ -78,7 +83,13 @@ impl Place {
             path: path.trim_end_matches('/').to_owned(),
             query: query.to_owned(),
             names_websocket,
+            files: TlsFiles::default(),
         })
+    }
+
+    /// The same place, where these are trusted and shown.
+    pub(super) fn with_files(self, files: TlsFiles) -> Self {
+        Self { files, ..self }
     }
 
     /// Where the WebSocket may be: to be tried in this order.
@@ -112,6 +123,11 @@ impl Place {
     /// Whether it is reached with TLS.
     pub(super) fn is_secure(&self) -> bool {
         self.is_secure
+    }
+
+    /// What is trusted and shown there.
+    pub(super) fn files(&self) -> &TlsFiles {
+        &self.files
     }
 
     /// Host and port.
@@ -180,7 +196,7 @@ mod tests {
             ("", "no host"),
             ("127.0.0.1:port", "port"),
             ("127.0.0.1:70000", "port"),
-            ("ana:secret@127.0.0.1:4275", "--token"),
+            ("ana:secret@127.0.0.1:4275", "--token-file"),
             ("http://exa mple:1", "URL"),
         ] {
             let error = Place::parse(bad).unwrap_err().to_string();

@@ -109,7 +109,7 @@ impl Deleted {
 
 pub(super) async fn run(args: TopicsArgs) -> Result<(), CliError> {
     // Nothing else goes on, so it may block.
-    let broker = Http::at(&args.connection.url, args.connection.token.as_deref())?;
+    let broker = args.connection.http()?;
     let mut output = Output::new(args.json);
     let prefix = args.list.prefix;
     match args.command {

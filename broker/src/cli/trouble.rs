@@ -4,6 +4,7 @@
 use std::io;
 
 use hark_client::{ClientError, ErrorCode};
+use rustls::AlertDescription;
 use ureq::http::StatusCode;
 
 use super::CliError;
@@ -20,6 +21,10 @@ enum Way {
     NoTls,
     /// TLS is spoken, and its certificate is not to be trusted.
     BadCertificate(String),
+    /// A certificate of the client is asked for.
+    WantsCertificate,
+    /// The client's certificate is not taken.
+    CertificateRefused(String),
     BadTls(String),
     /// What came, or did not, is no HTTP.
     NoHttp,
@@ -72,6 +77,18 @@ impl Way {
         match error {
             rustls::Error::InvalidMessage(_) => Self::NoTls,
             rustls::Error::InvalidCertificate(_) => Self::BadCertificate(error.to_string()),
+            rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+                Self::WantsCertificate
+            }
+            rustls::Error::AlertReceived(
+                alert @ (AlertDescription::UnknownCA
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::AccessDenied),
+            ) => Self::CertificateRefused(format!("{alert:?}")),
             error => Self::BadTls(error.to_string()),
         }
     }
@@ -95,7 +112,13 @@ impl Way {
                 "what listens at {there} does not speak TLS; write http://{there} or ws://{there}/ws"
             ),
             Self::BadCertificate(why) => format!(
-                "the certificate of {there} is not to be trusted ({why}); ask for the name it is made out to, or add its issuer to the system's root certificates (or to the file that SSL_CERT_FILE names)"
+                "the certificate of {there} is not to be trusted ({why}); ask for the name it is made out to, or name a file with its issuer's certificate in --ca (or HARK_CA_FILE, or SSL_CERT_FILE in place of the system's)"
+            ),
+            Self::WantsCertificate => format!(
+                "{there} asks for a client's certificate; give --client-certificate and --client-key (or HARK_CLIENT_CERTIFICATE_FILE and HARK_CLIENT_KEY_FILE)"
+            ),
+            Self::CertificateRefused(why) => format!(
+                "{there} does not take the certificate of --client-certificate ({why}); give one of an issuer that it trusts"
             ),
             Self::BadTls(why) => {
                 format!(
@@ -169,7 +192,7 @@ pub(super) fn of_end(error: &ClientError) -> String {
     match error {
         ClientError::ClosedByBroker { code, reason } => {
             let advice = match code.0 {
-                4401 => "; give a token that is good with --token (or HARK_TOKEN)",
+                4401 => "; give a token that is good with --token-file (or HARK_TOKEN)",
                 _ => "",
             };
             let (code, reason) = (code.0, plain(reason));
@@ -203,7 +226,7 @@ fn sentence(place: &Place, looked: Result<Seen, ureq::Error>) -> String {
 
 fn advice(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        401 => "; give a token that is good with --token (or HARK_TOKEN)",
+        401 => "; give a token that is good with --token-file (or HARK_TOKEN)",
         429 | 503 => "; try again later",
         _ => "",
     }
@@ -241,7 +264,10 @@ fn speaks_tls(place: &Place) -> bool {
     }
     match look(&place.with_tls(true)) {
         Ok(_) => true,
-        Err(error) => matches!(Way::of(&error), Way::BadCertificate(_)),
+        Err(error) => matches!(
+            Way::of(&error),
+            Way::BadCertificate(_) | Way::WantsCertificate | Way::CertificateRefused(_)
+        ),
     }
 }
 

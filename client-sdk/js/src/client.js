@@ -7,6 +7,7 @@ import { checkTopic, readFrom } from "./checks.js";
 import { Connection } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { HarkError, PublishError, SubscribeError, tooLarge } from "./errors.js";
+import { handOn } from "./heard.js";
 import { Inbox } from "./inbox.js";
 import { PUBLISH_OPTIONS, SUBSCRIBE_OPTIONS, Unknown, settle } from "./options.js";
 import { Outbox } from "./outbox.js";
@@ -231,31 +232,11 @@ export class Client {
    * @param {number} size
    */
   #hear(frame, size) {
-    switch (frame.type) {
-      case "message":
-        return this.#inbox.message(frame, size);
-      case "published":
-        return this.#outbox.published(frame);
-      case "published_all":
-        return this.#outbox.publishedAll(frame);
-      case "subscribed":
-        return void this.#inbox.subscribed(frame);
-      case "unsubscribed":
-        return this.#inbox.unsubscribed(frame);
-      case "caught_up":
-        return this.#inbox.caughtUp(frame);
-      case "lagging":
-        return this.#inbox.lagging(frame);
-      case "gap":
-        return this.#inbox.gap(frame);
-      case "error":
-        if (frame.code === "expiring") return void this.#connection.renew();
-        if (!this.#inbox.refused(frame)) this.#outbox.refused(frame);
-        return;
-      case "welcome":
-        Object.assign(this.#limits, { frameBytes: frame.max_message_bytes, inFlight: frame.max_inflight });
-    }
-    // What is not known comes of a newer Hark.
+    const { type, code } = frame;
+    if (type === "error" && code === "expiring") this.#connection.renew();
+    else if (type === "welcome")
+      Object.assign(this.#limits, { frameBytes: frame.max_message_bytes, inFlight: frame.max_inflight });
+    else handOn(frame, size, this.#inbox, this.#outbox);
   }
 }
 

@@ -58,6 +58,7 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  * @property {boolean} [isOpen]
  * @property {string} [version] Hark's
  * @property {any} [welcome] the frame
+ * @property {boolean} [isRenewing] its token is being asked for
  * @property {string} [trial] the topic that it is tried with, in the background
  */
 
@@ -159,13 +160,15 @@ export class Connection {
     link?.line.publish(id, text);
   }
 
-  /** The token runs out soon: says a new one, if there may be another. */
+  /** The token runs out soon: says a new one, once, if there may be another. */
   async renew() {
-    if (!this.#tokens.changes) return;
     const link = this.#link;
+    if (!link || link.isRenewing || !this.#tokens.changes) return;
+    link.isRenewing = true;
     // Without a new token Hark ends the connection in time, and the next one asks again.
     const token = await this.#tokens.get("expiring").catch(() => undefined);
-    if (token && link === this.#link) link?.line.say({ type: "auth", token });
+    link.isRenewing = false;
+    if (token && link === this.#link) link.line.say({ type: "auth", token });
   }
 
   reconnect() {
@@ -435,14 +438,25 @@ export class Connection {
    * @param {boolean} [online] the network is there again, or gone
    */
   #wake(doubts, online) {
-    if (this.#link?.isOpen) {
-      if (doubts) this.#link.line.check(!!online);
+    const link = this.#link;
+    if (link?.isOpen) {
+      if (doubts) this.#check(link, !!online);
     } else if (online) {
       // What was begun while the network was away may hang.
       this.#next = this.#home;
       this.#over({ again: true });
     }
     if (online !== false) this.#hurry();
+  }
+
+  /**
+   * @param {Link} link
+   * @param {boolean} online
+   */
+  async #check(link, online) {
+    // By HTTP the next requests show the token, which has run out while the machine slept, perhaps.
+    if (this.transport !== "websocket" && this.#tokens.changes) await this.renew();
+    if (link === this.#link) link.line.check(online);
   }
 
   /**

@@ -1,8 +1,14 @@
 // @ts-check
 // Cursors in an application's store. Owns that saves to it are made one after the other with the newest cursor last, also those of
-// several subscriptions, and that one which has ended does not write over what its successor has saved.
+// several subscriptions, that one which has ended does not write over what its successor has saved, and that a store which never answers
+// holds up nothing for ever: after a while it is as if it had failed.
 
 import { report } from "./emitter.js";
+import { HarkError } from "./errors.js";
+import { within } from "./timer.js";
+
+// Longer than any store that works takes, and shorter than a page is looked at that shows nothing.
+const PATIENCE_MS = 10_000;
 
 /** @typedef {import("../hark").CursorStore} CursorStore */
 
@@ -41,7 +47,7 @@ export class Place {
 
   #load() {
     this.#stored = "";
-    return this.#store.load();
+    return inTime("load", this.#store.load());
   }
 
   /** @param {string} cursor */
@@ -54,7 +60,7 @@ export class Place {
     while (this.#cursor !== this.#stored) {
       this.#stored = this.#cursor;
       try {
-        const saved = /** @type {any} */ (this.#store.save(this.#cursor));
+        const saved = inTime("save", /** @type {any} */ (this.#store.save(this.#cursor)));
         // Of a store that has it at once, the next one is not put off.
         if (typeof saved?.then !== "function") continue;
         this.#saving = saved.then(() => {}, report).then(() => {
@@ -68,3 +74,15 @@ export class Place {
     }
   }
 }
+
+/**
+ * What a store has given, or its promise, which is waited for so long.
+ *
+ * @param {string} what
+ * @param {any} given
+ */
+const inTime = (what, given) => {
+  if (typeof given?.then !== "function") return given;
+  const late = () => new HarkError("store_late", `a cursor's ${what} was not settled within ${PATIENCE_MS} ms`);
+  return within(given, PATIENCE_MS, late);
+};

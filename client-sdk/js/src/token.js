@@ -1,6 +1,7 @@
 // @ts-check
-// The application's token, for the connection or for one topic. Owns that its callback is not called while a call is waited for (who asks meanwhile gets the same answer),
-// and that one which never answers is given up: the next call may find it still running.
+// The application's token, for the connection or for one topic. Owns that its callback is not called while a call is waited for (who asks meanwhile gets the same answer, unless a
+// token was refused: that may be what the call brings), and that one which never answers is given up: the next call may find it still
+// running.
 
 import { HarkError } from "./errors.js";
 import { within } from "./timer.js";
@@ -12,6 +13,8 @@ export class Tokens {
   #patienceMs;
   /** @type {Promise<string | undefined> | undefined} */
   #flight;
+  /** What the call was made for. @type {TokenReason | undefined} */
+  #reason;
 
   /**
    * @param {string | ((reason: TokenReason) => string | undefined | Promise<string | undefined>) | undefined} source
@@ -39,10 +42,17 @@ export class Tokens {
   get(reason) {
     const source = this.#source;
     if (typeof source !== "function") return Promise.resolve(source);
+    const flight = this.#flight;
+    if (flight && reason === "refused" && this.#reason !== reason) {
+      const again = () => this.get(reason);
+      return flight.then(again, again);
+    }
+    if (flight) return flight;
+    this.#reason = reason;
     const ms = this.#patienceMs;
     const late = () => new HarkError("no_token", `the token function gave nothing within ${ms} ms`);
     // `async`, so that a callback that throws rejects.
     const ask = async () => source(reason);
-    return (this.#flight ??= within(ask(), ms, late).finally(() => (this.#flight = undefined)));
+    return (this.#flight = within(ask(), ms, late).finally(() => (this.#flight = undefined)));
   }
 }

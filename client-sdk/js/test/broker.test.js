@@ -163,7 +163,7 @@ test("callbacks: one message after the other, taken when they are done", async (
 test("says what has expired", async (t) => {
   const broker = await start(t, "--retention-messages", "5");
   const { cursor } = await broker.publish("a", 1);
-  for (const n of count(2000)) await broker.publish("a", n + 1);
+  await broker.publishMany("a", count(2000).map((n) => n + 1));
   const hark = client(t, broker.url);
   const first = await until("retention has taken something", async () => {
     const { first } = await (await fetch(`${broker.url}/v1/topics/a`)).json();

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { draw } from "../src/backoff.js";
+import { Tokens } from "../src/token.js";
 import { browser, harkFetch, settled, start } from "./support/client.js";
 
 test("the URL of the WebSocket, and its subprotocol", async (t) => {
@@ -130,12 +131,10 @@ test("the token callback is never called twice at a time", async (t) => {
   assert.deepEqual(asked, ["connect", "expiring"]);
   answer("two");
   await settled();
-  // Three that waited for it, and each says it.
-  assert.ok(
-    sockets[0]
-      .said("auth")
-      .slice(1)
-      .every(({ token }) => token === "two"),
+  // Three waited for it, and it is said once.
+  assert.deepEqual(
+    sockets[0].said("auth").map(({ token }) => token),
+    ["one", "two"],
   );
   sockets[0].say({ type: "error", code: "expiring", message: "soon" });
   await settled();
@@ -155,6 +154,65 @@ test("a refused token is asked for once more", async (t) => {
   assert.equal(hark.state, "closed");
   assert.equal(changes.at(-1).error.code, "unauthenticated");
 });
+
+test("a refused token is not asked for by the call that may have brought it", async () => {
+  const asked = [];
+  const answers = [];
+  const tokens = new Tokens((reason) => (asked.push(reason), new Promise((...ways) => answers.push(ways))), 6000);
+  const one = tokens.get("connect");
+  const fresh = ["refused", "refused"].map((reason) => tokens.get(reason));
+  assert.equal(await Promise.race([tokens.get("expiring"), settled()]), undefined, "it is waited for");
+  answers[0][0]("old");
+  assert.equal(await one, "old");
+  await settled();
+  assert.deepEqual(asked, ["connect", "refused"]);
+  answers[1][0]("new");
+  assert.deepEqual(await Promise.all(fresh), ["new", "new"]);
+  // Nor does it matter how that call ends.
+  const failing = tokens.get("connect");
+  const another = tokens.get("refused");
+  answers[2][1](new Error("the login service is away"));
+  await assert.rejects(failing, /away/);
+  await settled();
+  answers[3][0]("newer");
+  assert.equal(await another, "newer");
+});
+
+for (const transport of ["websocket", "sse", "longpoll"]) {
+  test(`${transport}: a token that ran out while the machine slept is not shown`, async (t) => {
+    const page = browser(t);
+    let calls = 0;
+    const shown = [];
+    const { fetch, requests, streams } = harkFetch();
+    const asks = (url, init) => (shown.push(init.headers.authorization), fetch(url, init));
+    const token = async () => `t${++calls}`;
+    const { hark, sockets, pass, sleep } = await start(t, { transports: [transport], fetch: asks, token });
+    const made = (socket) => {
+      socket.answers = true;
+      socket.accept();
+    };
+    sockets.forEach(made);
+    hark.subscribe("a");
+    await pass(100);
+    assert.equal(hark.state, "open");
+    const before = shown.length;
+    page.shows("hidden");
+    sleep(8 * 3_600_000);
+    page.shows("visible");
+    if (transport === "websocket") sockets[0].end(1006);
+    await pass(300);
+    if (transport !== "websocket") {
+      assert.ok(shown.length > before, `it asks again: ${requests}`);
+      assert.deepEqual(new Set(shown.slice(before)), new Set(["Bearer t2"]));
+      return;
+    }
+    sockets[1].accept();
+    assert.deepEqual(
+      sockets.map((socket) => socket.said("auth")[0].token),
+      ["t1", "t2"],
+    );
+  });
+}
 
 test("a callback that fails is asked again later", async (t) => {
   const tokens = ["fails", "good"];

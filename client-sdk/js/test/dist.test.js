@@ -7,7 +7,7 @@ import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
 import * as dist from "../dist/hark.js";
 import * as sources from "../src/index.js";
-import { INNER_NAMES, build } from "../build.js";
+import { FOLDERS, INNER_NAMES } from "../build.js";
 import { Broker } from "./support/broker.js";
 import { messages } from "./support/until.js";
 
@@ -15,7 +15,7 @@ const MOST_BYTES = 20_480;
 const read = (path) => readFileSync(new URL(path, import.meta.url), "utf8");
 
 test("it is what `npm run build` makes", () => {
-  const files = build();
+  const files = FOLDERS.dist();
   assert.deepEqual(readdirSync(new URL("../dist/", import.meta.url)).sort(), Object.keys(files).sort());
   for (const [name, text] of Object.entries(files))
     assert.ok(read(`../dist/${name}`) === text, `dist/${name} is not up to date: npm run build`);

@@ -156,7 +156,7 @@ for (const transport of ["sse", "longpoll"]) {
   over("says gaps: expired, and deleted", async (t, options) => {
     const { broker } = await start(t, "--retention-messages", "5");
     const { cursor } = await broker.publish("a", 1);
-    for (const n of count(2000)) await broker.publish("a", n + 1);
+    await broker.publishMany("a", count(2000).map((n) => n + 1));
     await until(
       "retention has taken something",
       async () => (await (await fetch(`${broker.url}/v1/topics/a`)).json()).first > 2,
@@ -241,7 +241,9 @@ test("falls back where WebSockets are swallowed", async (t) => {
   proxy.websockets = "swallow";
   const hark = client(t, proxy.url, { connectTimeoutMs: 300 });
   await hark.publish("a", 1);
-  assert.equal(hark.transport, "sse");
+  assert.ok(proxy.requests.some((line) => line.startsWith("UPGRADE")));
+  // Which of the two, a busy machine decides: what does not answer in so short a time is passed over too.
+  assert.ok(["sse", "longpoll"].includes(hark.transport), hark.transport);
 });
 
 test("does without a WebSocket where there is none", async (t) => {

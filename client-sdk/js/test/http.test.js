@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { connect } from "../src/index.js";
-import { eventStream, json, nothing, refusal, scriptedFetch, welcome } from "./support/http.js";
+import { eventStream, json, nothing, receipts, refusal, scriptedFetch, welcome } from "./support/http.js";
 import { take, until } from "./support/until.js";
 
 /** A client whose requests `answer` answers; of those that publish nothing it is told only if it has `ask`. */
@@ -48,6 +48,34 @@ test("401 asks for another token once, then ends", async (t) => {
   await until("it ends", () => hark.state === "closed");
   assert.deepEqual(asked, ["connect", "refused"]);
   assert.equal(changes.at(-1).error.code, "unauthenticated");
+});
+
+for (const transport of ["sse", "longpoll"]) {
+  test(`${transport}: a publish whose token has run out is sent with a fresh one, and lost by nobody`, async (t) => {
+    const shown = [];
+    const post = (request) => {
+      shown.push(request.headers.authorization);
+      return shown.at(-1) === "Bearer new" ? receipts(request) : refusal(401, "unauthenticated");
+    };
+    const token = (reason) => (reason === "refused" ? "new" : "old");
+    const { hark } = start(t, transport, { post, ask: post }, { token });
+    const { cursor } = await hark.publish("a", 1);
+    assert.equal(cursor, "e:1");
+    assert.ok(shown.includes("Bearer old") && shown.at(-1) === "Bearer new", `${shown}`);
+  });
+}
+
+test("a token that runs out on an event stream is followed by a fresh one, and the stream by one that shows it", async (t) => {
+  const stream = eventStream();
+  const get = ({ headers }) => (headers.authorization === "Bearer connect" ? stream.response : undefined);
+  const { hark, requests } = start(t, "sse", { get }, { token: (reason) => reason });
+  const events = hark.subscribe("a");
+  stream.begin("a");
+  await events.ready;
+  for (let times = 0; times < 3; times++) stream.say({ type: "error", code: "expiring", message: "soon" });
+  const shows = () => requests.filter(({ method }) => method === "GET").map(({ headers }) => headers.authorization);
+  await until("the stream is asked for again", () => shows().length > 1);
+  assert.deepEqual(shows(), ["Bearer connect", "Bearer expiring"]);
 });
 
 test("503 waits as long as Retry-After says", async (t) => {

@@ -6,7 +6,10 @@ import { Emitter } from "../src/emitter.js";
 import { localCursor } from "../src/index.js";
 import { Subscription } from "../src/subscription.js";
 import { connect } from "../src/index.js";
+import { start } from "./support/client.js";
+import { fakeClock } from "./support/clock.js";
 import { scriptedWebSocket } from "./support/socket.js";
+import { uncaught } from "./support/uncaught.js";
 import { until } from "./support/until.js";
 
 const turns = async () => {
@@ -181,6 +184,43 @@ test("a save that is under way, and the one behind it, are waited for before the
   saves[1]();
   await turns();
   assert.deepEqual([loaded, saves.length], ["e:3", 2]);
+});
+
+test("a save that never settles holds up the next one, and the next load, no longer than its time", async (t) => {
+  const { pass } = fakeClock(t);
+  const saved = [];
+  const store = { load: () => "e:1", save: (cursor) => (saved.push(cursor), new Promise(() => {})) };
+  const failures = uncaught(t);
+  const first = subscribe(store);
+  first.on("message", () => {});
+  push(first, 2, 3, 4);
+  await pass(9_000);
+  assert.deepEqual(saved, ["e:2"]);
+  await pass(1_000);
+  assert.deepEqual(saved, ["e:2", "e:4"]);
+  first.close();
+  let loaded;
+  Promise.resolve(subscribe(store).load()).then((cursor) => (loaded = cursor));
+  await pass(9_000);
+  assert.equal(loaded, undefined);
+  await pass(1_000);
+  assert.equal(loaded, "e:1");
+  assert.deepEqual(failures, Array(2).fill("a cursor's save was not settled within 10000 ms"));
+});
+
+test("a load that never settles is as one that found nothing, after its time", async (t) => {
+  const failures = uncaught(t);
+  const { hark, sockets, pass } = await start(t);
+  sockets[0].accept();
+  hark.subscribe("a", { from: "earliest", cursor: { load: () => new Promise(() => {}), save() {} } });
+  await pass(9_000);
+  assert.deepEqual(sockets[0].said("subscribe"), []);
+  await pass(1_000);
+  assert.deepEqual(
+    sockets[0].said("subscribe").map(({ from }) => from),
+    ["earliest"],
+  );
+  assert.deepEqual(failures, ["a cursor's load was not settled within 10000 ms"]);
 });
 
 test("what the callbacks of a closed subscription have done is stored, if nobody has gone on from there", async () => {

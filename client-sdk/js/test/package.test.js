@@ -20,7 +20,7 @@ test("it holds what it names, the sources and the types, and nothing else", () =
   const { files, folder } = installed;
   assert.deepEqual(
     files.filter((file) => !/^src\/\w+\.js$/.test(file)).sort(),
-    ["README.md", "dist/hark.cjs", "dist/hark.d.cts", "dist/hark.js", "hark.d.ts", "package.json"],
+    ["README.md", "cjs/hark.cjs", "cjs/hark.d.cts", "dist/hark.js", "hark.d.ts", "package.json"],
   );
   const inside = join(folder, "node_modules/hark-client");
   const { main, module, types, exports } = JSON.parse(readFileSync(join(inside, "package.json"), "utf8"));

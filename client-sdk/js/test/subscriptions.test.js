@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { connect } from "../src/index.js";
 import { scriptedWebSocket } from "./support/socket.js";
+import { uncaught } from "./support/uncaught.js";
 import { take, until } from "./support/until.js";
 
 const start = async (t, options) => {
@@ -22,18 +23,6 @@ const answer = (socket, cursor, resumed = false) => {
 };
 const message = (offset, more) => ({ type: "message", topic: "a", offset, time: 1, data: offset, ...more });
 const words = (events) => events.map(({ type, offset, reason, cursor }) => `${reason ?? offset ?? type} ${cursor}`);
-/** The messages of errors that nothing caught. */
-const uncaught = (t) => {
-  const failures = [];
-  const listeners = process.listeners("uncaughtException");
-  process.removeAllListeners("uncaughtException");
-  process.on("uncaughtException", (error) => failures.push(error.message));
-  t.after(() => {
-    process.removeAllListeners("uncaughtException");
-    for (const listener of listeners) process.on("uncaughtException", listener);
-  });
-  return failures;
-};
 const reconnected = async (sockets) => {
   const before = sockets.length;
   sockets.at(-1).end();

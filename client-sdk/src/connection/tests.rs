@@ -975,6 +975,37 @@ async fn a_token_that_never_comes_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_is_asked_for_is_not_asked_for_twice() {
+    let (builder, mut net) = network();
+    let asked = Arc::new(AtomicU32::new(0));
+    let given = Arc::new(tokio::sync::Semaphore::new(1));
+    let (counter, gate) = (Arc::clone(&asked), Arc::clone(&given));
+    let client = builder
+        .token_with(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await?.forget();
+                Ok("t".to_owned())
+            }
+        })
+        .connect()
+        .await
+        .unwrap();
+    let mut peer = net.welcomed().await;
+    for _ in 0..3 {
+        peer.say(json!({"type": "error", "code": "expiring", "message": "soon"}))
+            .await;
+    }
+    sleep(SECOND).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    given.add_permits(3);
+    assert_eq!(peer.frame().await["type"], "auth");
+    timeout(SECOND, peer.frame()).await.unwrap_err();
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_time_is_too_long() {
     let (builder, mut net) = network();
     let client = builder

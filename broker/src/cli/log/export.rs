@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::CliError;
+use super::super::credentials::CredentialArgs;
 use super::super::http::Http;
 use super::super::output::{Output, Reader, say, shown};
 use super::{CopyArgs, DirArgs, line, open_to_read};
@@ -33,9 +34,8 @@ pub(super) struct ExportArgs {
     #[arg(long)]
     url: Option<String>,
 
-    /// Say who you are to that broker with this token.
-    #[arg(long, env = "HARK_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    credentials: CredentialArgs,
 
     /// Export only these topics: a name, or a pattern with `*` (one segment) and a final `>` (the rest); may be given more than once.
     #[arg(long = "topic", value_name = "PATTERN")]
@@ -50,7 +50,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), CliError> {
         incomplete: false,
     };
     match &args.url {
-        Some(url) => export.all_of_broker(&Http::at(url, args.token.as_deref())?)?,
+        Some(url) => export.all_of_broker(&Http::at(url, args.credentials.settle()?)?)?,
         None => export.all_of_directory(&open_to_read(&args.dir, &args.copy)?)?,
     }
     if let Some(trouble) = export.trouble {

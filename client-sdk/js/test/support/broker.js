@@ -71,6 +71,18 @@ export class Broker {
     rmSync(this.#folder, { recursive: true });
   }
 
+  /** Publishes all of these without the client, in one request. */
+  async publishMany(topic, all) {
+    const response = await fetch(`${this.url}/v1/messages`, {
+      method: "POST",
+      headers: { "content-type": "application/x-ndjson" },
+      body: all.map((data, id) => JSON.stringify({ id, topic, data })).join("\n"),
+    });
+    const answers = (await response.text()).trim().split("\n");
+    const failed = answers.filter((line) => !JSON.parse(line).cursor);
+    if (failed.length || answers.length !== all.length) throw new Error(`${answers.length} answers, of them ${failed}`);
+  }
+
   /** Publishes without the client. */
   async publish(topic, data) {
     const response = await fetch(`${this.url}/v1/topics/${topic}/messages`, {

@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { WebSocket, WebSocketServer } from "ws";
 import { writeBody } from "../../src/body.js";
+import { handOn } from "../../src/heard.js";
 import { connect } from "../../src/index.js";
 import { Inbox } from "../../src/inbox.js";
 import { Outbox } from "../../src/outbox.js";
@@ -272,33 +273,10 @@ export class BareStage {
       this.#inbox.connected();
     } else {
       assert.ok(this.#limits, "there is no connection");
-      this.#hear(frame);
+      handOn(frame, JSON.stringify(frame).length, this.#inbox, this.#outbox);
     }
     this.#pump();
     await settle();
-  }
-
-  #hear(frame) {
-    switch (frame.type) {
-      case "message":
-        return this.#inbox.message(frame, JSON.stringify(frame).length);
-      case "published":
-        return this.#outbox.published(frame);
-      case "published_all":
-        return this.#outbox.publishedAll(frame);
-      case "subscribed":
-        return this.#inbox.subscribed(frame);
-      case "unsubscribed":
-        return this.#inbox.unsubscribed(frame);
-      case "caught_up":
-        return this.#inbox.caughtUp(frame);
-      case "lagging":
-        return this.#inbox.lagging(frame);
-      case "gap":
-        return this.#inbox.gap(frame);
-      case "error":
-        return this.#inbox.refused(frame) || this.#outbox.refused(frame);
-    }
   }
 
   #pump() {
