@@ -12,6 +12,7 @@ use super::file::{self, AuthFile, IssuerForm, RuleForm};
 use super::grants::{Added, Grants, Rights};
 use super::jwks::Jwks;
 use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified};
+use super::verified::VerifiedTokens;
 use super::{Credential, Identity, Refusal, Who, ring_backend};
 use crate::config;
 
@@ -33,6 +34,7 @@ pub(crate) struct Authority(Option<Configured>);
 #[derive(Debug)]
 struct Configured {
     issuers: Vec<Issuer>,
+    verified: VerifiedTokens,
     api_keys: Option<ApiKeys>,
     rules: Vec<Rule>,
     anonymous: Identity,
@@ -217,6 +219,7 @@ impl Configured {
         }
         let mut configured = Self {
             issuers,
+            verified: VerifiedTokens::new(),
             api_keys,
             rules,
             anonymous: Identity::new(Who::anonymous(), Grants::default(), None, None, None),
@@ -265,7 +268,7 @@ impl Configured {
         // An issuer may be there more than once, each time with another key.
         let issuers = self.issuers.iter();
         for issuer in issuers.filter(|issuer| *issuer.name == *token.issuer()) {
-            match issuer.verify(&token, now) {
+            match issuer.verify(&token, &self.verified, now) {
                 Ok(verified) => {
                     return Ok(Judged {
                         who: verified.who,

@@ -9,6 +9,7 @@ mod grants;
 mod jwks;
 mod jwt;
 mod ring_backend;
+mod verified;
 
 use std::fmt;
 use std::sync::Arc;
