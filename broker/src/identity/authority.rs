@@ -13,6 +13,7 @@ use super::grants::{Added, Grants, Rights};
 use super::jwks::Jwks;
 use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified};
 use super::proxy::ProxyIdentity;
+use super::verified::VerifiedTokens;
 use super::{Act, Credential, Identity, Refusal, Who, ring_backend};
 use crate::config;
 
@@ -34,6 +35,7 @@ pub(crate) struct Authority(Option<Configured>);
 #[derive(Debug)]
 struct Configured {
     issuers: Vec<Issuer>,
+    verified: VerifiedTokens,
     api_keys: Option<ApiKeys>,
     cookie: Option<Box<str>>,
     proxy: Option<ProxyIdentity>,
@@ -294,6 +296,7 @@ impl Configured {
         }
         let mut configured = Self {
             issuers,
+            verified: VerifiedTokens::new(),
             api_keys,
             cookie,
             proxy,
@@ -336,7 +339,7 @@ impl Configured {
         // An issuer may be there more than once, each time with another key.
         let issuers = self.issuers.iter();
         for issuer in issuers.filter(|issuer| *issuer.name == *token.issuer()) {
-            match issuer.verify(&token, now) {
+            match issuer.verify(&token, &self.verified, now) {
                 Ok(verified) => {
                     return Ok(Judged {
                         who: verified.who,

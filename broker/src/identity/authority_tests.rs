@@ -13,6 +13,11 @@ use serde_json::{Value, json};
 use super::super::{Act, KeyFile, NewKey};
 use super::*;
 
+/// The back end in Rust that the README shows.
+#[allow(unreachable_pub, reason = "it is an example of a program of its own")]
+#[path = "../../../client-sdk/examples/sign/sign.rs"]
+mod readme;
+
 const SECRET: &[u8] = b"a secret of the tests, long enough";
 const NOW_SECS: u64 = 1_800_000_000;
 
@@ -214,6 +219,53 @@ fn a_good_token_of_every_algorithm_is_let_in() {
         );
         assert!(!identity.may_admin());
     }
+}
+
+#[test]
+fn the_back_end_of_the_readme_signs_for_its_user_alone() {
+    let setup = Setup::new(
+        "[[issuer]]\nname = \"https://app.example\"\naudience = [\"hark\"]\nalgorithm = \"HS256\"\nsecret_file = \"secret\"\n\
+         [[rule]]\nwho = \"*\"\nsubscribe = [\"user.{sub}.>\"]\n",
+    );
+    let authority = setup.load().unwrap();
+    let secret = format!("{}\n", std::str::from_utf8(SECRET).unwrap());
+    let token = readme::hark_token(&secret, "ana").unwrap();
+    let credential = Credential::Bearer(&token);
+    let identity = authority.judge(credential, SystemTime::now()).unwrap();
+    assert_eq!(identity.name(), "ana");
+    assert!(identity.may(Act::Subscribe, &topic("user.ana.inbox")));
+    for other in ["user.bob.inbox", "user.ana", "orders"] {
+        assert!(!identity.may(Act::Subscribe, &topic(other)), "{other}");
+    }
+    let minutes = identity
+        .expires_at()
+        .unwrap()
+        .duration_since(SystemTime::now());
+    assert!(minutes.unwrap() < Duration::from_secs(6 * 60));
+}
+
+/// What is remembered is that its signature is good, and nothing else.
+#[test]
+fn a_token_that_was_let_in_is_judged_again_when_it_is_shown_again() {
+    let setup = Setup::new(ISSUERS);
+    let authority = setup.load().unwrap();
+    let claims = json!({"hark": {"subscribe": ["own"]}});
+    let good = token(Algorithm::ES256, claims);
+    for _ in 0..2 {
+        let identity = judge(&authority, &good).unwrap();
+        assert!(identity.may(Act::Subscribe, &topic("own")));
+        assert!(identity.may(Act::Publish, &topic("user.bob.x")));
+    }
+    let late = authority.judge(Credential::Bearer(&good), at(631));
+    assert!(late.unwrap_err().message.contains("expired"));
+    let (text, signature) = good.rsplit_once('.').unwrap();
+    let other = token(Algorithm::ES256, json!({"sub": "eve"}));
+    let foreign = format!("{text}.{}", other.rsplit_once('.').unwrap().1);
+    assert_ne!(foreign, good);
+    assert!(refusal(&authority, &foreign).contains("signature"));
+    let cut = format!("{text}.{}", &signature[..signature.len() - 1]);
+    assert!(refusal(&authority, &cut).contains("cannot be read"));
+    judge(&authority, &good).unwrap();
 }
 
 #[test]

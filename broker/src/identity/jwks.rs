@@ -12,7 +12,6 @@ use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::Deserialize;
 use serde_json::Value;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
@@ -392,20 +391,19 @@ struct Set {
     only: Option<Arc<Key>>,
 }
 
-#[derive(Deserialize)]
-struct SetForm {
-    keys: Vec<Value>,
-}
-
 fn parse(text: &[u8], expected: &Expected, only: Option<Algorithm>) -> Result<Set, String> {
     if text.len() as u64 > MAX_SET_BYTES {
         return Err(format!("more than {MAX_SET_BYTES} bytes"));
     }
-    let form: SetForm =
+    // As any JSON, whose errors never repeat what is there: where the wrong file is named it may be a secret.
+    let mut json: Value =
         serde_json::from_slice(text).map_err(|error| format!("no set of keys (JWKS): {error}"))?;
+    let Some(Value::Array(values)) = json.get_mut("keys").map(Value::take) else {
+        return Err("no set of keys (JWKS): it has no list with the name keys".to_owned());
+    };
     let mut keys: Vec<(Option<Box<str>>, Arc<Key>)> = Vec::new();
     let mut left_out = Vec::new();
-    for value in form.keys {
+    for value in values {
         let name = match value.get("kid").and_then(Value::as_str) {
             Some(kid) => format!("the key {kid:?}"),
             None => "a key without kid".to_owned(),

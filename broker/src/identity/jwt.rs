@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::grants::Rights;
 use super::jwks::{Jwks, NoKey};
+use super::verified::VerifiedTokens;
 use super::{Refusal, Who, ring_backend};
 
 /// The most bytes of a token that anything is read of.
@@ -62,6 +63,7 @@ impl Issuer {
     pub(super) fn verify(
         &self,
         token: &Unverified<'_>,
+        verified: &VerifiedTokens,
         now: SystemTime,
     ) -> Result<Verified, Refusal> {
         let key = match &self.keys {
@@ -70,7 +72,7 @@ impl Issuer {
                 .find(token.kid())
                 .map_err(|no_key| self.refuse(no_key))?,
         };
-        let claims = key.verify(token)?;
+        let claims = verified.claims(token.token, &key, || key.verify(token))?;
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         if now < CLOCK_IS_SET_FROM {
             return Err(Refusal::busy(
@@ -100,7 +102,7 @@ impl Issuer {
             )));
         }
         let mut notes = Vec::new();
-        let rights = match claims.hark {
+        let rights = match &claims.hark {
             Some(claim) if self.grants_claim => Some(self.rights(claim, &mut notes)?),
             Some(_) => {
                 notes.push("the token's claim `hark` is not believed: its issuer has no grants_claim = true");
@@ -111,7 +113,7 @@ impl Issuer {
         Ok(Verified {
             who: Who::new(&self.name, &claims.sub),
             expires_at: UNIX_EPOCH + ends,
-            token_id: claims.jti.map(Into::into),
+            token_id: claims.jti.as_deref().map(Into::into),
             issued_at: claims.iat.map(|iat| UNIX_EPOCH + iat.0),
             rights,
             notes,
@@ -119,7 +121,7 @@ impl Issuer {
     }
 
     /// A claim that cannot be read in full gives nothing: what is not understood might have been a restriction.
-    fn rights(&self, claim: Value, notes: &mut Vec<&'static str>) -> Result<Rights, Refusal> {
+    fn rights(&self, claim: &Value, notes: &mut Vec<&'static str>) -> Result<Rights, Refusal> {
         let claim = GrantsClaim::deserialize(claim).map_err(|error| error.to_string());
         let rights = claim.and_then(|claim| {
             if claim.admin && !self.admin_claim {
@@ -333,8 +335,9 @@ impl fmt::Debug for Key {
     }
 }
 
+/// What a token says whose signature is good.
 #[derive(Deserialize)]
-struct Claims {
+pub(super) struct Claims {
     sub: String,
     exp: NumericDate,
     nbf: Option<NumericDate>,

@@ -10,6 +10,7 @@ mod jwks;
 mod jwt;
 mod proxy;
 mod ring_backend;
+mod verified;
 
 use std::fmt;
 use std::sync::Arc;
