@@ -15,11 +15,11 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// By a secret.
-const SHARED: &str = "https://shared.example";
+pub(crate) const SHARED: &str = "https://shared.example";
 /// By a set of public keys.
-const PUBLIC: &str = "https://public.example";
+pub(crate) const PUBLIC: &str = "https://public.example";
 const UNKNOWN_KEY: &str = "unknown kid";
 const RULES: &str = r#"
 [[issuer]]
@@ -52,8 +52,8 @@ monitor = true
 "#;
 
 /// Who signs, and a folder with all that the broker is told of it.
-struct Issuers {
-    dir: TempDir,
+pub(crate) struct Issuers {
+    pub(crate) dir: TempDir,
     pair: Ed25519KeyPair,
 }
 
@@ -62,7 +62,7 @@ impl Issuers {
         Self::with(RULES)
     }
 
-    fn with(rules: &str) -> Self {
+    pub(crate) fn with(rules: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
@@ -78,18 +78,18 @@ impl Issuers {
         self.dir.path().join("auth.toml")
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup::new().flag("auth", self.file().display())
     }
 
-    fn by_pair(&self, header: &Value, claims: &Value) -> String {
+    pub(crate) fn by_pair(&self, header: &Value, claims: &Value) -> String {
         let signed = unsigned(header, claims);
         let signature = self.pair.sign(signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 
-fn write_private(path: &Path, bytes: &[u8]) {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options
         .write(true)
@@ -105,25 +105,25 @@ fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", part(header), part(claims))
 }
 
-fn by_secret(secret: &[u8], claims: &Value) -> String {
+pub(crate) fn by_secret(secret: &[u8], claims: &Value) -> String {
     let signed = unsigned(&json!({"alg": "HS256"}), claims);
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let signature = hmac::sign(&key, signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap().as_secs()
 }
 
-fn claims(issuer: &str, subject: &str) -> Value {
+pub(crate) fn claims(issuer: &str, subject: &str) -> Value {
     let now = now_s();
     json!({"iss": issuer, "sub": subject, "aud": "hark", "iat": now, "exp": now + 600})
 }
 
 /// `claims`, with some of them otherwise; `null` takes one away.
-fn but(mut claims: Value, changes: Value) -> Value {
+pub(crate) fn but(mut claims: Value, changes: Value) -> Value {
     for (name, value) in changes.as_object().unwrap() {
         match value {
             Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
@@ -134,7 +134,7 @@ fn but(mut claims: Value, changes: Value) -> Value {
 }
 
 /// A token of this subject that is good for so long.
-fn token(subject: &str, seconds: u64) -> String {
+pub(crate) fn token(subject: &str, seconds: u64) -> String {
     let exp = now_s() + seconds;
     by_secret(SECRET, &but(claims(SHARED, subject), json!({"exp": exp})))
 }
@@ -330,7 +330,7 @@ fn by_line(broker: &Broker, row: &Row) -> String {
 }
 
 /// What is answered to a command: `ok`, or a code.
-fn ask(ws: &mut RawWs, command: &Value) -> String {
+pub(crate) fn ask(ws: &mut RawWs, command: &Value) -> String {
     ws.send_json(command);
     loop {
         let answer = ws.read_json();
@@ -340,11 +340,11 @@ fn ask(ws: &mut RawWs, command: &Value) -> String {
     }
 }
 
-fn subscribe(topic: &str) -> Value {
+pub(crate) fn subscribe(topic: &str) -> Value {
     json!({"type": "subscribe", "id": 2, "topic": topic})
 }
 
-fn publish(topic: &str) -> Value {
+pub(crate) fn publish(topic: &str) -> Value {
     json!({"type": "publish", "id": 3, "topic": topic, "data": 1})
 }
 

@@ -11,7 +11,8 @@ use hark_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use super::{ApiError, Gate, client_address};
-use crate::identity::{Checkpoint, Credential, Identity};
+use crate::audit;
+use crate::identity::{Checkpoint, Credential, Identity, Refusal};
 use crate::topic::Access;
 
 /// The name of a token in a query.
@@ -55,7 +56,10 @@ fn admit(request: &HttpRequest) -> Result<Admitted, ApiError> {
     let is_overheard =
         !gate.takes_plaintext && client_address::is_overheard(request, &gate.trusted_proxies);
     let checkpoint = Checkpoint::new(gate.authority.clone(), is_overheard);
-    let identity = identify(request, &checkpoint)?;
+    let shown = shown(request)?;
+    let identity = identify(&shown, &checkpoint).inspect_err(|refusal| {
+        audit::refused(&gate.client_address(request), shown.credential(), refusal);
+    })?;
     Ok(Admitted {
         access: gate.registry.access(identity),
         checkpoint,
@@ -68,28 +72,45 @@ fn is_plain_read(request: &HttpRequest) -> bool {
         && !request.headers().contains_key(header::UPGRADE)
 }
 
-fn identify(request: &HttpRequest, checkpoint: &Checkpoint) -> Result<Identity, ApiError> {
-    let in_header = bearer(request);
-    let in_query = token_in_query(request)?;
-    match (in_header, in_query) {
-        (None, None) => Ok(checkpoint.judge(Credential::None)?),
-        (Some(token), None) => Ok(checkpoint.judge(Credential::Bearer(&token))?),
-        (None, Some(token)) => {
-            let identity = checkpoint.judge(Credential::Bearer(&token))?;
-            let longest = SystemTime::now() + LONGEST_IN_QUERY;
-            match identity.expires_at() {
-                Some(expires_at) if expires_at <= longest => Ok(identity),
-                _ => Err(ApiError::new(
-                    ErrorCode::Unauthenticated,
-                    "a token in the address must run out within an hour, since addresses are logged and kept; send one that does, or this \
-                     one as `Authorization: Bearer`",
-                )),
-            }
+/// What a request shows, and where.
+enum Shown {
+    Nothing,
+    InHeader(String),
+    InQuery(String),
+}
+
+impl Shown {
+    fn credential(&self) -> Credential<'_> {
+        match self {
+            Self::Nothing => Credential::None,
+            Self::InHeader(token) | Self::InQuery(token) => Credential::Bearer(token),
         }
+    }
+}
+
+fn shown(request: &HttpRequest) -> Result<Shown, ApiError> {
+    match (bearer(request), token_in_query(request)?) {
+        (None, None) => Ok(Shown::Nothing),
+        (Some(token), None) => Ok(Shown::InHeader(token)),
+        (None, Some(token)) => Ok(Shown::InQuery(token)),
         (Some(_), Some(_)) => Err(ApiError::new(
             ErrorCode::BadFrame,
             "a token stands in the header and in the address; send one",
         )),
+    }
+}
+
+fn identify(shown: &Shown, checkpoint: &Checkpoint) -> Result<Identity, Refusal> {
+    let identity = checkpoint.judge(shown.credential())?;
+    let longest = SystemTime::now() + LONGEST_IN_QUERY;
+    match (shown, identity.expires_at()) {
+        (Shown::InQuery(_), Some(expires_at)) if expires_at <= longest => Ok(identity),
+        (Shown::InQuery(_), _) => Err(Refusal::new(
+            ErrorCode::Unauthenticated,
+            "a token in the address must run out within an hour, since addresses are logged and kept; send one that does, or this \
+             one as `Authorization: Bearer`",
+        )),
+        (Shown::Nothing | Shown::InHeader(_), _) => Ok(identity),
     }
 }
 

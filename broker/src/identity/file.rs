@@ -21,6 +21,7 @@ pub(super) struct AuthFile {
     #[serde(default)]
     pub(super) issuer: Vec<IssuerForm>,
     pub(super) api_keys: Option<ApiKeysForm>,
+    pub(super) revocations: Option<RevocationsForm>,
     #[serde(default)]
     pub(super) rule: Vec<RuleForm>,
 }
@@ -49,6 +50,13 @@ pub(super) struct IssuerForm {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ApiKeysForm {
+    pub(super) file: PathBuf,
+}
+
+/// What is revoked before its time.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevocationsForm {
     pub(super) file: PathBuf,
 }
 

@@ -5,7 +5,6 @@
 //! publish cannot forget to ask.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use hark_protocol::{ErrorCode, TopicName};
 use tokio::sync::oneshot;
@@ -103,7 +102,7 @@ impl Access {
 
     /// What a topic holds. Asks the log, and opens no room.
     pub async fn describe(&self, topic: TopicName) -> Result<TopicInfo, Refusal> {
-        if !self.identity.may_monitor() {
+        if !self.identity.current()?.may_monitor() {
             self.ask(Act::Subscribe, &topic)?;
         }
         let engine = self.registry.engines().log_of(&topic);
@@ -112,41 +111,22 @@ impl Access {
 
     /// Lists topics, whatever may be read of them.
     pub async fn list(&self, order: List) -> Result<Vec<TopicInfo>, Refusal> {
-        if !self.identity.may_monitor() {
-            return Err(self.refusal("list the topics (that takes `monitor`)"));
-        }
+        self.identity.monitor("list the topics")?;
         let found = names::list(self.registry.engines(), order).await;
         found.map_err(|error| Refusal::from(&error))
     }
 
     fn ask(&self, act: Act, topic: &TopicName) -> Result<(), Refusal> {
-        if let Some(expires_at) = self.identity.expires_at()
-            && expires_at <= SystemTime::now()
-        {
-            let message = "the token has run out; send a new one";
-            return Err(Refusal::new(ErrorCode::Unauthenticated, message));
-        }
-        match self.identity.may(act, topic) {
+        let identity = self.identity.current()?;
+        match identity.may(act, topic) {
             true => Ok(()),
-            false => Err(self.refusal(&match act {
-                Act::Publish => format!("publish to {topic}"),
-                Act::Subscribe => format!("read {topic}"),
-                Act::Manage => format!("delete {topic}"),
-            })),
-        }
-    }
-
-    /// Who has shown nothing is asked for something; with the same identity the others will be refused again.
-    fn refusal(&self, what: &str) -> Refusal {
-        match self.identity.who().is_anonymous() {
-            true => Refusal::new(
-                ErrorCode::Unauthenticated,
-                format!("without a token nobody may {what}; give one"),
-            ),
-            false => Refusal::new(
-                ErrorCode::Forbidden,
-                format!("{} may not {what}", self.identity.name()),
-            ),
+            false => Err(identity
+                .may_not(&match act {
+                    Act::Publish => format!("publish to {topic}"),
+                    Act::Subscribe => format!("read {topic}"),
+                    Act::Manage => format!("delete {topic}"),
+                })
+                .into()),
         }
     }
 }
