@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -152,19 +153,24 @@ impl Watch {
     fn run(&mut self) {
         loop {
             let asked = self.reloads.wait();
-            let stamps = Stamps::of(&files_of(&self.parts));
-            let is_settled = stamps == std::mem::replace(&mut self.seen, stamps.clone());
-            let has_changed = is_settled && stamps != self.read;
-            let is_tried_again = self
-                .failed
-                .is_some_and(|failed| failed.elapsed() >= TRY_AGAIN_AFTER);
-            if asked {
-                self.read_again(SIGNAL, stamps);
-            } else if has_changed || is_tried_again {
-                self.read_again(CHANGE, stamps);
-            }
-            self.look_at_keys();
+            // A thread that panics is gone without a word. A look that does has been told of, and the next one is another.
+            drop(catch_unwind(AssertUnwindSafe(|| self.look(asked))));
         }
+    }
+
+    fn look(&mut self, asked: bool) {
+        let stamps = Stamps::of(&files_of(&self.parts));
+        let is_settled = stamps == std::mem::replace(&mut self.seen, stamps.clone());
+        let has_changed = is_settled && stamps != self.read;
+        let is_tried_again = self
+            .failed
+            .is_some_and(|failed| failed.elapsed() >= TRY_AGAIN_AFTER);
+        if asked {
+            self.read_again(SIGNAL, stamps);
+        } else if has_changed || is_tried_again {
+            self.read_again(CHANGE, stamps);
+        }
+        self.look_at_keys();
     }
 
     /// All of them or none: each is read before any is put in force.

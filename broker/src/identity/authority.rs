@@ -233,11 +233,6 @@ impl Authority {
         }
     }
 
-    /// How often what identities are judged by has changed so far.
-    pub(crate) fn changes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |live| live.changes.so_far())
-    }
-
     /// Revokes, from now on and across restarts. It blocks: the line is on the disk before it is answered.
     pub(crate) fn revoke(
         &self,

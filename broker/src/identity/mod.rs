@@ -21,7 +21,7 @@ use std::time::SystemTime;
 use hark_protocol::{ErrorCode, TopicName};
 
 pub(crate) use api_keys::{KeyFile, KeyForm, NewKey, random_id};
-pub(crate) use authority::{Authority, Explanation, ReadAgain, secret};
+pub(crate) use authority::{Authority, Explanation, secret};
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use file::read_private;
 pub(crate) use grants::Grants;

@@ -2,7 +2,7 @@
 //! what it was is told to look at itself. Owns who is there and what is known of each; when something happens is decided outside.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -116,6 +116,8 @@ pub struct About {
     pub(crate) connection: Option<Arc<Connection>>,
     identity: Mutex<Identity>,
     subscriptions: AtomicUsize,
+    /// It is in the list.
+    is_present: AtomicBool,
 }
 
 impl About {
@@ -137,6 +139,7 @@ impl About {
             connection,
             identity: Mutex::new(identity),
             subscriptions: AtomicUsize::new(0),
+            is_present: AtomicBool::new(false),
         }
     }
 
@@ -160,10 +163,24 @@ impl About {
         self.subscriptions.store(count, Ordering::Relaxed);
     }
 
-    /// Its client is told to go; if it does not read, its connection is cut a moment later.
+    /// Its client is told to go; if it does not read, its connection is cut a moment later. To be called before it is told: whoever has gone
+    /// leaves the connection to others.
     pub(crate) fn has_to_go(&self) {
         if let Some(connection) = &self.connection {
             connection.ends_at(Some(SystemTime::now() + GONE_WITHIN));
+            if !self.is_present.load(Ordering::SeqCst) {
+                self.has_gone();
+            }
+        }
+    }
+
+    /// It is not in the list any more. The next request on its connection may be another's; what was a WebSocket has no next.
+    fn has_gone(&self) {
+        self.is_present.store(false, Ordering::SeqCst);
+        if let Some(connection) = &self.connection
+            && self.transport != Transport::WebSocket
+        {
+            connection.ends_at(None);
         }
     }
 
@@ -181,7 +198,10 @@ pub struct Present {
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.sessions.lock().present.try_remove(self.at);
+        let gone = self.sessions.lock().present.try_remove(self.at);
+        if let Some((_, about)) = gone {
+            about.has_gone();
+        }
     }
 }
 
@@ -190,10 +210,11 @@ impl Sessions {
     /// looks at that again once it is in the list.
     pub fn enter(self: &Arc<Self>, who: Arc<dyn Leave>, about: Arc<About>) -> Option<Present> {
         let mut list = self.lock();
-        let at = match list.closed {
-            true => return None,
-            false => list.present.insert((who, about)),
-        };
+        if list.closed {
+            return None;
+        }
+        about.is_present.store(true, Ordering::SeqCst);
+        let at = list.present.insert((who, about));
         Some(Present {
             sessions: self.clone(),
             at,
@@ -250,13 +271,13 @@ impl Sessions {
             false => Why::EndedForNow,
         };
         for (at, (who, about)) in ended.iter().enumerate() {
+            about.has_to_go();
             let apart_ms = (BACK_APART_MS * at as u64).min(BACK_WITHIN_MS);
             who.leave(Goodbye {
                 why,
                 retry_after_ms: BACK_AFTER_MS + rand::random_range(0..=apart_ms),
                 answers_within: ANSWERS_WITHIN,
             });
-            about.has_to_go();
         }
         ended.len()
     }
