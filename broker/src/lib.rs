@@ -3,6 +3,7 @@
 //! The way of one published message: `session/socket → session/inbound → topic/publish → message_log → topic/publish`
 //! (receipt) `→ topic/fan_out → session/outbound`. ARCHITECTURE.md has the map.
 
+mod audit;
 pub mod budget;
 pub mod cli;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod message_log;
 pub mod output;
 pub mod patience;
 pub mod receiving;
+mod reload;
 pub mod remembered;
 pub mod server;
 pub mod session;

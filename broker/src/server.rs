@@ -23,13 +23,14 @@ use crate::config::{Config, Listen};
 use crate::connections::Connections;
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
-use crate::identity::Authority;
+use crate::identity::{Authority, Kept};
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
 use crate::output;
 use crate::patience::Judge;
 use crate::receiving::Receivings;
+use crate::reload::Reload;
 use crate::remembered::Remembered;
 use crate::session::Sessions;
 use crate::settings::{Engines, Faults, RoomSettings, SessionSettings};
@@ -175,7 +176,10 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
     let registry = gate.registry.clone();
     actix::spawn(async move { topic::names::warn_of_hidden(&registry).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
-    let signals = Signals::listen(hang_ups)?;
+    let signals = Signals::listen(hang_ups, gate.reloads.clone())?;
+    let parts: Vec<Arc<dyn Reload>> = vec![gate.authority.clone()];
+    gate.reloads
+        .watch(parts, gate.authority.clone(), gate.sessions.clone())?;
     announce(&addresses);
     if config.insecure_no_auth {
         tracing::warn!(
@@ -241,9 +245,16 @@ impl Looks {
 fn open(config: &Config) -> Result<Gate, ServeError> {
     // First: it is soon said what is wrong with it.
     let authority = match &config.auth {
-        Some(file) => authority(file, config)?,
+        Some(file) => {
+            let authority = authority(file, config);
+            let kept = Kept::read(&config.data_dir);
+            let keeping =
+                authority.and_then(|authority| authority.keeps(kept?).map(|()| authority));
+            keeping.map_err(ServeError::Auth)?
+        }
         None => Authority::open(),
     };
+    let is_new = !message_log::sled::is_there(&config.data_dir);
     let clock = Clock::system();
     let faults = Faults {
         enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
@@ -265,6 +276,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         true => SledLog::open_or_recover(options)?,
         false => SledLog::open(options)?,
     };
+    authority.begin_to_keep(is_new).map_err(ServeError::Auth)?;
     let remembered = Remembered::new(
         usize::try_from(config.max_producers_bytes).unwrap_or(usize::MAX),
         clock.clone(),
@@ -293,6 +305,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
         authority: Arc::new(authority),
+        reloads: Arc::default(),
         takes_plaintext: config.auth.is_none() || config.insecure_plaintext,
         sessions: Arc::<Sessions>::default(),
         session_settings: SessionSettings {
@@ -315,13 +328,13 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
 }
 
 /// Reads who may what. A proxy's word is believed of declared proxies alone.
-fn authority(file: &Path, config: &Config) -> Result<Authority, ServeError> {
-    let authority = Authority::load(file).map_err(ServeError::Auth)?;
+fn authority(file: &Path, config: &Config) -> Result<Authority, String> {
+    let authority = Authority::load(file)?;
     match authority.proxy_header() {
-        Some(_) if config.trusted_proxies.is_empty() => Err(ServeError::Auth(format!(
+        Some(_) if config.trusted_proxies.is_empty() => Err(format!(
             "{}: [proxy_identity]: can never match: it is believed of declared proxies alone; name them with --trusted-proxy",
             file.display()
-        ))),
+        )),
         _ => Ok(authority),
     }
 }

@@ -1,6 +1,7 @@
 //! Ending: SIGTERM and SIGINT drain alike. Owns the order: nobody new, goodbye to all, the log committed, exit.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::http::Gate;
 use crate::logging;
+use crate::reload::Reloads;
 
 /// How often the drain looks whether everybody has gone.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -31,15 +33,17 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_ups: HangUps,
+    reloads: Arc<Reloads>,
 }
 
 impl Signals {
     /// From here on the signals are Hark's to act on.
-    pub(crate) fn listen(hang_ups: HangUps) -> io::Result<Self> {
+    pub(crate) fn listen(hang_ups: HangUps, reloads: Arc<Reloads>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_ups,
+            reloads,
         })
     }
 
@@ -48,9 +52,11 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_ups.0.recv() => tracing::info!(
-                    "SIGHUP: hark goes on, and reads no settings again; to change them, start it anew"
-                ),
+                _ = self.hang_ups.0.recv() => if !self.reloads.ask() {
+                    tracing::info!(
+                        "SIGHUP: hark goes on, and has no file of settings to read again; to change its flags, start it anew"
+                    );
+                },
             }
         }
     }

@@ -23,13 +23,17 @@ impl CloseCode {
     pub const BAD_FRAMES: Self = Self(4400);
     /// No token where one is needed, or one that is no good or no longer.
     pub const UNAUTHENTICATED: Self = Self(4401);
+    /// An administrator has ended the session, for good.
+    pub const ENDED: Self = Self(4403);
     /// The client sent nothing for too long, not even the answer to a ping.
     pub const SILENT: Self = Self(4500);
     /// Something broke inside Hark; connect again and resume.
     pub const INTERNAL: Self = Self(4501);
+    /// An administrator has ended the session; connect again after `goodbye.retry_after_ms`.
+    pub const ENDED_FOR_NOW: Self = Self(4503);
 
     /// All that Hark sends. What arrives may be another: of a proxy, or of a newer Hark.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::NORMAL,
         Self::PROTOCOL,
         Self::UNSUPPORTED,
@@ -39,8 +43,10 @@ impl CloseCode {
         Self::TRY_LATER,
         Self::BAD_FRAMES,
         Self::UNAUTHENTICATED,
+        Self::ENDED,
         Self::SILENT,
         Self::INTERNAL,
+        Self::ENDED_FOR_NOW,
     ];
 
     /// Whether a client connects again, by the code alone. A connection that ended without a code: always.
@@ -79,13 +85,13 @@ mod tests {
         for (codes, expected) in [
             (
                 &[
-                    0, 1000, 1001, 1006, 1008, 1010, 1011, 1012, 1013, 3000, 4399, 4500, 4501, 4599,
+                    0, 1000, 1001, 1006, 1008, 1010, 1011, 1012, 1013, 3000, 4399, 4500, 4501, 4503, 4599,
                 ][..],
                 Always,
             ),
             (&[1002, 1003, 1007, 1009], NotAfterTheThird),
             (&[4401], OnceWithFreshToken),
-            (&[4400, 4402, 4499], Never),
+            (&[4400, 4402, 4403, 4499], Never),
         ] {
             for code in codes {
                 assert_eq!(CloseCode(*code).connect_again(), expected, "{code}");

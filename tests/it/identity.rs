@@ -19,7 +19,7 @@ pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// By a secret.
 pub(crate) const SHARED: &str = "https://shared.example";
 /// By a set of public keys.
-const PUBLIC: &str = "https://public.example";
+pub(crate) const PUBLIC: &str = "https://public.example";
 const UNKNOWN_KEY: &str = "unknown kid";
 pub(crate) const RULES: &str = r#"
 [cookie]
@@ -56,7 +56,7 @@ monitor = true
 
 /// Who signs, and a folder with all that the broker is told of it.
 pub(crate) struct Issuers {
-    dir: TempDir,
+    pub(crate) dir: TempDir,
     pair: Ed25519KeyPair,
 }
 
@@ -85,14 +85,14 @@ impl Issuers {
         Setup::new().flag("auth", self.file().display())
     }
 
-    fn by_pair(&self, header: &Value, claims: &Value) -> String {
+    pub(crate) fn by_pair(&self, header: &Value, claims: &Value) -> String {
         let signed = unsigned(header, claims);
         let signature = self.pair.sign(signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 
-fn write_private(path: &Path, bytes: &[u8]) {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options
         .write(true)
@@ -353,11 +353,11 @@ pub(crate) fn ask(ws: &mut RawWs, command: &Value) -> String {
     }
 }
 
-fn subscribe(topic: &str) -> Value {
+pub(crate) fn subscribe(topic: &str) -> Value {
     json!({"type": "subscribe", "id": 2, "topic": topic})
 }
 
-fn publish(topic: &str) -> Value {
+pub(crate) fn publish(topic: &str) -> Value {
     json!({"type": "publish", "id": 3, "topic": topic, "data": 1})
 }
 

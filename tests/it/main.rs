@@ -5,6 +5,7 @@
     reason = "a failing helper is a failing test"
 )]
 
+mod admin;
 mod assets;
 mod bad_input;
 mod basics;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use hark_client::inner::{Certificates, TlsFiles, draw, retry_after};
 use rustls::pki_types::PrivateKeyDer;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::http::{Method, Request, Response, StatusCode, header};
 use ureq::tls::{Certificate, ClientCert, KeyKind, PrivateKey, RootCerts, TlsConfig, TlsProvider};
@@ -17,6 +17,7 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, Rustls
 
 use super::CliError;
 use super::credentials::Credentials;
+use super::output::Reader;
 use super::place::Place;
 use super::race::Racing;
 use super::trouble;
@@ -32,12 +33,23 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 /// Nor is any refusal, or the answer to a look.
 const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
+/// Entries of a list that are asked for at a time.
+const PAGE: &str = "1000";
 
 /// A broker, asked by HTTP. It blocks, so nothing else may have to go on meanwhile.
 pub(super) struct Http {
     agent: Agent,
     place: Place,
     credentials: Credentials,
+}
+
+/// One answer of a list.
+#[derive(Deserialize)]
+struct Page<T> {
+    #[serde(rename = "topics", alias = "sessions", alias = "revocations")]
+    entries: Vec<T>,
+    /// What the next page starts behind.
+    next: Option<String>,
 }
 
 /// What Hark says when it refuses something.
@@ -67,7 +79,7 @@ impl Http {
         let deadline = Instant::now() + PATIENCE;
         let mut failures = 0;
         loop {
-            let response = self.ask(Method::GET, path, query)?;
+            let response = self.ask(Method::GET, path, query, ())?;
             let is_busy = matches!(response.status().as_u16(), 429 | 503);
             let drawn = draw(failures, FIRST_WAIT, LONGEST_WAIT);
             let wait = drawn.max(retry_after(response.headers()).unwrap_or_default());
@@ -81,9 +93,47 @@ impl Http {
         }
     }
 
+    /// A list that is given page by page. `each` takes the entries of one, and says whether anybody still reads.
+    pub(super) fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        mut each: impl FnMut(Vec<T>) -> Result<Reader, CliError>,
+    ) -> Result<(), CliError> {
+        let mut after: Option<String> = None;
+        loop {
+            let mut query = query.to_vec();
+            query.push(("limit", PAGE));
+            query.extend(after.as_deref().map(|after| ("after", after)));
+            let page: Page<T> = self.get(path, &query)?;
+            if each(page.entries)? == Reader::Gone {
+                return Ok(());
+            }
+            match page.next {
+                // A broker that repeats itself would keep it going for ever.
+                next @ Some(_) if next > after => after = next,
+                _ => return Ok(()),
+            }
+        }
+    }
+
     /// Deletes what is there.
-    pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        self.read(self.ask(Method::DELETE, path, &[])?)
+    pub(super) fn delete<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, CliError> {
+        self.read(self.ask(Method::DELETE, path, query, ())?)
+    }
+
+    /// Gives something to be taken, as JSON.
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        what: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let body = serde_json::to_vec(what).map_err(|error| CliError::failed(error.to_string()))?;
+        self.read(self.ask(Method::POST, path, &[], body)?)
     }
 
     fn ask(
@@ -91,6 +141,7 @@ impl Http {
         method: Method,
         path: &str,
         query: &[(&str, &str)],
+        body: impl ureq::AsSendBody,
     ) -> Result<Response<ureq::Body>, CliError> {
         // A topic's name needs no escaping in a path (RFC 3986, section 3.3).
         let query = query
@@ -104,7 +155,7 @@ impl Http {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request
-            .body(())
+            .body(body)
             .map_err(|error| CliError::usage(format!("this cannot be asked: {error}")))?;
         let answer = self.agent.run(request);
         answer.map_err(|error| trouble::of_http(&self.place, &error))

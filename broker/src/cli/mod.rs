@@ -12,7 +12,9 @@ mod output;
 mod place;
 mod publish;
 mod race;
+mod revoke;
 mod serve;
+mod sessions;
 mod subscribe;
 mod token;
 mod topics;
@@ -46,6 +48,9 @@ enum Command {
     Log(log::LogArgs),
     Token(token::TokenArgs),
     Key(key::KeyArgs),
+    Sessions(sessions::SessionsArgs),
+    Kick(sessions::KickArgs),
+    Revoke(revoke::RevokeArgs),
 }
 
 /// Runs the command line. Exit codes: 0 done, 1 failed, 2 usage.
@@ -67,6 +72,9 @@ pub fn main() -> ExitCode {
         Command::Log(args) => log::run(args),
         Command::Token(args) => token::run(args),
         Command::Key(args) => key::run(args),
+        Command::Sessions(args) => client(sessions::list(args)),
+        Command::Kick(args) => client(sessions::kick(args)),
+        Command::Revoke(args) => client(revoke::run(args)),
     };
     let exit_code = match done {
         Ok(()) => ExitCode::SUCCESS,

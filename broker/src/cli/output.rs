@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use futures_util::StreamExt;
 use hark_client::{ConnectionEvent, ConnectionEvents, Message, Payload};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::trouble::plain;
 use crate::logging;
@@ -87,6 +88,19 @@ impl Output {
                 .write_all(line)
                 .and_then(|()| self.stdout.write_all(b"\n")),
         )
+    }
+
+    /// Prints what a broker has answered: as JSON, or as a line for people.
+    pub(super) fn answer<T: Serialize>(
+        &mut self,
+        answer: &T,
+        line: impl FnOnce(&T) -> String,
+    ) -> Result<Reader, CliError> {
+        let line = match self.json {
+            true => serde_json::to_string(answer).map_err(|e| CliError::failed(e.to_string()))?,
+            false => line(answer),
+        };
+        self.line(line.as_bytes())
     }
 
     pub(super) fn flush(&mut self) -> Result<Reader, CliError> {

@@ -9,9 +9,6 @@ use super::connection::ConnectionArgs;
 use super::http::Http;
 use super::output::{Output, Reader, shown};
 
-/// Topics asked for at a time.
-const PAGE: &str = "1000";
-
 /// List the topics that hold messages; or describe or delete one.
 #[derive(Debug, clap::Args)]
 pub(super) struct TopicsArgs {
@@ -50,14 +47,6 @@ enum Command {
         /// Its name, exactly.
         topic: TopicName,
     },
-}
-
-/// One answer of `GET /v1/topics`.
-#[derive(Debug, Deserialize)]
-struct Page {
-    topics: Vec<Topic>,
-    /// The name after which the next page starts.
-    next: Option<String>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -123,11 +112,11 @@ pub(super) async fn run(args: TopicsArgs) -> Result<(), CliError> {
         }
         Some(Command::Describe { topic }) => {
             let topic: Topic = broker.get(&format!("/v1/topics/{topic}"), &[])?;
-            say(&mut output, &topic, |topic| topic.line(0))?;
+            output.answer(&topic, |topic| topic.line(0))?;
         }
         Some(Command::Delete { topic }) => {
-            let deleted: Deleted = broker.delete(&format!("/v1/topics/{topic}"))?;
-            say(&mut output, &deleted, Deleted::line)?;
+            let deleted: Deleted = broker.delete(&format!("/v1/topics/{topic}"), &[])?;
+            output.answer(&deleted, Deleted::line)?;
         }
     }
     output.flush()?;
@@ -135,36 +124,15 @@ pub(super) async fn run(args: TopicsArgs) -> Result<(), CliError> {
 }
 
 fn list(broker: &Http, prefix: &str, output: &mut Output) -> Result<(), CliError> {
-    let mut after: Option<String> = None;
     let mut width = 0;
-    loop {
-        let mut query = vec![("limit", PAGE), ("prefix", prefix)];
-        query.extend(after.as_deref().map(|after| ("after", after)));
-        let page: Page = broker.get("/v1/topics", &query)?;
-        let longest = page.topics.iter().map(|topic| topic.topic.len()).max();
+    broker.list("/v1/topics", &[("prefix", prefix)], |topics: Vec<Topic>| {
+        let longest = topics.iter().map(|topic| topic.topic.len()).max();
         width = width.max(longest.unwrap_or(0));
-        for topic in &page.topics {
-            if say(output, topic, |topic| topic.line(width))? == Reader::Gone {
-                return Ok(());
+        for topic in &topics {
+            if output.answer(topic, |topic| topic.line(width))? == Reader::Gone {
+                return Ok(Reader::Gone);
             }
         }
-        match page.next {
-            // A broker that repeats itself would keep it going for ever.
-            next @ Some(_) if next > after => after = next,
-            _ => return Ok(()),
-        }
-    }
-}
-
-/// Prints an answer: as JSON, or as a line for people.
-fn say<T: Serialize>(
-    output: &mut Output,
-    answer: &T,
-    line: impl FnOnce(&T) -> String,
-) -> Result<Reader, CliError> {
-    let line = match output.json {
-        true => serde_json::to_string(answer).map_err(|e| CliError::failed(e.to_string()))?,
-        false => line(answer),
-    };
-    output.line(line.as_bytes())
+        Ok(Reader::Listening)
+    })
 }

@@ -12,6 +12,7 @@ use hark_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use super::{ApiError, Gate, ambient, client_address};
+use crate::audit;
 use crate::identity::{Checkpoint, Credential, Identity, Refusal};
 use crate::topic::Access;
 
@@ -53,7 +54,9 @@ fn admit(request: &HttpRequest) -> Result<Admitted, ApiError> {
         !gate.takes_plaintext && client_address::is_overheard(request, &gate.trusted_proxies);
     let checkpoint = Checkpoint::new(gate.authority.clone(), is_overheard);
     let shown = shown(request, gate)?;
-    let identity = identify(&shown, &checkpoint)?;
+    let identity = identify(&shown, &checkpoint).inspect_err(|refusal| {
+        audit::refused(&gate.client_address(request), shown.credential(), refusal);
+    })?;
     Ok(Admitted {
         access: gate.registry.access(identity),
         checkpoint: match shown {

@@ -18,7 +18,7 @@ use super::{ApiError, Gate, client_address};
 pub(super) fn shown(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiError> {
     let page = || gate.admission.page(request, gate.is_by_https(request));
     if let Some(name) = gate.authority.cookie()
-        && let Some(token) = cookie(request, name)?
+        && let Some(token) = cookie(request, &name)?
     {
         return match page()? {
             Page::Own => Ok(Shown::InCookie(token)),
@@ -31,7 +31,7 @@ pub(super) fn shown(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiErro
         };
     }
     if let Some(name) = gate.authority.proxy_header()
-        && let Some(subject) = vouched_for(request, gate, name)?
+        && let Some(subject) = vouched_for(request, gate, &name)?
         && page()? != Page::Foreign
     {
         return Ok(Shown::ByProxy(subject));

@@ -127,9 +127,9 @@ impl EventWriter {
         self.event("error", &error);
     }
 
-    pub(super) fn goodbye(&mut self, retry_after_ms: u64) {
+    pub(super) fn goodbye(&mut self, reason: &str, retry_after_ms: u64) {
         self.retry(Duration::from_millis(retry_after_ms));
-        let reason = "restart".to_owned();
+        let reason = reason.to_owned();
         self.event(
             "goodbye",
             &ServerFrame::Goodbye {

@@ -18,7 +18,7 @@ use super::follow::Follower;
 use super::reading::{self, Form, Reading};
 use super::{ApiError, Gate};
 use crate::connections::{Connection, Ends};
-use crate::session::{self, Leave as _, Present};
+use crate::session::{About, Leave as _, Present, Transport};
 use crate::topic::Access;
 
 /// How long a browser waits before it comes back when a stream has broken.
@@ -57,23 +57,30 @@ fn answer(
     let Reading { topics, from, .. } = reading;
     let mut out = EventWriter::new(topics.clone());
     out.retry(COME_BACK_AFTER);
+    let about = gate.about(request, Transport::EventStream, access.identity());
+    about.has_subscriptions(topics.len());
+    let about = Arc::new(about);
     let starts = topics.into_iter().zip(from);
-    let follower = Follower::new(access, starts)?;
+    let follower = Follower::new(access, about.clone(), starts)?;
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
         // nginx would collect the events until there are enough of them.
         .insert_header(("X-Accel-Buffering", "no"));
-    let Some(present) = gate.sessions.enter(follower.inbox().clone()) else {
+    let Some(present) = gate.sessions.enter(follower.inbox().clone(), about.clone()) else {
         // Hark is about to end.
         return Ok(response.body(out.take_and_end()));
     };
-    let name = session::new_name();
+    // Something may have changed before it was in the list.
+    follower.inbox().reconsider();
     let settings = &gate.session_settings;
-    out.welcome(&settings.welcome(&name));
-    let peer = gate.client_address(request);
-    tracing::debug!(session = name, peer, "an event stream began");
-    let connection = Connection::of(request);
+    out.welcome(&settings.welcome(&about.id));
+    tracing::debug!(
+        session = about.id,
+        peer = about.address,
+        "an event stream began"
+    );
+    let connection = about.connection.clone();
     if let Some(connection) = &connection {
         let tell = follower.inbox().clone();
         connection.when_behind(move || tell.lag());
@@ -88,9 +95,8 @@ fn answer(
         heartbeat: settings.heartbeat,
         connection,
         probes_left: PROBES,
-        expiry: end_of(access.identity()),
         _ends: ends,
-        _ended: Ended { name, peer },
+        _ended: Ended(about),
         _present: present,
     })))
 }
@@ -103,23 +109,18 @@ struct EventStream {
     connection: Option<Arc<Connection>>,
     /// How often a client that has closed its side is still written to, to see whether it reads.
     probes_left: u32,
-    /// When what its reader has shown runs out.
-    expiry: Option<Instant>,
     _ends: Option<Ends>,
     _ended: Ended,
     _present: Present,
 }
 
 /// Says that a stream has ended, however it does.
-struct Ended {
-    name: String,
-    peer: String,
-}
+struct Ended(Arc<About>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let Self { name, peer } = self;
-        tracing::debug!(session = name, peer, "an event stream ended");
+        let About { id, address, .. } = &*self.0;
+        tracing::debug!(session = id, peer = address, "an event stream ended");
     }
 }
 
@@ -132,7 +133,6 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
             heartbeat,
             connection,
             probes_left,
-            expiry,
             ..
         } = &mut stream;
         if follower.has_ended() {
@@ -150,9 +150,11 @@ fn events(stream: EventStream) -> impl Stream<Item = Result<Bytes, actix_web::Er
                 }
                 *probes_left -= 1;
             };
+            // When what its reader has shown runs out.
+            let expiry = end_of(follower.identity());
             let expires = async {
                 match expiry {
-                    Some(expiry) => tokio::time::sleep_until(*expiry).await,
+                    Some(expiry) => tokio::time::sleep_until(expiry).await,
                     None => std::future::pending().await,
                 }
             };

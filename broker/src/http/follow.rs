@@ -4,6 +4,7 @@
 //!
 //! What a session is for a WebSocket; here there is one task instead of an actor, and nobody unsubscribes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::event_writer::EventWriter;
-use crate::session::{Goodbye, Leave};
+use crate::identity::Identity;
+use crate::session::{About, Goodbye, Leave};
 use crate::topic::{
     Access, Asked, Credit, Delivery, PageFrame, Pulls, Refusal, Refused, RoomNews, Seat, Seating,
     Subscriber, Subscription,
@@ -27,6 +29,9 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Subscriptions to some topics, written as events.
 #[derive(Debug)]
 pub(super) struct Follower {
+    access: Access,
+    /// What others know of it.
+    about: Arc<About>,
     inbox: Arc<Inbox>,
     heard: UnboundedReceiver<Heard>,
     topics: Vec<Followed>,
@@ -83,6 +88,8 @@ pub(super) struct Inbox {
     open: AtomicBool,
     /// `Unacknowledged` is on its way.
     unacknowledged: AtomicBool,
+    /// `Reconsider` is.
+    doubted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -90,6 +97,7 @@ enum Heard {
     Live(Delivery),
     News(RoomNews),
     Unacknowledged,
+    Reconsider,
     Goodbye(Goodbye),
 }
 
@@ -117,6 +125,12 @@ impl Leave for Inbox {
         drop(self.heard.send(Heard::Goodbye(goodbye)));
     }
 
+    fn reconsider(&self) {
+        if !self.doubted.swap(true, Ordering::AcqRel) {
+            drop(self.heard.send(Heard::Reconsider));
+        }
+    }
+
     fn lag(&self) {
         // Once until it is read: nobody reads while the socket takes nothing.
         if !self.unacknowledged.swap(true, Ordering::AcqRel) {
@@ -129,6 +143,7 @@ impl Follower {
     /// Begins to join the topics, where all of them may be read.
     pub(super) fn new(
         access: &Access,
+        about: Arc<About>,
         starts: impl Iterator<Item = (TopicName, SubscribeFrom)>,
     ) -> Result<Self, Refusal> {
         let (sender, heard) = unbounded_channel();
@@ -137,6 +152,7 @@ impl Follower {
             credit: Credit::default(),
             open: AtomicBool::new(false),
             unacknowledged: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
         };
         let followed = |(topic, from)| {
             let subscription = Subscription::new(access, topic, from)?;
@@ -149,6 +165,8 @@ impl Follower {
         };
         let topics: Vec<Followed> = starts.map(followed).collect::<Result<_, Refusal>>()?;
         let mut follower = Self {
+            access: access.clone(),
+            about,
             topics,
             inbox: Arc::new(inbox),
             heard,
@@ -168,6 +186,11 @@ impl Follower {
     /// How it is told to go.
     pub(super) fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
+    }
+
+    /// Who reads.
+    pub(super) fn identity(&self) -> &Identity {
+        self.access.identity()
     }
 
     /// Whether nothing more will be written.
@@ -255,10 +278,36 @@ impl Follower {
             }
             Heard::News(news) => self.news(news, out),
             Heard::Unacknowledged => self.all_fall_behind(out),
-            Heard::Goodbye(Goodbye { retry_after_ms, .. }) => {
-                out.goodbye(retry_after_ms);
-                self.ended = true;
+            Heard::Reconsider => self.reconsider(out),
+            Heard::Goodbye(goodbye) => match goodbye.why.goodbye() {
+                Some(reason) => {
+                    out.goodbye(reason, goodbye.retry_after_ms);
+                    self.ended = true;
+                }
+                None => {
+                    let (_, message) = goodbye.why.close();
+                    self.end_with(ErrorCode::Forbidden, message.to_owned(), out);
+                }
+            },
+        }
+    }
+
+    /// Keys, rules or revocations may have changed: whoever may not read all of it any more reads nothing more.
+    fn reconsider(&mut self, out: &mut EventWriter) {
+        self.inbox.doubted.store(false, Ordering::Release);
+        let current = self.identity().current().map(Cow::into_owned);
+        let granted = current.map_err(Refusal::from).and_then(|identity| {
+            let expires_at = identity.expires_at();
+            self.about.becomes(identity.clone());
+            self.access.becomes(identity);
+            if let Some(connection) = &self.about.connection {
+                connection.ends_at(expires_at);
             }
+            let mut topics = self.topics.iter();
+            topics.try_for_each(|one| self.access.check_read(one.subscription.topic()))
+        });
+        if let Err(Refusal { code, message, .. }) = granted {
+            self.end_with(code, message, out);
         }
     }
 
@@ -503,7 +552,7 @@ mod tests {
 
     use super::*;
     use crate::http::publishing;
-    use crate::identity::Identity;
+    use crate::session::Transport;
     use crate::topic::tests::registry_of_few;
 
     /// What a stream has been given, up to what is looked for.
@@ -532,8 +581,10 @@ mod tests {
             .clone()
             .map(|topic| (topic, SubscribeFrom::Now))
             .into_iter();
+        let identity = Identity::unrestricted();
+        let about = About::new(Transport::EventStream, String::new(), None, identity, None);
         let mut stream = Stream {
-            follower: Follower::new(&access, starts).unwrap(),
+            follower: Follower::new(&access, Arc::new(about), starts).unwrap(),
             out: EventWriter::new(topics.to_vec()),
             text: String::new(),
         };

@@ -13,9 +13,10 @@ use super::admitted::{Admitted, end_of};
 use super::answers::{Held, Room};
 use super::page::Page;
 use super::reading::{self, Form, Reading};
-use super::waiting::Waiting;
+use super::waiting::{Waiting, Woken};
 use super::{ApiError, Gate};
 use crate::connections::Connection;
+use crate::session::{About, Transport, Why};
 use crate::topic::{Access, History, join_again_after};
 
 /// The most bytes that the pages of one answer have (but at least one message).
@@ -34,8 +35,8 @@ pub(super) async fn of_topic(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, Some(&topic), Form::Page)?;
+    let (pages, room) = read(&request, &gate, &access, &reading).await?;
     let connection = Connection::of(&request);
-    let (pages, room) = read(&gate, &access, &reading, connection.as_ref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let body = pages.iter().map(|page| page.json(false)).collect();
     Ok(answer(cursor, Held::new(body, room, connection)))
@@ -47,8 +48,8 @@ pub(super) async fn of_topics(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, None, Form::Page)?;
+    let (pages, room) = read(&request, &gate, &access, &reading).await?;
     let connection = Connection::of(&request);
-    let (pages, room) = read(&gate, &access, &reading, connection.as_ref()).await?;
     let cursor = cursor_of(&reading.topics, &pages);
     let pages: Vec<String> = pages.iter().map(|page| page.json(true)).collect();
     let pages = pages.join(",");
@@ -72,10 +73,10 @@ fn answer(cursor: String, body: Held) -> HttpResponse {
 
 /// Reads a page of each topic, and as long as all are empty waits for the first message.
 async fn read(
+    request: &HttpRequest,
     gate: &Gate,
     access: &Access,
     reading: &Reading,
-    connection: Option<&Arc<Connection>>,
 ) -> Result<(Vec<Page>, Room), ApiError> {
     // All of them before anything of one.
     for topic in &reading.topics {
@@ -85,7 +86,12 @@ async fn read(
     if let Some(expiry) = end_of(access.identity()) {
         end = end.min(expiry);
     }
-    let _ends = connection.map(|connection| connection.ends_while(access.identity().expires_at()));
+    let connection = Connection::of(request);
+    let expires_at = access.identity().expires_at();
+    let _ends = connection
+        .as_ref()
+        .map(|connection| connection.ends_while(expires_at));
+    let mut about: Option<Arc<About>> = None;
     let mut from = reading.from.clone();
     loop {
         let room = gate.answers.room().await?;
@@ -96,19 +102,37 @@ async fn read(
         }
         // Nothing is held while it waits.
         drop(room);
-        let waiting = Waiting::begin(gate, access, &reading.topics, &pages)?;
-        let ends_first = tokio::select! {
-            is_there = waiting.until(end) => !is_there,
-            () = client_seems_gone(connection.map(Arc::as_ref)) => true,
+        let about = about.get_or_insert_with(|| {
+            let about = gate.about(request, Transport::LongPoll, access.identity());
+            about.has_subscriptions(reading.topics.len());
+            Arc::new(about)
+        });
+        let waiting = Waiting::begin(gate, access, about, &reading.topics, &pages)?;
+        let woken = tokio::select! {
+            woken = waiting.until(end) => woken,
+            () = client_seems_gone(connection.as_deref()) => Woken::Over,
         };
-        if ends_first {
-            return Ok((pages, gate.answers.room().await?));
+        match woken {
+            Woken::Look => {}
+            Woken::Over | Woken::ToldToGo(Why::Restart) => {
+                return Ok((pages, gate.answers.room().await?));
+            }
+            Woken::ToldToGo(why @ (Why::EndedForNow | Why::Ended)) => return Err(ended(why)),
         }
         from = pages
             .iter()
             .map(|page| SubscribeFrom::After(page.cursor))
             .collect();
     }
+}
+
+/// What a request is answered that an administrator has ended.
+fn ended(why: Why) -> ApiError {
+    let code = match why {
+        Why::Ended => ErrorCode::Forbidden,
+        Why::EndedForNow | Why::Restart => ErrorCode::Busy,
+    };
+    ApiError::new(code, why.close().1)
 }
 
 /// Resolves a while after the client has closed its side: mostly it is gone, and one that is not has an answer that is legal, and asks again.

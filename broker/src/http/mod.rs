@@ -1,6 +1,7 @@
 //! HTTP: every route on one screen. Owns requests and responses; what they ask for is done by rooms and the log, the same way as
 //! for a session: there is no second path.
 
+mod admin;
 mod admitted;
 mod ambient;
 mod answers;
@@ -34,16 +35,18 @@ use actix_http::ConnectionType;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::guard::{Any, Get, Head};
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use hark_protocol::ErrorCode;
 use ipnet::IpNet;
 use serde_json::json;
 
-use crate::identity::Authority;
+use crate::connections::Connection;
+use crate::identity::{Authority, Identity};
 use crate::message_log::Health;
-use crate::session::Sessions;
+use crate::reload::Reloads;
+use crate::session::{About, Sessions, Transport};
 use crate::settings::SessionSettings;
 use crate::topic::Registry;
 
@@ -60,6 +63,8 @@ pub struct Gate {
     pub registry: Arc<Registry>,
     /// Who judges what clients show.
     pub(crate) authority: Arc<Authority>,
+    /// Reads again what is configured in files.
+    pub(crate) reloads: Arc<Reloads>,
     /// Whether a token is taken that anybody on its way could read.
     pub takes_plaintext: bool,
     /// Who is connected.
@@ -88,6 +93,16 @@ impl Gate {
     /// Whether a request is known to have come by https.
     fn is_by_https(&self, request: &HttpRequest) -> bool {
         client_address::is_https(request, &self.trusted_proxies)
+    /// What is known of a client that stays.
+    fn about(&self, request: &HttpRequest, transport: Transport, identity: &Identity) -> About {
+        let user_agent = request.headers().get(header::USER_AGENT);
+        About::new(
+            transport,
+            self.client_address(request),
+            user_agent.and_then(|name| name.to_str().ok()),
+            identity.clone(),
+            Connection::of(request),
+        )
     }
 
     /// Who the client is, for logs.
@@ -138,6 +153,24 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .default_service(web::to(|request| {
             error::wrong_method(request, "GET, HEAD, DELETE")
         }));
+    let sessions = web::resource("/v1/sessions")
+        .route(read().to(admin::list_sessions))
+        .route(web::delete().to(admin::end_sessions))
+        .default_service(web::to(|request| {
+            error::wrong_method(request, "GET, HEAD, DELETE")
+        }));
+    let session = web::resource("/v1/sessions/{id}")
+        .route(web::delete().to(admin::end_session))
+        .default_service(web::to(|request| error::wrong_method(request, "DELETE")));
+    let revocations = web::resource("/v1/revocations")
+        .route(read().to(admin::list_revocations))
+        .route(web::post().to(admin::revoke))
+        .default_service(web::to(|request| {
+            error::wrong_method(request, "GET, HEAD, POST")
+        }));
+    let revocation = web::resource("/v1/revocations/{id}")
+        .route(web::delete().to(admin::lift))
+        .default_service(web::to(|request| error::wrong_method(request, "DELETE")));
     app.service(messages)
         .service(messages_of_topics)
         .service(topic)
@@ -149,6 +182,10 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .service(stream("/ws", web::get().to(upgrade::upgrade)))
         .service(page("/", read().to(front_page)))
         .service(page("/v1/topics", read().to(topics::list)))
+        .service(sessions)
+        .service(session)
+        .service(revocations)
+        .service(revocation)
         .service(page("/healthz", read().to(alive)))
         .service(page("/readyz", read().to(ready)))
         .default_service(web::to(error::no_such_route));
@@ -198,8 +235,9 @@ async fn alive() -> HttpResponse {
 async fn ready(gate: web::Data<Gate>) -> HttpResponse {
     let Health {
         refuses_writes,
-        warnings,
+        mut warnings,
     } = gate.registry.health();
+    warnings.extend(gate.reloads.warning());
     let stopping = gate.stopping.load(Ordering::Relaxed);
     let (mut response, mut body) = match refuses_writes {
         _ if stopping => (

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::admitted::Admitted;
 use super::{ApiError, Gate, query};
+use crate::audit;
 use crate::message_log::{List, TopicInfo};
 use crate::topic::Deleted;
 
@@ -49,12 +50,20 @@ pub(super) async fn describe(
 
 pub(super) async fn delete(
     Admitted { access, .. }: Admitted,
+    request: HttpRequest,
     topic: web::Path<String>,
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     gate.check_open()?;
     let topic = parse_own(&topic, "nobody can delete it")?;
-    let Deleted { deleted, epoch } = access.delete(&topic).await?;
+    let done = access.delete(&topic).await;
+    let (by, from) = (access.identity(), gate.client_address(&request));
+    let result = done
+        .as_ref()
+        .map(drop)
+        .map_err(|refusal| refusal.message.clone());
+    audit::act(by, &from, "delete a topic", topic.as_str(), result);
+    let Deleted { deleted, epoch } = done?;
     let (topic, epoch) = (topic.as_str(), epoch.to_string());
     Ok(HttpResponse::Ok().json(json!({ "topic": topic, "deleted": deleted, "epoch": epoch })))
 }

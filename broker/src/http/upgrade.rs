@@ -8,8 +8,7 @@ use hark_protocol::{ErrorCode, Subprotocol};
 
 use super::admitted::Admitted;
 use super::{ApiError, Gate};
-use crate::connections::Connection;
-use crate::session::{self, Session};
+use crate::session::{self, Session, Transport};
 
 pub(super) async fn upgrade(
     Admitted { access, checkpoint }: Admitted,
@@ -22,14 +21,14 @@ pub(super) async fn upgrade(
     }
     let chosen = choose(&request)?;
     gate.check_open()?;
+    let about = gate.about(&request, Transport::WebSocket, access.identity());
     let session = Session::new(
-        gate.client_address(&request),
+        about,
         chosen.unwrap_or(Subprotocol::Json),
         access,
         checkpoint,
         gate.sessions.clone(),
         gate.session_settings.clone(),
-        Connection::of(&request),
     );
     session::upgrade(&request, payload, session, chosen.is_some())
 }

@@ -2,7 +2,7 @@
 //! nothing and only notices that there is something; what it is, is read as a page.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hark_protocol::{Subprotocol, SubscribeFrom, TopicName};
 use tokio::sync::Notify;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::page::Page;
 use super::{ApiError, Gate, stopping};
-use crate::session::{Goodbye, Leave, Present};
+use crate::session::{About, Goodbye, Leave, Present, Why};
 use crate::topic::{
     Access, Delivery, MayRead, Refusal, Refused, RoomNews, Seat, Subscribe, Subscriber,
 };
@@ -30,8 +30,18 @@ struct Bell {
     /// The seats it has been given.
     seats: Mutex<Vec<Seat>>,
     gone: AtomicBool,
-    /// Hark is about to end.
-    told_to_go: AtomicBool,
+    /// Why it is to go.
+    told_to_go: OnceLock<Why>,
+}
+
+/// How a wait ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// There may be something, or what may be read has changed.
+    Look,
+    /// The time is over.
+    Over,
+    ToldToGo(Why),
 }
 
 impl Waiting {
@@ -39,11 +49,13 @@ impl Waiting {
     pub(super) fn begin(
         gate: &Gate,
         access: &Access,
+        about: &Arc<About>,
         topics: &[TopicName],
         pages: &[Page],
     ) -> Result<Self, ApiError> {
         let bell = Arc::<Bell>::default();
-        let present = gate.sessions.enter(bell.clone()).ok_or_else(stopping)?;
+        let present = gate.sessions.enter(bell.clone(), about.clone());
+        let present = present.ok_or_else(stopping)?;
         let rooms = topics.iter().map(|topic| access.read(topic));
         let waiting = Self {
             rooms: rooms.collect::<Result<_, Refusal>>()?,
@@ -59,10 +71,14 @@ impl Waiting {
         Ok(waiting)
     }
 
-    /// Whether there may be something before `end`.
-    pub(super) async fn until(self, end: Instant) -> bool {
+    /// Waits until `end`, or until something is there before that.
+    pub(super) async fn until(self, end: Instant) -> Woken {
         let rung = tokio::time::timeout_at(end, self.bell.rung.notified()).await;
-        rung.is_ok() && !self.bell.told_to_go.load(Ordering::Acquire)
+        match (self.bell.told_to_go.get(), rung) {
+            (Some(why), _) => Woken::ToldToGo(*why),
+            (None, Ok(())) => Woken::Look,
+            (None, Err(_)) => Woken::Over,
+        }
     }
 }
 
@@ -108,8 +124,13 @@ impl Subscriber for Bell {
 }
 
 impl Leave for Bell {
-    fn leave(&self, _: Goodbye) {
-        self.told_to_go.store(true, Ordering::Release);
+    fn leave(&self, goodbye: Goodbye) {
+        self.told_to_go.get_or_init(|| goodbye.why);
+        self.rung.notify_one();
+    }
+
+    /// Whoever looks what there is asks again whether it may.
+    fn reconsider(&self) {
         self.rung.notify_one();
     }
 }

@@ -84,17 +84,42 @@ impl ApiKeys {
         let key = self.0.get_key_value(id);
         let key = key.filter(|(_, key)| key.hash.is_of(shown));
         let (id, key) = key.ok_or_else(|| Refusal::unauthenticated("there is no such API key"))?;
-        if key.is_revoked {
-            return Err(Refusal::unauthenticated("the API key is revoked"));
-        }
-        if key.expires.is_some_and(|expires| now >= expires) {
-            return Err(Refusal::unauthenticated("the API key has expired"));
-        }
+        key.check(now)?;
+        Ok((id, key))
+    }
+
+    /// A key that was good before, if it still is.
+    pub(super) fn again(
+        &self,
+        id: &str,
+        hash: &Hash,
+        now: SystemTime,
+    ) -> Result<(&str, &ApiKey), Refusal> {
+        let key = self.0.get_key_value(id);
+        let key = key.filter(|(_, key)| key.hash == *hash);
+        let (id, key) = key.ok_or_else(|| Refusal::unauthenticated("the API key is taken back"))?;
+        key.check(now)?;
         Ok((id, key))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &ApiKey)> {
         self.0.iter().map(|(id, key)| (&**id, key))
+    }
+}
+
+impl ApiKey {
+    pub(super) fn hash(&self) -> &Hash {
+        &self.hash
+    }
+
+    fn check(&self, now: SystemTime) -> Result<(), Refusal> {
+        if self.is_revoked {
+            return Err(Refusal::unauthenticated("the API key is revoked"));
+        }
+        if self.expires.is_some_and(|expires| now >= expires) {
+            return Err(Refusal::unauthenticated("the API key has expired"));
+        }
+        Ok(())
     }
 }
 
@@ -161,7 +186,7 @@ fn checksum(text: &str) -> String {
 }
 
 /// The id of a key that is whole. The secret may hold `_` too, so it goes by places.
-fn id_of(key: &str) -> Option<&str> {
+pub(super) fn id_of(key: &str) -> Option<&str> {
     if key.len() != KEY_CHARS {
         return None;
     }

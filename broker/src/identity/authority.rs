@@ -1,20 +1,25 @@
 //! Judges credentials: which identity a token or key stands for, and what it may do. Owns the order of the checks and what `auth.toml`
-//! means; leaves tokens to `jwt`, keys to `api_keys`, the table of what is granted to `grants`.
+//! means, which is read anew as a whole; leaves tokens to `jwt`, keys to `api_keys`, the table of what is granted to `grants`, what is
+//! revoked to `revocations`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use hark_protocol::{ErrorCode, TopicName};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
-use super::api_keys::{self, ApiKeys};
+use super::api_keys::{self, ApiKey, ApiKeys};
 use super::file::{self, AuthFile, CookieForm, IssuerForm, RuleForm};
 use super::grants::{Added, Grants, Rights};
 use super::jwks::Jwks;
-use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified};
+use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified, Verified};
+use super::kept::Kept;
 use super::proxy::ProxyIdentity;
+use super::revocations::{RevocationForm, Revoked, parse_lines};
+use super::standing::{Changes, Standing};
 use super::verified::VerifiedTokens;
-use super::{Act, Credential, Identity, Refusal, Who, ring_backend};
+use super::{Act, Credential, Identity, Inner, MayAdmin, Refusal, Shown, Who, ring_backend};
 use crate::config;
 
 /// How far the clocks of issuers may be off, where nothing is said.
@@ -28,19 +33,46 @@ const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("EdDSA", Algorithm::EdDSA),
 ];
 
+/// How long a set of keys that a configuration names anew may take to be fetched before it is in force without.
+const KEYS_PATIENCE: Duration = Duration::from_secs(6);
+
 /// Judges credentials.
 #[derive(Debug)]
-pub(crate) struct Authority(Option<Configured>);
+pub(crate) struct Authority(Option<Arc<Live>>);
 
+/// What credentials are judged by, while it changes.
+#[derive(Debug)]
+pub(super) struct Live {
+    file: PathBuf,
+    changes: Changes,
+    configured: RwLock<Arc<Configured>>,
+    /// By the admin API; whoever changes it has the lock until it is written.
+    kept: Mutex<Option<Kept>>,
+    /// What `kept` says.
+    revoked: RwLock<Revoked>,
+    itself: Weak<Self>,
+}
+
+/// What `auth.toml` says, with all that it names.
 #[derive(Debug)]
 struct Configured {
     issuers: Vec<Issuer>,
     verified: VerifiedTokens,
     api_keys: Option<ApiKeys>,
-    cookie: Option<Box<str>>,
+    cookie: Option<Arc<str>>,
     proxy: Option<ProxyIdentity>,
     rules: Vec<Rule>,
-    anonymous: Identity,
+    revoked: Revoked,
+    anonymous: OnceLock<Identity>,
+    /// What it was read from beside `auth.toml`.
+    files: Vec<PathBuf>,
+}
+
+/// What was read anew, and is not in force yet.
+#[derive(Debug)]
+pub(crate) struct ReadAgain {
+    live: Arc<Live>,
+    configured: Configured,
 }
 
 #[derive(Debug)]
@@ -78,10 +110,35 @@ impl Authority {
     /// Reads `auth.toml` and all that it names. The error is one sentence that names file and setting.
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
         ring_backend::install();
-        let form: AuthFile = file::parse(path, &file::read_bytes(path)?)?;
-        let configured = Configured::load(form, path.parent().unwrap_or(Path::new("")));
-        let configured = configured.map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self(Some(configured)))
+        let configured = Configured::read(path, None)?;
+        Ok(Self(Some(Arc::new_cyclic(|itself| Live {
+            file: path.to_owned(),
+            changes: Changes::default(),
+            configured: RwLock::new(Arc::new(configured)),
+            kept: Mutex::default(),
+            revoked: RwLock::default(),
+            itself: itself.clone(),
+        }))))
+    }
+
+    /// From now on what `kept` says is revoked too.
+    pub(crate) fn keeps(&self, kept: Kept) -> Result<(), String> {
+        let Some(live) = &self.0 else {
+            return Ok(());
+        };
+        *write(&live.revoked) = Revoked::of(kept.lines(), SystemTime::now())?;
+        *live.kept() = Some(kept);
+        live.changes.count_one();
+        Ok(())
+    }
+
+    /// Makes the file of what was revoked by hand where it is missing. `is_new`: so is its directory.
+    pub(crate) fn begin_to_keep(&self, is_new: bool) -> Result<(), String> {
+        let Some(live) = &self.0 else {
+            return Ok(());
+        };
+        let mut kept = live.kept();
+        kept.as_mut().map_or(Ok(()), |kept| kept.begin(is_new))
     }
 
     /// Who shows this, and what may they do? Quick: what has to be fetched is fetched elsewhere, and `busy` until then.
@@ -94,18 +151,7 @@ impl Authority {
             (None, Credential::None) => Ok(Identity::unrestricted()),
             // Whoever gives a token believes that it is looked at.
             (None, Credential::Bearer(_) | Credential::Proxy(_)) => Err(unsupported()),
-            (Some(configured), Credential::None) => Ok(configured.anonymous.clone()),
-            (Some(configured), Credential::Bearer(token)) => {
-                let judged = configured.judge(token, now)?;
-                let grants = configured.grants(&judged, |_, _| ());
-                Ok(judged.identity(grants))
-            }
-            (Some(configured), Credential::Proxy(subject)) => {
-                let proxy = configured.proxy.as_ref().ok_or_else(unsupported)?;
-                let judged = Judged::without_end(proxy.identify(subject)?);
-                let grants = configured.grants(&judged, |_, _| ());
-                Ok(judged.identity(grants))
-            }
+            (Some(live), credential) => live.judge(credential, now),
         }
     }
 
@@ -116,44 +162,34 @@ impl Authority {
         topic: &TopicName,
         now: SystemTime,
     ) -> Result<Identity, Refusal> {
-        let configured = self.0.as_ref().ok_or_else(unsupported)?;
+        let live = self.0.as_ref().ok_or_else(unsupported)?;
         if token.starts_with(api_keys::PREFIX) {
             return Err(Refusal::unauthenticated(
                 "a token for one topic is a JWT that the back end has signed, and no API key",
             ));
         }
+        let changes = live.changes.so_far();
+        let configured = live.configured();
         let judged = configured.judge_token(token, now)?;
-        let mut grants = Grants::default();
-        if let Some(own) = &judged.own {
-            grants.add(own, Some(judged.who.subject()));
-        }
-        match grants.may(Act::Subscribe, topic) {
-            true => Ok(judged.identity(Grants::to_read(topic))),
-            false => Err(Refusal::new(
-                ErrorCode::Forbidden,
-                format!(
-                    "the token does not let its bearer read {topic}: its claim `hark` needs {{\"subscribe\": [\"{topic}\"]}}, and its issuer \
-                     grants_claim = true"
-                ),
-            )),
-        }
+        live.settle(&configured, judged, Some(topic), changes)
     }
 
     /// The cookie in which browsers bring a token.
-    pub(crate) fn cookie(&self) -> Option<&str> {
-        self.0.as_ref()?.cookie.as_deref()
+    pub(crate) fn cookie(&self) -> Option<Arc<str>> {
+        self.0.as_ref()?.configured().cookie.clone()
     }
 
     /// The header by which a declared proxy says whom it has let in.
-    pub(crate) fn proxy_header(&self) -> Option<&str> {
-        Some(self.0.as_ref()?.proxy.as_ref()?.header())
+    pub(crate) fn proxy_header(&self) -> Option<Arc<str>> {
+        Some(self.0.as_ref()?.configured().proxy.as_ref()?.header())
     }
 
     /// Judges, and says why.
     pub(crate) fn explain(&self, credential: Credential<'_>, now: SystemTime) -> Explanation {
         let mut notes = Vec::new();
         let judgement = self.judge(credential, now);
-        if let (Some(configured), Credential::Bearer(token)) = (&self.0, credential) {
+        if let (Some(live), Credential::Bearer(token)) = (&self.0, credential) {
+            let configured = live.configured();
             for issuer in &configured.issuers {
                 if let Keys::Set(set) = &issuer.keys
                     && let Some(failure) = set.failure()
@@ -180,11 +216,194 @@ impl Authority {
 
     /// Waits until every set of keys has been read, or could not be. For those who ask once and go.
     pub(crate) fn wait_for_keys(&self, patience: Duration) {
-        for issuer in self.0.iter().flat_map(|configured| &configured.issuers) {
-            if let Keys::Set(set) = &issuer.keys {
-                set.wait_for_first_reading(patience);
+        if let Some(live) = &self.0 {
+            live.configured().wait_for_keys(patience);
+        }
+    }
+
+    /// Every file that it was read from.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let Some(live) = &self.0 else {
+            return Vec::new();
+        };
+        let mut files = vec![live.file.clone()];
+        files.extend(live.configured().files.iter().cloned());
+        files
+    }
+
+    /// Reads all of it anew, and puts nothing of it in force. None: there is nothing to read.
+    pub(crate) fn read_again(&self) -> Result<Option<ReadAgain>, String> {
+        let Some(live) = &self.0 else {
+            return Ok(None);
+        };
+        let configured = Configured::read(&live.file, Some(&live.configured()))?;
+        // Those that are fetched from elsewhere may be new. Who was good must not be told to wait.
+        configured.wait_for_keys(KEYS_PATIENCE);
+        Ok(Some(ReadAgain {
+            live: live.clone(),
+            configured,
+        }))
+    }
+
+    /// How many sets of keys were read so far: where there are more than before, identities have to be judged again.
+    pub(crate) fn sets_taken(&self) -> u64 {
+        let Some(live) = &self.0 else { return 0 };
+        let configured = live.configured();
+        let sets = configured.issuers.iter();
+        let sets = sets.filter_map(|issuer| match &issuer.keys {
+            Keys::Set(set) => Some(set.taken()),
+            Keys::One(_) => None,
+        });
+        sets.sum()
+    }
+
+    /// Whoever was judged is to be judged again.
+    pub(crate) fn keys_have_changed(&self) {
+        if let Some(live) = &self.0 {
+            live.changes.count_one();
+        }
+    }
+
+    /// Revokes, from now on and across restarts. It blocks: the line is on the disk before it is answered.
+    pub(crate) fn revoke(
+        &self,
+        _: &MayAdmin,
+        line: RevocationForm,
+    ) -> Result<RevocationForm, Refusal> {
+        let now = SystemTime::now();
+        self.change_kept(|kept| kept.add(line, now))
+    }
+
+    /// Lifts what was revoked by the admin API: gives it, if there was such a one.
+    pub(crate) fn lift(&self, _: &MayAdmin, id: &str) -> Result<Option<RevocationForm>, Refusal> {
+        self.change_kept(|kept| Ok(kept.lift(id)))
+    }
+
+    /// Up to `limit` of what was revoked by the admin API, behind the id `after`.
+    pub(crate) fn revoked(
+        &self,
+        _: &MayAdmin,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<RevocationForm>, Refusal> {
+        let live = self.0.as_ref().ok_or_else(nothing_to_revoke)?;
+        let kept = live.kept();
+        let kept = kept.as_ref().ok_or_else(nothing_to_revoke)?;
+        Ok(kept.page(after, limit))
+    }
+
+    fn change_kept<T>(
+        &self,
+        change: impl FnOnce(&mut Kept) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let live = self.0.as_ref().ok_or_else(nothing_to_revoke)?;
+        let mut kept = live.kept();
+        let kept = kept.as_mut().ok_or_else(nothing_to_revoke)?;
+        let changed = change(kept)?;
+        let internal = |error| Refusal::new(ErrorCode::Internal, error);
+        let revoked = Revoked::of(kept.lines(), SystemTime::now()).map_err(internal)?;
+        // In force first: what cannot be written must not go on either.
+        *write(&live.revoked) = revoked;
+        live.changes.count_one();
+        kept.write().map_err(|error| {
+            internal(format!(
+                "it is in force now, and gone when hark starts anew, since it cannot be kept: {error}; ask again when that is mended"
+            ))
+        })?;
+        Ok(changed)
+    }
+}
+
+fn nothing_to_revoke() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unsupported,
+        "no authentication is configured here, so that there is nothing to revoke; start hark with --auth",
+    )
+}
+
+impl ReadAgain {
+    /// Puts it in force.
+    pub(crate) fn take_force(self) {
+        *write(&self.live.configured) = Arc::new(self.configured);
+        self.live.changes.count_one();
+    }
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Live {
+    fn configured(&self) -> Arc<Configured> {
+        read(&self.configured).clone()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn judge(&self, credential: Credential<'_>, now: SystemTime) -> Result<Identity, Refusal> {
+        // Counted before anything is looked at: what changes meanwhile has it judged again.
+        let changes = self.changes.so_far();
+        let configured = self.configured();
+        match credential {
+            Credential::None => Ok(self.anonymous(&configured, changes)),
+            Credential::Bearer(token) => {
+                let judged = configured.judge(token, now)?;
+                self.settle(&configured, judged, None, changes)
+            }
+            Credential::Proxy(subject) => {
+                let judged = configured.by_proxy(subject)?;
+                self.settle(&configured, judged, None, changes)
             }
         }
+    }
+
+    /// Judges somebody who was found good before, without what was shown.
+    pub(super) fn again(&self, identity: &Identity, now: SystemTime) -> Result<Identity, Refusal> {
+        let changes = self.changes.so_far();
+        let configured = self.configured();
+        match configured.again(identity, now)? {
+            Some(judged) => self.settle(&configured, judged, identity.0.only.as_ref(), changes),
+            None => Ok(self.anonymous(&configured, changes)),
+        }
+    }
+
+    fn settle(
+        &self,
+        configured: &Configured,
+        judged: Judged<'_>,
+        only: Option<&TopicName>,
+        changes: u64,
+    ) -> Result<Identity, Refusal> {
+        let grants = match only {
+            Some(topic) => judged.grants_of_its_own(topic)?,
+            None => configured.grants(&judged, |_, _| ()),
+        };
+        let identity = judged.identity(grants, only.cloned(), self.standing(changes));
+        let by_file = configured.revoked.covers(&identity);
+        match by_file.or_else(|| read(&self.revoked).covers(&identity)) {
+            Some(reason) => Err(Refusal::unauthenticated(reason)),
+            None => Ok(identity),
+        }
+    }
+
+    fn standing(&self, changes: u64) -> Standing {
+        Standing::new(&self.changes, changes, self.itself.clone())
+    }
+
+    /// All of them are one.
+    fn anonymous(&self, configured: &Configured, changes: u64) -> Identity {
+        let settled = configured.anonymous.get_or_init(|| {
+            let nobody = Judged::without_end(Who::anonymous(), Shown::Nothing);
+            let grants = configured.grants(&nobody, |_, _| ());
+            nobody.identity(grants, None, self.standing(changes))
+        });
+        settled.clone()
     }
 }
 
@@ -202,6 +421,7 @@ struct Judged<'a> {
     expires_at: Option<SystemTime>,
     token_id: Option<Box<str>>,
     issued_at: Option<SystemTime>,
+    shown: Shown,
     /// What the credential itself gives.
     own: Option<Rights>,
     /// The rules that it names.
@@ -218,34 +438,66 @@ enum Outcome {
 
 impl Judged<'_> {
     /// Somebody who has shown no token that says more.
-    fn without_end(who: Who) -> Self {
+    fn without_end(who: Who, shown: Shown) -> Self {
         Self {
             who,
             expires_at: None,
             token_id: None,
             issued_at: None,
+            shown,
             own: None,
             rules: &[],
             notes: Vec::new(),
         }
     }
 
-    fn identity(self, grants: Grants) -> Identity {
-        Identity::new(
-            self.who,
+    /// What it gives by itself for this topic, where rules do not count.
+    fn grants_of_its_own(&self, topic: &TopicName) -> Result<Grants, Refusal> {
+        let mut grants = Grants::default();
+        if let Some(own) = &self.own {
+            grants.add(own, Some(self.who.subject()));
+        }
+        match grants.may(Act::Subscribe, topic) {
+            true => Ok(Grants::to_read(topic)),
+            false => Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!(
+                    "the token does not let its bearer read {topic}: its claim `hark` needs {{\"subscribe\": [\"{topic}\"]}}, and its issuer \
+                     grants_claim = true"
+                ),
+            )),
+        }
+    }
+
+    fn identity(self, grants: Grants, only: Option<TopicName>, standing: Standing) -> Identity {
+        Identity(Arc::new(Inner {
+            who: self.who,
+            only,
             grants,
-            self.expires_at,
-            self.token_id,
-            self.issued_at,
-        )
+            expires_at: self.expires_at,
+            token_id: self.token_id,
+            issued_at: self.issued_at,
+            shown: self.shown,
+            standing: Some(standing),
+        }))
     }
 }
 
 impl Configured {
-    fn load(form: AuthFile, dir: &Path) -> Result<Self, String> {
+    /// Reads `auth.toml` and all that it names. Sets of keys that are fetched go on where `before` has the same.
+    fn read(path: &Path, before: Option<&Self>) -> Result<Self, String> {
+        let form: AuthFile = file::parse(path, &file::read_bytes(path)?)?;
+        let dir = path.parent().unwrap_or(Path::new(""));
+        let configured = Self::load(form, dir, before);
+        configured.map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn load(form: AuthFile, dir: &Path, before: Option<&Self>) -> Result<Self, String> {
+        let files = files_of(&form, dir);
+        let known = before.map_or(&[][..], |before| &before.issuers);
         let mut issuers = Vec::new();
         for form in &form.issuer {
-            let issuer = issuer(form, dir);
+            let issuer = issuer(form, dir, known);
             issuers.push(issuer.map_err(|error| format!("[[issuer]] {:?}: {error}", form.name))?);
         }
         let api_keys = match &form.api_keys {
@@ -294,19 +546,30 @@ impl Configured {
         if rules.is_empty() && !has_grants && api_keys.is_none() {
             return Err("nobody could do anything; add a [[rule]]".to_owned());
         }
-        let mut configured = Self {
+        let revoked = match &form.revocations {
+            Some(form) => revoked_in(&dir.join(&form.file))
+                .map_err(|error| format!("[revocations] file: {error}"))?,
+            None => Revoked::default(),
+        };
+        Ok(Self {
             issuers,
             verified: VerifiedTokens::new(),
             api_keys,
             cookie,
             proxy,
             rules,
-            anonymous: Identity::new(Who::anonymous(), Grants::default(), None, None, None),
-        };
-        let nobody = Judged::without_end(Who::anonymous());
-        let grants = configured.grants(&nobody, |_, _| ());
-        configured.anonymous = nobody.identity(grants);
-        Ok(configured)
+            revoked,
+            anonymous: OnceLock::new(),
+            files,
+        })
+    }
+
+    fn wait_for_keys(&self, patience: Duration) {
+        for issuer in &self.issuers {
+            if let Keys::Set(set) = &issuer.keys {
+                set.wait_for_first_reading(patience);
+            }
+        }
     }
 
     fn judge(&self, shown: &str, now: SystemTime) -> Result<Judged<'_>, Refusal> {
@@ -321,31 +584,73 @@ impl Configured {
             Refusal::unauthenticated("API keys are not taken here: [api_keys] is not configured")
         })?;
         let (id, key) = keys.verify(shown, now)?;
-        Ok(Judged {
-            who: key.who.clone(),
-            expires_at: key.expires,
-            token_id: Some(id.into()),
-            issued_at: Some(key.made),
-            own: Some(key.rights.clone()),
-            rules: &key.rules,
-            notes: Vec::new(),
-        })
+        Ok(of_api_key(id, key))
     }
 
     fn judge_token(&self, shown: &str, now: SystemTime) -> Result<Judged<'_>, Refusal> {
         let token = Unverified::read(shown)?;
+        self.by_issuer(token.issuer(), |issuer| {
+            issuer.verify(&token, &self.verified, now)
+        })
+    }
+
+    /// What an identity was settled by, looked at under what is configured now; none where it was nothing.
+    fn again(&self, identity: &Identity, now: SystemTime) -> Result<Option<Judged<'_>>, Refusal> {
+        match &identity.0.shown {
+            Shown::Nothing => Ok(None),
+            Shown::ByProxy => {
+                let judged = self.by_proxy(identity.who().subject())?;
+                match judged.who == *identity.who() {
+                    true => Ok(Some(judged)),
+                    false => Err(Refusal::unauthenticated(
+                        "the proxy stands for another issuer now",
+                    )),
+                }
+            }
+            Shown::Token(known) => {
+                let issuer = identity.who().issuer();
+                let judged = self.by_issuer(issuer, |issuer| issuer.again(known, now));
+                judged.map(Some)
+            }
+            Shown::ApiKey(hash) => {
+                let taken_back = || Refusal::unauthenticated("API keys are not taken any more");
+                let keys = self.api_keys.as_ref().ok_or_else(taken_back)?;
+                let id = identity.token_id().unwrap_or_default();
+                let (id, key) = keys.again(id, hash, now)?;
+                match key.who == *identity.who() {
+                    true => Ok(Some(of_api_key(id, key))),
+                    false => Err(Refusal::unauthenticated(
+                        "the API key stands for another subject now",
+                    )),
+                }
+            }
+        }
+    }
+
+    fn by_proxy(&self, subject: &str) -> Result<Judged<'_>, Refusal> {
+        let proxy = self.proxy.as_ref().ok_or_else(unsupported)?;
+        let who = proxy.identify(subject)?;
+        Ok(Judged::without_end(who, Shown::ByProxy))
+    }
+
+    /// An issuer may be there more than once, each time with another key.
+    fn by_issuer(
+        &self,
+        name: &str,
+        verify: impl Fn(&Issuer) -> Result<Verified, Refusal>,
+    ) -> Result<Judged<'_>, Refusal> {
         let mut refusal =
             Refusal::unauthenticated("the token's issuer (iss) is not one of those taken here");
-        // An issuer may be there more than once, each time with another key.
         let issuers = self.issuers.iter();
-        for issuer in issuers.filter(|issuer| *issuer.name == *token.issuer()) {
-            match issuer.verify(&token, &self.verified, now) {
+        for issuer in issuers.filter(|issuer| *issuer.name == *name) {
+            match verify(issuer) {
                 Ok(verified) => {
                     return Ok(Judged {
                         who: verified.who,
                         expires_at: Some(verified.expires_at),
                         token_id: verified.token_id,
                         issued_at: verified.issued_at,
+                        shown: Shown::Token(verified.known),
                         own: verified.rights,
                         rules: &[],
                         notes: verified.notes,
@@ -392,7 +697,7 @@ impl Rule {
     }
 }
 
-fn cookie(form: CookieForm, has_tokens: bool) -> Result<Box<str>, String> {
+fn cookie(form: CookieForm, has_tokens: bool) -> Result<Arc<str>, String> {
     // RFC 6265, section 4.1.1; RFC 9110, section 5.6.2.
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if form.name.is_empty() || !form.name.bytes().all(is_token) {
@@ -407,7 +712,42 @@ fn cookie(form: CookieForm, has_tokens: bool) -> Result<Box<str>, String> {
     }
 }
 
-fn issuer(form: &IssuerForm, dir: &Path) -> Result<Issuer, String> {
+fn of_api_key<'a>(id: &str, key: &'a ApiKey) -> Judged<'a> {
+    Judged {
+        who: key.who.clone(),
+        expires_at: key.expires,
+        token_id: Some(id.into()),
+        issued_at: Some(key.made),
+        shown: Shown::ApiKey(key.hash().clone()),
+        own: Some(key.rights.clone()),
+        rules: &key.rules,
+        notes: Vec::new(),
+    }
+}
+
+/// Every file that is named.
+fn files_of(form: &AuthFile, dir: &Path) -> Vec<PathBuf> {
+    let of_issuer = |issuer: &IssuerForm| {
+        let files = [&issuer.key_file, &issuer.secret_file, &issuer.jwks_file];
+        files.map(Option::clone)
+    };
+    let of_issuers = form.issuer.iter().flat_map(of_issuer);
+    let api_keys = form.api_keys.as_ref().map(|form| form.file.clone());
+    let revocations = form.revocations.as_ref().map(|form| form.file.clone());
+    let all = of_issuers.chain([api_keys, revocations]).flatten();
+    all.map(|file| dir.join(file)).collect()
+}
+
+/// What the lines of a file revoke.
+fn revoked_in(path: &Path) -> Result<Revoked, String> {
+    let named = |error: String| format!("{}: {error}", path.display());
+    let text = String::from_utf8(file::read_bytes(path)?)
+        .map_err(|_| named("is not text in UTF-8".to_owned()))?;
+    let lines = parse_lines(&text).map_err(named)?;
+    Revoked::of(&lines, SystemTime::now()).map_err(named)
+}
+
+fn issuer(form: &IssuerForm, dir: &Path, known: &[Issuer]) -> Result<Issuer, String> {
     if form.name.is_empty()
         || form
             .name
@@ -441,7 +781,7 @@ fn issuer(form: &IssuerForm, dir: &Path) -> Result<Issuer, String> {
     };
     Ok(Issuer {
         name: form.name.as_str().into(),
-        keys: keys(form, dir, expected)?,
+        keys: keys(form, dir, expected, known)?,
         leeway: leeway(form)?,
         grants_claim: form.grants_claim,
         admin_claim: form.admin_claim,
@@ -460,7 +800,12 @@ fn leeway(form: &IssuerForm) -> Result<Duration, String> {
     }
 }
 
-fn keys(form: &IssuerForm, dir: &Path, expected: Expected) -> Result<Keys, String> {
+fn keys(
+    form: &IssuerForm,
+    dir: &Path,
+    expected: Expected,
+    known: &[Issuer],
+) -> Result<Keys, String> {
     let algorithm = match form.algorithm.as_deref() {
         None => None,
         Some(name) => {
@@ -517,15 +862,20 @@ fn keys(form: &IssuerForm, dir: &Path, expected: Expected) -> Result<Keys, Strin
         }
         (None, None, Some(path), None) => {
             let set = Jwks::from_file(&dir.join(path), expected, algorithm);
-            Ok(Keys::Set(
-                set.map_err(|error| format!("jwks_file: {error}"))?,
-            ))
+            let set = set.map_err(|error| format!("jwks_file: {error}"))?;
+            Ok(Keys::Set(Arc::new(set)))
         }
         (None, None, None, Some(url)) => {
-            let set = Jwks::from_url(url, expected, algorithm);
-            Ok(Keys::Set(
-                set.map_err(|error| format!("jwks_url: {error}"))?,
-            ))
+            let same = known.iter().find_map(|issuer| match &issuer.keys {
+                Keys::Set(set) if set.is_of_url(url, &expected, algorithm) => Some(set.clone()),
+                _ => None,
+            });
+            if let Some(set) = same {
+                return Ok(Keys::Set(set));
+            }
+            let set = Jwks::from_url(url, expected, algorithm)
+                .map_err(|error| format!("jwks_url: {error}"))?;
+            Ok(Keys::Set(Arc::new(set)))
         }
         _ => Err("needs exactly one of key_file, secret_file, jwks_file, jwks_url".to_owned()),
     }

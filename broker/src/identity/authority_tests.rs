@@ -1096,3 +1096,136 @@ fn debug_output_never_shows_a_secret_or_a_token() {
         }
     }
 }
+
+/// A token that is good by the clock of the machine, which whoever is judged again is judged by.
+fn lasting(algorithm: Algorithm, changed: Value) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let mut claims = json!({"exp": now.as_secs() + 600});
+    for (name, value) in changed.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    token(algorithm, claims)
+}
+
+/// Who shows this under `ISSUERS`, and what has become of it when the file says `later`.
+fn later(
+    shown: &str,
+    later: impl Fn(&Setup) -> String,
+) -> (Identity, Result<Option<Identity>, String>) {
+    let setup = Setup::new(ISSUERS);
+    let authority = setup.load().unwrap();
+    let judged = authority.judge(Credential::Bearer(shown), SystemTime::now());
+    let identity = judged.unwrap();
+    setup.write("auth.toml", later(&setup).as_bytes());
+    authority.read_again().unwrap().unwrap().take_force();
+    let current = match identity.current() {
+        Ok(std::borrow::Cow::Borrowed(_)) => Ok(None),
+        Ok(std::borrow::Cow::Owned(other)) => Ok(Some(other)),
+        Err(refusal) => {
+            assert_eq!(refusal.code, ErrorCode::Unauthenticated);
+            Err(refusal.message)
+        }
+    };
+    (identity, current)
+}
+
+#[test]
+fn who_was_let_in_is_judged_again_without_what_was_shown() {
+    let shown = lasting(
+        Algorithm::HS256,
+        json!({"aud": ["x", "other"], "hark": {"publish": ["own"]}}),
+    );
+    let publish = |identity: &Identity, name: &str| identity.may(Act::Publish, &topic(name));
+
+    let (_, same) = later(&shown, |_| ISSUERS.to_owned());
+    assert!(same.unwrap().is_none());
+    let (before, less) = later(&shown, |_| ISSUERS.replace("user.{sub}.>", "users.{sub}.>"));
+    let less = less.unwrap().expect("it has changed");
+    assert!(publish(&before, "user.bob.x") && !publish(&less, "user.bob.x"));
+    assert!(publish(&less, "users.bob.x") && publish(&less, "own"));
+    let (_, unbelieved) = later(&shown, |_| ISSUERS.replacen("grants_claim = true", "", 1));
+    assert!(!publish(&unbelieved.unwrap().unwrap(), "own"));
+    // The same key by another name of its file.
+    let (_, moved) = later(&shown, |setup| {
+        setup.write("moved", SECRET);
+        ISSUERS.replace("\"secret\"", "\"moved\"")
+    });
+    assert!(moved.unwrap().is_none());
+
+    for (why, change) in [
+        (
+            "taken back",
+            (|setup: &Setup| {
+                setup.write("secret", b"another secret, of 32 bytes or so");
+                ISSUERS.to_owned()
+            }) as fn(&Setup) -> String,
+        ),
+        ("aud", |_| ISSUERS.replace("\"other\"", "\"others\"")),
+        ("iss", |_| {
+            ISSUERS.replace("https://hs.example", "https://hs2.example")
+        }),
+    ] {
+        let (_, refused) = later(&shown, change);
+        let refused = refused.expect_err(why);
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_again_changes_nothing() {
+    let setup = Setup::new(ISSUERS);
+    let authority = setup.load().unwrap();
+    let shown = lasting(Algorithm::HS256, json!({}));
+    let judge = || authority.judge(Credential::Bearer(&shown), SystemTime::now());
+    let identity = judge().unwrap();
+    setup.write("secret", b"short");
+    setup.write("auth.toml", b"[[rule]]\nwho = \"*\"\nread = [\"a\"]\n");
+    for missing in ["auth.toml", "secret"] {
+        authority.read_again().unwrap_err();
+        std::fs::remove_file(setup.path(missing)).unwrap();
+        authority.read_again().unwrap_err();
+        setup.write(missing, ISSUERS.as_bytes());
+    }
+    let current = identity.current().unwrap();
+    assert!(matches!(current, std::borrow::Cow::Borrowed(_)));
+    judge().unwrap();
+}
+
+#[test]
+fn an_api_key_is_judged_again_by_what_its_file_says() {
+    let setup = Setup::new("[api_keys]\nfile = \"keys.toml\"\n");
+    let path = setup.path("keys.toml");
+    let made = jiff::Timestamp::now();
+    let new = |subject: &str| NewKey {
+        subject: subject.to_owned(),
+        publish: vec!["a".to_owned()],
+        ..NewKey::default()
+    };
+    let key = KeyFile::make(&path, new("shop"), made).unwrap();
+    let other = KeyFile::make(&path, new("other"), made).unwrap();
+    let authority = setup.load().unwrap();
+    let judge = |key: &str| authority.judge(Credential::Bearer(key), SystemTime::now());
+    let (shop, other) = (judge(&key).unwrap(), judge(&other).unwrap());
+    let text = std::fs::read_to_string(&path).unwrap();
+
+    for (changed, is_good) in [
+        (text.clone(), true),
+        (text.replace("\"shop\"", "\"shop2\""), false),
+        (text.replace("hash = \"", "hash = \"0"), true),
+        (String::new(), false),
+        (text.clone(), true),
+    ] {
+        setup.write("keys.toml", changed.as_bytes());
+        match authority.read_again() {
+            Ok(again) => again.unwrap().take_force(),
+            // The hash has a digit too many.
+            Err(error) => assert!(error.contains("hash"), "{error}"),
+        }
+        assert_eq!(shop.current().is_ok(), is_good, "{changed}");
+    }
+    KeyFile::revoke(&path, shop.token_id().unwrap(), made).unwrap();
+    authority.read_again().unwrap().unwrap().take_force();
+    let refused = shop.current().unwrap_err();
+    assert!(refused.message.contains("revoked"), "{refused}");
+    other.current().unwrap();
+}

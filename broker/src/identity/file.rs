@@ -23,6 +23,7 @@ pub(super) struct AuthFile {
     pub(super) api_keys: Option<ApiKeysForm>,
     pub(super) cookie: Option<CookieForm>,
     pub(super) proxy_identity: Option<ProxyIdentityForm>,
+    pub(super) revocations: Option<RevocationsForm>,
     #[serde(default)]
     pub(super) rule: Vec<RuleForm>,
 }
@@ -68,6 +69,11 @@ pub(super) struct ProxyIdentityForm {
     pub(super) header: String,
     /// What rules call it.
     pub(super) issuer: String,
+/// What is revoked before its time.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevocationsForm {
+    pub(super) file: PathBuf,
 }
 
 /// What is allowed to whom.

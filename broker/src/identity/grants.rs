@@ -9,7 +9,7 @@ use super::Act;
 const PLACEHOLDER: &str = "{sub}";
 
 /// What one identity may do.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Grants {
     everything: bool,
     publish: Vec<TopicPattern>,

@@ -17,7 +17,7 @@ use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::file;
-use super::jwt::{Expected, Key};
+use super::jwt::{Expected, Fingerprint, Key};
 
 /// The most bytes of a set.
 const MAX_SET_BYTES: u64 = 256 * 1024;
@@ -93,6 +93,8 @@ struct State {
     ended: u64,
     /// The latest that brought a set.
     good: u64,
+    /// How many sets were taken, each another than the one before.
+    taken: u64,
     /// How many readings had begun when a `kid` that is not in the set was first seen.
     asked: HashMap<Box<str>, u64>,
     /// Why the latest reading failed.
@@ -162,6 +164,33 @@ impl Jwks {
             }
         }
         Err(no_key)
+    }
+
+    /// The key that this is, if the set still has it.
+    pub(super) fn of(&self, fingerprint: &Fingerprint) -> Result<Option<Arc<Key>>, NoKey> {
+        let state = self.shared.lock();
+        let set = state.set.as_ref().ok_or(NoKey::NotNow)?;
+        let mut keys = set.by_kid.values().chain(&set.only);
+        Ok(keys.find(|key| key.fingerprint == *fingerprint).cloned())
+    }
+
+    /// How many sets were taken so far, each another than the one before.
+    pub(super) fn taken(&self) -> u64 {
+        self.shared.lock().taken
+    }
+
+    /// Whether it would be the same again.
+    pub(super) fn is_of_url(
+        &self,
+        url: &str,
+        expected: &Expected,
+        only: Option<Algorithm>,
+    ) -> bool {
+        let Source::Url(own) = &self.shared.source else {
+            return false;
+        };
+        let is_same_url = url.parse::<Uri>().is_ok_and(|url| url == *own);
+        is_same_url && self.shared.expected == *expected && self.shared.only == only
     }
 
     /// Why the set could not be read, if the latest attempt failed.
@@ -278,6 +307,7 @@ impl Shared {
             if let Some((set, text)) = new {
                 state.set = Some(set);
                 state.text = text;
+                state.taken += 1;
             }
         });
         drop(state);

@@ -8,11 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Validation};
+use ring::digest;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::api_keys;
 use super::grants::Rights;
 use super::jwks::{Jwks, NoKey};
 use super::verified::VerifiedTokens;
@@ -26,6 +28,8 @@ pub(super) const MAX_SUBJECT_BYTES: usize = 255;
 const MAX_KID_BYTES: usize = 255;
 /// A clock that shows less was never set (2026-01-01): what expires cannot be judged by it.
 const CLOCK_IS_SET_FROM: Duration = Duration::from_secs(1_767_225_600);
+
+const ANOTHER_AUDIENCE: &str = "the token is for others (aud) than this broker";
 
 /// One whose tokens are taken.
 #[derive(Debug)]
@@ -43,12 +47,39 @@ pub(super) struct Issuer {
 pub(super) enum Keys {
     /// Whatever `kid` a token names.
     One(Arc<Key>),
-    Set(Jwks),
+    Set(Arc<Jwks>),
+}
+
+/// What is remembered of a token once its signature has been found good, so that it can be judged again without it.
+#[derive(Debug)]
+pub(super) struct Known {
+    claims: Claims,
+    signed_by: Fingerprint,
+    /// What the token called the key.
+    kid: Option<Box<str>>,
+}
+
+impl Known {
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+}
+
+/// SHA-256 of a key with its algorithm: which one it was.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Fingerprint([u8; 32]);
+
+/// A secret has one too.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(…)")
+    }
 }
 
 /// What a token was found to say.
 #[derive(Debug)]
 pub(super) struct Verified {
+    pub(super) known: Arc<Known>,
     pub(super) who: Who,
     pub(super) expires_at: SystemTime,
     pub(super) token_id: Option<Box<str>>,
@@ -72,7 +103,35 @@ impl Issuer {
                 .find(token.kid())
                 .map_err(|no_key| self.refuse(no_key))?,
         };
-        let claims = verified.claims(token.token, &key, || key.verify(token))?;
+        let known = verified.known(token.token, &key, || {
+            Ok(Known {
+                claims: key.verify(token)?,
+                signed_by: key.fingerprint.clone(),
+                kid: token.kid().map(Into::into),
+            })
+        })?;
+        self.read(known, now)
+    }
+
+    /// What a token that was verified before says under the keys and the rules of now.
+    pub(super) fn again(&self, known: &Arc<Known>, now: SystemTime) -> Result<Verified, Refusal> {
+        let key = match &self.keys {
+            Keys::One(key) => Some(key.clone()).filter(|key| key.fingerprint == known.signed_by),
+            Keys::Set(set) => set
+                .of(&known.signed_by)
+                .map_err(|no_key| self.refuse(no_key))?,
+        };
+        let key = key.ok_or_else(|| {
+            Refusal::unauthenticated("the key that has signed the token is taken back")
+        })?;
+        if !key.is_for(&known.claims) {
+            return Err(Refusal::unauthenticated(ANOTHER_AUDIENCE));
+        }
+        self.read(known.clone(), now)
+    }
+
+    fn read(&self, known: Arc<Known>, now: SystemTime) -> Result<Verified, Refusal> {
+        let claims = &known.claims;
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         if now < CLOCK_IS_SET_FROM {
             return Err(Refusal::busy(
@@ -117,6 +176,7 @@ impl Issuer {
             issued_at: claims.iat.map(|iat| UNIX_EPOCH + iat.0),
             rights,
             notes,
+            known,
         })
     }
 
@@ -218,7 +278,7 @@ impl<'a> Unverified<'a> {
         &self.issuer
     }
 
-    fn kid(&self) -> Option<&str> {
+    pub(super) fn kid(&self) -> Option<&str> {
         self.header.kid.as_deref()
     }
 }
@@ -240,6 +300,18 @@ pub(crate) fn unverified_parts(
     Ok([next("header")?, next("claims")?])
 }
 
+/// What a credential calls itself, for logs, and nothing that could be shown in its place: issuer and `kid` of a token, or the id of an API
+/// key. Anybody may have written them.
+pub(crate) fn unverified_names(shown: &str) -> Option<(String, Option<String>)> {
+    if shown.starts_with(api_keys::PREFIX) {
+        let id = api_keys::id_of(shown)?;
+        return Some((api_keys::ISSUER.to_owned(), Some(id.to_owned())));
+    }
+    let token = Unverified::read(shown).ok()?;
+    let kid = token.kid().map(str::to_owned);
+    Some((token.issuer, kid))
+}
+
 fn part<T: DeserializeOwned>(encoded: &str, name: &str) -> Result<T, Refusal> {
     let bytes = URL_SAFE_NO_PAD.decode(encoded).ok();
     let read = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -247,7 +319,7 @@ fn part<T: DeserializeOwned>(encoded: &str, name: &str) -> Result<T, Refusal> {
 }
 
 /// What the tokens of one issuer must say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) issuer: Box<str>,
     /// One of these. None: the audience is not looked at.
@@ -259,6 +331,7 @@ pub(super) struct Key {
     key: DecodingKey,
     algorithm: Algorithm,
     validation: Validation,
+    pub(super) fingerprint: Fingerprint,
 }
 
 impl Key {
@@ -285,10 +358,24 @@ impl Key {
         }
         validation.set_required_spec_claims(&required);
         Ok(Self {
+            fingerprint: fingerprint(&key, algorithm),
             key,
             algorithm,
             validation,
         })
+    }
+
+    /// Whether the audience of these claims is one that is expected of its tokens.
+    fn is_for(&self, claims: &Claims) -> bool {
+        let Some(expected) = &self.validation.aud else {
+            return true;
+        };
+        let is_expected = |name: &Value| name.as_str().is_some_and(|name| expected.contains(name));
+        match &claims.aud {
+            Some(Value::Array(names)) => names.iter().any(is_expected),
+            Some(name) => is_expected(name),
+            None => false,
+        }
     }
 
     fn verify(&self, token: &Unverified<'_>) -> Result<Claims, Refusal> {
@@ -305,9 +392,7 @@ impl Key {
                 ErrorKind::InvalidSignature => {
                     "the token's signature is not that of its issuer's key".to_owned()
                 }
-                ErrorKind::InvalidAudience => {
-                    "the token is for others (aud) than this broker".to_owned()
-                }
+                ErrorKind::InvalidAudience => ANOTHER_AUDIENCE.to_owned(),
                 ErrorKind::InvalidIssuer => "the token is of another issuer (iss)".to_owned(),
                 ErrorKind::MissingRequiredClaim(claim) => {
                     format!("the token has no {claim}, or none that can be read")
@@ -326,6 +411,22 @@ impl Key {
     }
 }
 
+fn fingerprint(key: &DecodingKey, algorithm: Algorithm) -> Fingerprint {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(format!("{algorithm:?}\n").as_bytes());
+    match key.kind() {
+        DecodingKeyKind::SecretOrDer(bytes) => hash.update(bytes),
+        DecodingKeyKind::RsaModulusExponent { n, e } => {
+            hash.update(n);
+            hash.update(b"\n");
+            hash.update(e);
+        }
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(hash.finish().as_ref());
+    Fingerprint(fingerprint)
+}
+
 /// Never the key itself.
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -336,9 +437,10 @@ impl fmt::Debug for Key {
 }
 
 /// What a token says whose signature is good.
-#[derive(Deserialize)]
-pub(super) struct Claims {
+#[derive(Debug, Deserialize)]
+struct Claims {
     sub: String,
+    aud: Option<Value>,
     exp: NumericDate,
     nbf: Option<NumericDate>,
     iat: Option<NumericDate>,
@@ -359,7 +461,7 @@ struct GrantsClaim {
 }
 
 /// Seconds since 1970, perhaps with a fraction (RFC 7519, section 2).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct NumericDate(Duration);
 
 impl<'de> Deserialize<'de> for NumericDate {

@@ -8,10 +8,14 @@ mod file;
 mod grants;
 mod jwks;
 mod jwt;
+mod kept;
 mod proxy;
+mod revocations;
 mod ring_backend;
+mod standing;
 mod verified;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -23,8 +27,12 @@ pub(crate) use authority::{Authority, Explanation, secret};
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use file::read_private;
 pub(crate) use grants::Grants;
-pub(crate) use jwt::unverified_parts;
+pub(crate) use jwt::{unverified_names, unverified_parts};
+pub(crate) use kept::{FILE_NAME as KEPT_FILE_NAME, Kept};
+pub(crate) use revocations::{RevocationForm, Time};
 pub(crate) use ring_backend::{MIN_SECRET_BYTES, install as install_backend};
+
+use standing::Standing;
 
 /// What the one without a credential is called on the wire.
 const ANONYMOUS: &str = "anonymous";
@@ -36,11 +44,38 @@ pub(crate) struct Identity(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     who: Who,
+    /// By a token for this topic: it may read it, and nothing else.
+    only: Option<TopicName>,
     grants: Grants,
+    /// When it ends by itself.
     expires_at: Option<SystemTime>,
+    /// What it can be revoked by, and when it was made.
     token_id: Option<Box<str>>,
     issued_at: Option<SystemTime>,
+    shown: Shown,
+    /// None: no authentication is configured.
+    standing: Option<Standing>,
 }
+
+/// What an identity was settled by, as far as it takes to judge it again without what was shown.
+#[derive(Clone, Debug, Default)]
+enum Shown {
+    #[default]
+    Nothing,
+    /// What a proxy says stands as long as it is believed.
+    ByProxy,
+    Token(Arc<jwt::Known>),
+    /// The one whose id is the identity's token id.
+    ApiKey(api_keys::Hash),
+}
+
+/// The right to look at the broker: lists, sessions, metrics.
+#[derive(Debug)]
+pub(crate) struct MayMonitor(());
+
+/// The right to change the broker itself.
+#[derive(Debug)]
+pub(crate) struct MayAdmin(());
 
 /// (issuer, subject): equal subjects of two issuers never meet. The anonymous one has neither.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -81,24 +116,66 @@ pub(crate) struct Refusal {
 impl Identity {
     /// Anybody may everything: no authentication is configured.
     pub(crate) fn unrestricted() -> Self {
-        Self::new(Who::anonymous(), Grants::everything(), None, None, None)
+        Self(Arc::new(Inner {
+            who: Who::anonymous(),
+            only: None,
+            grants: Grants::everything(),
+            expires_at: None,
+            token_id: None,
+            issued_at: None,
+            shown: Shown::Nothing,
+            standing: None,
+        }))
     }
 
-    /// `expires_at`: when it ends by itself. `token_id` and `issued_at` are what it can be revoked by.
-    pub(crate) fn new(
-        who: Who,
-        grants: Grants,
-        expires_at: Option<SystemTime>,
-        token_id: Option<Box<str>>,
-        issued_at: Option<SystemTime>,
-    ) -> Self {
-        Self(Arc::new(Inner {
-            who,
-            grants,
-            expires_at,
-            token_id,
-            issued_at,
-        }))
+    /// Who it is and what it may do now: the same, or, where keys, rules or revocations have changed since, what has become of it. To be
+    /// asked whenever something new is granted; it costs next to nothing while nothing has changed.
+    pub(crate) fn current(&self) -> Result<Cow<'_, Self>, Refusal> {
+        if let Some(expires_at) = self.0.expires_at
+            && expires_at <= SystemTime::now()
+        {
+            return Err(Refusal::unauthenticated(
+                "the token has run out; send a new one",
+            ));
+        }
+        match &self.0.standing {
+            Some(standing) => standing.of(self),
+            None => Ok(Cow::Borrowed(self)),
+        }
+    }
+
+    /// Whether nothing that can be seen of it is otherwise in `other`, who is the same.
+    fn is_like(&self, other: &Self) -> bool {
+        self.0.grants == other.0.grants && self.0.expires_at == other.0.expires_at
+    }
+
+    /// The right to look at the broker, to do `what`.
+    pub(crate) fn monitor(&self, what: &str) -> Result<MayMonitor, Refusal> {
+        match self.current()?.0.grants.monitor() {
+            true => Ok(MayMonitor(())),
+            false => Err(self.may_not(&format!("{what} (that takes `monitor`)"))),
+        }
+    }
+
+    /// The right to change the broker, to do `what`.
+    pub(crate) fn administer(&self, what: &str) -> Result<MayAdmin, Refusal> {
+        match self.current()?.0.grants.admin() {
+            true => Ok(MayAdmin(())),
+            false => Err(self.may_not(&format!("{what} (that takes `admin`)"))),
+        }
+    }
+
+    /// Who has shown nothing is asked for something; with the same identity the others will be refused again.
+    pub(crate) fn may_not(&self, what: &str) -> Refusal {
+        match self.0.who.is_anonymous() {
+            true => {
+                Refusal::unauthenticated(format!("without a token nobody may {what}; give one"))
+            }
+            false => Refusal::new(
+                ErrorCode::Forbidden,
+                format!("{} may not {what}", self.name()),
+            ),
+        }
     }
 
     pub(crate) fn who(&self) -> &Who {
@@ -116,6 +193,11 @@ impl Identity {
     /// When it ends by itself: the token's `exp` and the issuer's leeway.
     pub(crate) fn expires_at(&self) -> Option<SystemTime> {
         self.0.expires_at
+    }
+
+    /// SHA-256 of the certificate that was shown, in hexadecimal: what that can be revoked by.
+    pub(crate) fn certificate(&self) -> Option<&str> {
+        None
     }
 
     /// What it can be revoked by: the `jti` of a token, the id of an API key.

@@ -1,6 +1,8 @@
 //! The word of a proxy that has found out itself whom it lets in. Owns what its header may be called, and what a subject of it is; from which
 //! peers it is believed the transport knows.
 
+use std::sync::Arc;
+
 use super::jwt::MAX_SUBJECT_BYTES;
 use super::{Refusal, Who};
 
@@ -19,7 +21,7 @@ const SAYS_SOMETHING_ELSE: [&str; 8] = [
 /// How a declared proxy says whom it has let in.
 #[derive(Debug)]
 pub(super) struct ProxyIdentity {
-    header: Box<str>,
+    header: Arc<str>,
     issuer: Box<str>,
 }
 
@@ -62,8 +64,8 @@ impl ProxyIdentity {
         })
     }
 
-    pub(super) fn header(&self) -> &str {
-        &self.header
+    pub(super) fn header(&self) -> Arc<str> {
+        self.header.clone()
     }
 
     pub(super) fn issuer(&self) -> &str {

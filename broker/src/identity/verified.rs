@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ring::digest;
 
 use super::Refusal;
-use super::jwt::{Claims, Key};
+use super::jwt::{Key, Known};
 
 /// The most bytes of tokens that are remembered, all together: some 20,000 of the usual length.
 const MAX_BYTES: usize = 8 << 20;
@@ -35,7 +35,7 @@ struct Tokens {
 struct Verified {
     /// The key that has verified it. One that is read anew is another, so that what it replaces vouches for nothing any more.
     by: Arc<Key>,
-    claims: Arc<Claims>,
+    known: Arc<Known>,
     bytes: usize,
 }
 
@@ -52,30 +52,30 @@ impl VerifiedTokens {
     }
 
     /// What the token says, if `key` has verified it before, else by `verify`.
-    pub(super) fn claims(
+    pub(super) fn known(
         &self,
         token: &str,
         key: &Arc<Key>,
-        verify: impl FnOnce() -> Result<Claims, Refusal>,
-    ) -> Result<Arc<Claims>, Refusal> {
+        verify: impl FnOnce() -> Result<Known, Refusal>,
+    ) -> Result<Arc<Known>, Refusal> {
         let mut hash = [0; digest::SHA256_OUTPUT_LEN];
         hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
         let known = self.lock().by_hash.get(&hash).and_then(|verified| {
             let is_same = Arc::ptr_eq(&verified.by, key);
-            is_same.then(|| verified.claims.clone())
+            is_same.then(|| verified.known.clone())
         });
-        if let Some(claims) = known {
-            return Ok(claims);
+        if let Some(known) = known {
+            return Ok(known);
         }
         // Not under the lock: others need not wait for a signature.
-        let claims = Arc::new(verify()?);
+        let known = Arc::new(verify()?);
         let verified = Verified {
             by: key.clone(),
-            claims: claims.clone(),
+            known: known.clone(),
             bytes: token.len() + ENTRY_BYTES,
         };
         self.lock().remember(hash, verified, self.max_bytes);
-        Ok(claims)
+        Ok(known)
     }
 
     fn lock(&self) -> MutexGuard<'_, Tokens> {

@@ -1,7 +1,8 @@
 //! A bound for how often a place in the code may say something, whatever peers do: each has its own, so that a flood of one kind hides
 //! no other, and none that is added later can be forgotten. What is left out is counted, and told at most once a second.
 //!
-//! Only what is said by default is bounded (`info` and above). Who asks for `debug` or `trace` wants all of it.
+//! Only what is said by default is bounded (`info` and above). Who asks for `debug` or `trace` wants all of it. Nor is anything left out of
+//! what administrators did: peers cannot cause that.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use super::line::line;
 use super::outlet::{say, style};
+use crate::audit;
 
 /// So many lines a place may say at once, after it has been silent for a while …
 const AT_ONCE: u32 = 100;
@@ -32,7 +34,7 @@ pub(super) struct Bounded;
 impl<S: Subscriber> Layer<S> for Bounded {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO {
+        if *metadata.level() > Level::INFO || metadata.target() == audit::ACTS {
             return true;
         }
         let place = Place::Event(metadata.callsite());

@@ -82,7 +82,7 @@ impl Session {
     fn log_end(&self, code: CloseCode, reason: &str) {
         tracing::info!(
             session = self.name,
-            peer = self.peer,
+            peer = self.about.address,
             code = code.0,
             reason,
             "a session is ended"

@@ -1,5 +1,5 @@
 //! Who a session's client is, while it lasts: `auth` frames, tokens for one topic, and the end of what they gave. Owns when a client has to have said who it is, when it is
-//! told that this runs out, and what ends with it; who it is the checkpoint says, and what that allows is asked by `topic::Access`.
+//! told that this runs out, and what ends with it, also when it is revoked; who it is the checkpoint says, and what that allows is asked by `topic::Access`.
 //!
 //! ```text
 //! anonymous, may nothing ──auth, within 5 s──▶ identified ──expiring──▶ … ──auth──▶ identified
@@ -7,13 +7,17 @@
 //! ```
 //! The frozen session's own timers do not run: its connection is cut from outside (`connections`), a second after the end.
 
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use actix::prelude::*;
 use hark_protocol::{CloseCode, ErrorCode, ServerFrame, TopicName};
 
 use super::Session;
+use super::frames::MAX_CLOSE_REASON_BYTES;
 use super::socket::SessionContext;
+use crate::audit;
 use crate::connections::unix_ms;
 use crate::identity::{Credential, Identity, Refusal};
 
@@ -55,10 +59,12 @@ impl Session {
         if let Some(inbound) = &self.inbound {
             inbound.weighs(AUTH_WEIGHS);
         }
-        let refusal = match self.checkpoint.judge(Credential::Bearer(token)) {
+        let credential = Credential::Bearer(token);
+        let refusal = match self.checkpoint.judge(credential) {
             Ok(identity) => return self.becomes(id, identity, ctx),
             Err(refusal) => refusal,
         };
+        audit::refused(&self.about.address, credential, &refusal);
         let Refusal { code, message } = refusal;
         self.send_error(ctx, id, code, message);
         let goes_on = match code {
@@ -103,10 +109,15 @@ impl Session {
                 expires_at_ms: expires_at.map(unix_ms),
             },
         );
+        self.is_from_now_on(identity, ctx);
+    }
+
+    fn is_from_now_on(&mut self, identity: Identity, ctx: &mut SessionContext) {
+        self.about.becomes(identity.clone());
         self.access.becomes(identity);
         ctx.cancel_future(std::mem::take(&mut self.identifying.timer));
         self.identifying.told_expiring = false;
-        self.watch_expiry(ctx);
+        self.begin_identified(ctx);
         self.end_what_is_no_longer_granted(ctx);
     }
 
@@ -134,10 +145,41 @@ impl Session {
             if session.is_ending() {
                 return;
             }
-            session.access.forget_what_has_run_out();
+            session.access.forget_what_is_over();
             session.end_what_is_no_longer_granted(ctx);
             session.watch_what_was_added(ctx);
         });
+    }
+
+    /// Keys, rules or revocations may have changed: what the client has shown is judged again.
+    pub(super) fn reconsider(&mut self, ctx: &mut SessionContext) {
+        self.doubted.store(false, Ordering::Release);
+        if self.is_ending() {
+            return;
+        }
+        let current = match self.access.identity().current() {
+            Ok(Cow::Borrowed(_)) => Ok(None),
+            Ok(Cow::Owned(identity)) => Ok(Some(identity)),
+            Err(refusal) => Err(refusal),
+        };
+        match current {
+            // What tokens for one topic have added may be gone.
+            Ok(None) if self.access.has_more_added() => {
+                self.access.forget_what_is_over();
+                self.end_what_is_no_longer_granted(ctx);
+            }
+            Ok(None) => {}
+            Ok(Some(identity)) => self.is_from_now_on(identity, ctx),
+            Err(refusal) => {
+                // A new token may have given it more time since it was told.
+                self.about.has_to_go();
+                let reason = match refusal.message.len() <= MAX_CLOSE_REASON_BYTES {
+                    true => refusal.message.as_str(),
+                    false => "the token is no good any more",
+                };
+                self.close(ctx, CloseCode::UNAUTHENTICATED, reason);
+            }
+        }
     }
 
     /// Looks at the clock until what the client has shown runs out; then the session ends.

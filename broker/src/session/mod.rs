@@ -6,7 +6,7 @@
 //! - [`Delivery`]: live messages, by `try_send` against a credit in bytes;
 //! - [`RoomNews`], `Receipts`: what it asked its rooms for; bounded by `max_inflight`, by one page at a
 //!   time and by its subscriptions;
-//! - [`Goodbye`]: Hark is about to end; `Unacknowledged`: the client does not take what it was given.
+//! - [`Goodbye`]: it is to go; `Unacknowledged`: the client does not take what it was given; `Reconsider`: what the client may do has changed.
 //!
 //! ```text
 //! open ──close, silence, goodbye──▶ answering ──all answered, or half a second──▶ ended
@@ -30,6 +30,7 @@ mod subscriptions;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -42,7 +43,7 @@ use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
 use crate::topic::{Access, Delivery, Pulls, RoomNews};
 
-pub use sessions::{Leave, Present, Sessions};
+pub use sessions::{About, Leave, Present, Sessions, Transport, Why};
 pub use socket::upgrade;
 
 use ending::Ending;
@@ -57,8 +58,10 @@ use subscriptions::Subscriptions;
 pub struct Session {
     /// For logs and `welcome`.
     name: String,
-    /// Who it is, for logs.
-    peer: String,
+    /// What others know of it.
+    about: Arc<About>,
+    /// A `Reconsider` is on its way.
+    doubted: Arc<AtomicBool>,
     subprotocol: Subprotocol,
     access: Access,
     checkpoint: Checkpoint,
@@ -86,10 +89,12 @@ pub struct Session {
     present: Option<Present>,
 }
 
-/// Order: say goodbye and close, because Hark is about to end.
+/// Order: say goodbye and close.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct Goodbye {
+    /// Because of this.
+    pub why: Why,
     /// When the client should come back.
     pub retry_after_ms: u64,
     /// How long what it has published may take to be answered before it is ended.
@@ -97,7 +102,7 @@ pub struct Goodbye {
 }
 
 /// A name for a connection that stays, for logs and `welcome`.
-pub fn new_name() -> String {
+fn new_name() -> String {
     format!("s{:012x}", rand::random::<u64>() >> 16)
 }
 
@@ -106,19 +111,39 @@ pub fn new_name() -> String {
 #[rtype(result = "()")]
 struct Unacknowledged;
 
-/// How a session is told to go, and that its client lags.
+/// News: what the client may do has changed, or it is nobody any more.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+struct Reconsider;
+
+/// How a session is told to go, that its client lags, and that something has changed about it.
 #[derive(Debug)]
-struct Goodbyes(Recipient<Goodbye>, Recipient<Unacknowledged>);
+struct Goodbyes {
+    goodbye: Recipient<Goodbye>,
+    has_gone: AtomicBool,
+    unacknowledged: Recipient<Unacknowledged>,
+    reconsider: Recipient<Reconsider>,
+    doubted: Arc<AtomicBool>,
+}
 
 impl Leave for Goodbyes {
     #[allow(clippy::disallowed_methods)] // once in a session's life
     fn leave(&self, goodbye: Goodbye) {
-        self.0.do_send(goodbye);
+        if !self.has_gone.swap(true, Ordering::AcqRel) {
+            self.goodbye.do_send(goodbye);
+        }
+    }
+
+    #[allow(clippy::disallowed_methods)] // once until it is looked at
+    fn reconsider(&self) {
+        if !self.doubted.swap(true, Ordering::AcqRel) {
+            self.reconsider.do_send(Reconsider);
+        }
     }
 
     fn lag(&self) {
         // A session whose mailbox is full hears it from its rooms.
-        self.1.try_send(Unacknowledged).ok();
+        self.unacknowledged.try_send(Unacknowledged).ok();
     }
 }
 
@@ -126,36 +151,37 @@ impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
             .field("name", &self.name)
-            .field("peer", &self.peer)
+            .field("peer", &self.about.address)
             .finish_non_exhaustive()
     }
 }
 
 impl Session {
-    /// A session with the client at `peer`, that begins when its actor starts.
+    /// A session of which this is known; it begins when its actor starts.
     pub fn new(
-        peer: String,
+        about: About,
         subprotocol: Subprotocol,
         access: Access,
         checkpoint: Checkpoint,
         sessions: Arc<Sessions>,
         settings: SessionSettings,
-        connection: Option<Arc<Connection>>,
     ) -> Self {
+        let about = Arc::new(about);
         Self {
-            name: new_name(),
-            peer,
+            name: about.id.clone(),
+            connection: about.connection.clone(),
+            subscriptions: Subscriptions::of(about.clone()),
+            about,
+            doubted: Arc::default(),
             subprotocol,
             access,
             checkpoint,
             identifying: Identifying::default(),
             sessions,
             started: Instant::now(),
-            connection,
             port: None,
             flow: Rc::default(),
             inbound: None,
-            subscriptions: Subscriptions::default(),
             pulls: Pulls::default(),
             publishing: Publishing::default(),
             bad_frames_in_a_row: 0,
@@ -169,15 +195,18 @@ impl Session {
     fn begin(&mut self, ctx: &mut SessionContext) {
         let port = Port::new(ctx.address(), self.flow.credit().clone());
         self.port = Some(Arc::new(port));
-        let goodbyes = Arc::new(Goodbyes(
-            ctx.address().recipient(),
-            ctx.address().recipient(),
-        ));
+        let goodbyes = Arc::new(Goodbyes {
+            goodbye: ctx.address().recipient(),
+            has_gone: AtomicBool::new(false),
+            unacknowledged: ctx.address().recipient(),
+            reconsider: ctx.address().recipient(),
+            doubted: self.doubted.clone(),
+        });
         if let Some(connection) = &self.connection {
             let tell = goodbyes.clone();
             connection.when_behind(move || tell.lag());
         }
-        self.present = self.sessions.enter(goodbyes);
+        self.present = self.sessions.enter(goodbyes, self.about.clone());
         self.send(ctx, &self.settings.welcome(&self.name));
         if self.present.is_none() {
             self.close_at_once(ctx, CloseCode::RESTART, "hark is about to end");
@@ -186,9 +215,11 @@ impl Session {
         self.silence = Judge::new(self.settings.heartbeat, Instant::now());
         self.beat_later(ctx);
         self.begin_identified(ctx);
+        // Something may have changed before it was in the list.
+        self.reconsider(ctx);
         tracing::debug!(
             session = self.name,
-            peer = self.peer,
+            peer = self.about.address,
             subprotocol = self.subprotocol.name(),
             "a session began"
         );
@@ -264,21 +295,33 @@ impl Handler<Unacknowledged> for Session {
     }
 }
 
+impl Handler<Reconsider> for Session {
+    type Result = ();
+    fn handle(&mut self, _: Reconsider, ctx: &mut SessionContext) {
+        self.reconsider(ctx);
+    }
+}
+
 impl Handler<Goodbye> for Session {
     type Result = ();
     fn handle(&mut self, goodbye: Goodbye, ctx: &mut SessionContext) {
         if self.is_ending() {
             return;
         }
-        let reason = "restart".to_owned();
-        self.send(
-            ctx,
-            &ServerFrame::Goodbye {
-                reason,
-                retry_after_ms: goodbye.retry_after_ms,
-            },
-        );
-        let (code, reason) = (CloseCode::RESTART, "hark is about to end");
+        if let Some(reason) = goodbye.why.goodbye() {
+            self.send(
+                ctx,
+                &ServerFrame::Goodbye {
+                    reason: reason.to_owned(),
+                    retry_after_ms: goodbye.retry_after_ms,
+                },
+            );
+        }
+        if goodbye.why != Why::Restart {
+            // A new token may have given it more time since it was told.
+            self.about.has_to_go();
+        }
+        let (code, reason) = goodbye.why.close();
         self.close_within(ctx, code, reason, goodbye.answers_within);
     }
 }

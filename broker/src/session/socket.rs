@@ -42,7 +42,7 @@ pub fn upgrade(
         text: session.subprotocol == Subprotocol::Json,
         max_bytes: session.settings.max_message_bytes,
     };
-    let receiving = session.settings.receivings.of(&session.peer);
+    let receiving = session.settings.receivings.of(&session.about.address);
     let payload = payload.into_inner();
     let connection = session.connection.clone();
     let inbound = Inbound::new(payload, flow.clone(), taken, receiving, connection);

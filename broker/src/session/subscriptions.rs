@@ -7,12 +7,13 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use actix::prelude::*;
 use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, SubscribeFrom, TopicName};
 
 use super::socket::SessionContext;
-use super::{ByTopic, Session};
+use super::{About, ByTopic, Session};
 use crate::identity::Identity;
 use crate::topic::{Asked, PageFrame, Refusal, RoomNews, Seat, Seating, Subscription};
 
@@ -32,6 +33,8 @@ pub(super) struct Subscriptions {
     by_key: HashMap<u32, Subscribed>,
     keys: ByTopic<u32>,
     next_key: u32,
+    /// Where others see how many there are.
+    about: Option<Arc<About>>,
 }
 
 /// One subscription, and what the client has been told of it.
@@ -64,6 +67,20 @@ enum Deferred {
 }
 
 impl Subscriptions {
+    /// None yet, of the session of which this is known.
+    pub(super) fn of(about: Arc<About>) -> Self {
+        Self {
+            about: Some(about),
+            ..Self::default()
+        }
+    }
+
+    fn count(&self) {
+        if let Some(about) = &self.about {
+            about.has_subscriptions(self.by_key.len());
+        }
+    }
+
     pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Subscribed> {
         self.by_key.get_mut(&key)
     }
@@ -80,12 +97,14 @@ impl Subscriptions {
         let topic = subscribed.subscription.topic().clone();
         self.keys.insert(topic, self.next_key);
         self.by_key.insert(self.next_key, subscribed);
+        self.count();
         self.next_key
     }
 
     fn remove(&mut self, key: u32) -> Option<Subscribed> {
         let subscribed = self.by_key.remove(&key)?;
         self.keys.remove(subscribed.subscription.topic());
+        self.count();
         Some(subscribed)
     }
 

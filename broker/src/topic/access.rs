@@ -68,9 +68,14 @@ impl Access {
         self.added.remove(topic);
     }
 
-    /// Takes back what has run out.
-    pub(crate) fn forget_what_has_run_out(&mut self) {
-        self.added.retain(|_, added| !has_run_out(added));
+    /// Takes back what has run out, or is revoked.
+    pub(crate) fn forget_what_is_over(&mut self) {
+        self.added.retain(|_, added| added.current().is_ok());
+    }
+
+    /// Whether tokens for one topic have added anything.
+    pub(crate) fn has_more_added(&self) -> bool {
+        !self.added.is_empty()
     }
 
     /// When the first of what was added runs out.
@@ -135,7 +140,7 @@ impl Access {
 
     /// What a topic holds. Asks the log, and opens no room.
     pub async fn describe(&self, topic: TopicName) -> Result<TopicInfo, Refusal> {
-        if !self.identity.may_monitor() {
+        if !self.identity.current()?.may_monitor() {
             self.ask(Act::Subscribe, &topic)?;
         }
         let engine = self.registry.engines().log_of(&topic);
@@ -144,50 +149,28 @@ impl Access {
 
     /// Lists topics, whatever may be read of them.
     pub async fn list(&self, order: List) -> Result<Vec<TopicInfo>, Refusal> {
-        if !self.identity.may_monitor() {
-            return Err(self.refusal("list the topics (that takes `monitor`)"));
-        }
+        self.identity.monitor("list the topics")?;
         let found = names::list(self.registry.engines(), order).await;
         found.map_err(|error| Refusal::from(&error))
     }
 
     fn ask(&self, act: Act, topic: &TopicName) -> Result<(), Refusal> {
-        if has_run_out(&self.identity) {
-            let message = "the token has run out; send a new one";
-            return Err(Refusal::new(ErrorCode::Unauthenticated, message));
-        }
+        let identity = self.identity.current()?;
         let is_added = || {
-            let added = self.added.get(topic);
-            added.is_some_and(|added| !has_run_out(added) && added.may(act, topic))
+            let added = self.added.get(topic).map(Identity::current);
+            added.is_some_and(|added| added.is_ok_and(|added| added.may(act, topic)))
         };
-        match self.identity.may(act, topic) || is_added() {
+        match identity.may(act, topic) || is_added() {
             true => Ok(()),
-            false => Err(self.refusal(&match act {
-                Act::Publish => format!("publish to {topic}"),
-                Act::Subscribe => format!("read {topic}"),
-                Act::Manage => format!("delete {topic}"),
-            })),
+            false => Err(identity
+                .may_not(&match act {
+                    Act::Publish => format!("publish to {topic}"),
+                    Act::Subscribe => format!("read {topic}"),
+                    Act::Manage => format!("delete {topic}"),
+                })
+                .into()),
         }
     }
-
-    /// Who has shown nothing is asked for something; with the same identity the others will be refused again.
-    fn refusal(&self, what: &str) -> Refusal {
-        match self.identity.who().is_anonymous() {
-            true => Refusal::new(
-                ErrorCode::Unauthenticated,
-                format!("without a token nobody may {what}; give one"),
-            ),
-            false => Refusal::new(
-                ErrorCode::Forbidden,
-                format!("{} may not {what}", self.identity.name()),
-            ),
-        }
-    }
-}
-
-fn has_run_out(identity: &Identity) -> bool {
-    let expires_at = identity.expires_at();
-    expires_at.is_some_and(|at| at <= SystemTime::now())
 }
 
 impl MayPublish {

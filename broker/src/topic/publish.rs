@@ -13,6 +13,7 @@ use hark_protocol::{Cursor, ErrorCode, Idempotency, Message as Published, TopicO
 use super::producers::Look;
 use super::{Batch, Room, tell_room};
 use crate::budget::Taken;
+use crate::identity;
 use crate::message_log::{Append, Appended, LogError, NewRecord, give_back};
 
 /// The most bytes of one append's messages (but at least one message): what a slow subscriber can be sent beyond its credit.
@@ -102,6 +103,12 @@ impl Refusal {
             message: message.into(),
             expected_seq: None,
         }
+    }
+}
+
+impl From<identity::Refusal> for Refusal {
+    fn from(identity::Refusal { code, message }: identity::Refusal) -> Self {
+        Self::new(code, message)
     }
 }
 

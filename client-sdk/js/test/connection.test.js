@@ -27,7 +27,7 @@ test("the bound of the wait doubles up to the longest", () => {
 });
 
 test("close codes tell whether to connect again", async (t) => {
-  for (const again of [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 4000, 4399, 4500, 4501]) {
+  for (const again of [1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 4000, 4399, 4500, 4501, 4503]) {
     await t.test(String(again), async (t) => {
       const { hark, sockets, pass } = await start(t);
       sockets[0].accept();
@@ -37,7 +37,7 @@ test("close codes tell whether to connect again", async (t) => {
       assert.equal(hark.state, "connecting");
     });
   }
-  for (const never of [4400, 4401, 4402, 4499]) {
+  for (const never of [4400, 4401, 4402, 4403, 4499]) {
     await t.test(String(never), async (t) => {
       const { hark, sockets, changes, pass } = await start(t);
       const lost = assert.rejects(hark.publish("a", 1), {

@@ -65,6 +65,11 @@ pub(super) fn format_text() -> String {
     format!("hark message log {FORMAT_VERSION}")
 }
 
+/// Whether there is a log in this directory.
+pub fn is_there(dir: &Path) -> bool {
+    dir.join(FORMAT_FILE).exists()
+}
+
 /// Whether the format mark is there. Refuses what is not ours.
 pub(super) fn check_format(dir: &Path) -> Result<bool, OpenError> {
     let unusable = |source| OpenError::NotWritable {

@@ -64,7 +64,7 @@ mod witness;
 mod writer;
 
 pub use copy::Copying;
-pub use directory::is_in_use;
+pub use directory::{is_in_use, is_there};
 pub use faults::Faults;
 pub use import::{END_OF_TIMES_MS, ImportError, Importer, new_epoch};
 pub use offline::{Exported, OfflineLog};

@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ use super::rows;
 use super::scan::{Scan, Value, span};
 use super::stored::Body;
 use super::{SledLog, SledOptions};
+use crate::identity::KEPT_FILE_NAME;
 use crate::message_log::keep_newest;
 
 /// What sled keeps in memory meanwhile.
@@ -269,6 +270,13 @@ fn exchange(dir: &Path, new: &Path, lock: DirectoryLock) -> io::Result<PathBuf> 
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     let parent = dir.parent().unwrap_or(dir);
     let aside = free_name_aside(dir)?;
+    // What is kept there beside the log goes on with it.
+    match fs::copy(dir.join(KEPT_FILE_NAME), new.join(KEPT_FILE_NAME)) {
+        Ok(_) => File::open(new.join(KEPT_FILE_NAME))?.sync_all()?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    sync_directory(new)?;
     fs::rename(new, &aside)?;
     if renameat_with(CWD, dir, CWD, &aside, RenameFlags::EXCHANGE).is_err() {
         // The file system cannot. Then there is a moment with nothing at `dir`; the names still mean what they say.
