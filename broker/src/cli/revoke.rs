@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::CliError;
 use super::connection::ConnectionArgs;
-use super::http::Http;
 use super::output::{Output, Reader, shown};
 use crate::identity::{RevocationForm, Time};
 
@@ -88,7 +87,7 @@ struct Lifted {
 
 pub(super) async fn run(args: RevokeArgs) -> Result<(), CliError> {
     // Nothing else goes on, so it may block.
-    let broker = Http::at(&args.connection.url, args.connection.token.as_deref())?;
+    let broker = args.connection.http()?;
     let mut output = Output::new(args.json);
     match line(args.command, args.until) {
         Asked::Revoke(line) => {

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::CliError;
 use super::connection::ConnectionArgs;
-use super::http::Http;
 use super::output::{Output, Reader, shown};
 
 /// List who is connected: sessions, event streams and long-polls.
@@ -111,7 +110,7 @@ struct AllEnded {
 
 pub(super) async fn list(args: SessionsArgs) -> Result<(), CliError> {
     // Nothing else goes on, so it may block.
-    let broker = Http::at(&args.connection.url, args.connection.token.as_deref())?;
+    let broker = args.connection.http()?;
     let mut output = Output::new(args.json);
     broker.list(
         "/v1/sessions",
@@ -130,7 +129,7 @@ pub(super) async fn list(args: SessionsArgs) -> Result<(), CliError> {
 }
 
 pub(super) async fn kick(args: KickArgs) -> Result<(), CliError> {
-    let broker = Http::at(&args.connection.url, args.connection.token.as_deref())?;
+    let broker = args.connection.http()?;
     let mut output = Output::new(args.json);
     let mut query = args.whose.query();
     if args.r#final {

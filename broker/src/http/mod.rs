@@ -93,6 +93,8 @@ impl Gate {
     /// Whether a request is known to have come by https.
     fn is_by_https(&self, request: &HttpRequest) -> bool {
         client_address::is_https(request, &self.trusted_proxies)
+    }
+
     /// What is known of a client that stays.
     fn about(&self, request: &HttpRequest, transport: Transport, identity: &Identity) -> About {
         let user_agent = request.headers().get(header::USER_AGENT);

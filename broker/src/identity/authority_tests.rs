@@ -910,7 +910,7 @@ fn whom_a_proxy_names_is_somebody_of_its_own() {
         1,
     );
     let authority = Setup::new(&auth).load().unwrap();
-    assert_eq!(authority.proxy_header(), Some("x-user"));
+    assert_eq!(authority.proxy_header().as_deref(), Some("x-user"));
     let named = |subject: &str| authority.judge(Credential::Proxy(subject), now());
     let bob = named("bob").unwrap();
     assert_eq!((bob.who().issuer(), bob.expires_at()), ("proxy", None));

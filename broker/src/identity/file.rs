@@ -69,6 +69,8 @@ pub(super) struct ProxyIdentityForm {
     pub(super) header: String,
     /// What rules call it.
     pub(super) issuer: String,
+}
+
 /// What is revoked before its time.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

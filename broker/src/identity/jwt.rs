@@ -60,6 +60,14 @@ pub(super) struct Known {
 }
 
 impl Known {
+    pub(super) fn new(claims: Claims, by: &Key, kid: Option<&str>) -> Self {
+        Self {
+            claims,
+            signed_by: by.fingerprint.clone(),
+            kid: kid.map(Into::into),
+        }
+    }
+
     pub(super) fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
@@ -104,11 +112,7 @@ impl Issuer {
                 .map_err(|no_key| self.refuse(no_key))?,
         };
         let known = verified.known(token.token, &key, || {
-            Ok(Known {
-                claims: key.verify(token)?,
-                signed_by: key.fingerprint.clone(),
-                kid: token.kid().map(Into::into),
-            })
+            Ok(Known::new(key.verify(token)?, &key, token.kid()))
         })?;
         self.read(known, now)
     }
@@ -438,7 +442,7 @@ impl fmt::Debug for Key {
 
 /// What a token says whose signature is good.
 #[derive(Debug, Deserialize)]
-struct Claims {
+pub(super) struct Claims {
     sub: String,
     aud: Option<Value>,
     exp: NumericDate,

@@ -127,8 +127,9 @@ mod tests {
         Arc::new(Key::new(key, Algorithm::HS256, &expected).unwrap())
     }
 
-    fn good() -> Result<Claims, Refusal> {
-        Ok(serde_json::from_value(json!({"sub": "ana", "exp": 1})).unwrap())
+    fn good(key: &Key) -> Result<Known, Refusal> {
+        let claims = serde_json::from_value(json!({"sub": "ana", "exp": 1}));
+        Ok(Known::new(claims.unwrap(), key, None))
     }
 
     /// Asks for a token that is good, and says whether its signature was looked at.
@@ -136,9 +137,9 @@ mod tests {
         let looked = Cell::new(false);
         let verify = || {
             looked.set(true);
-            good()
+            good(key)
         };
-        tokens.claims(token, key, verify).unwrap();
+        tokens.known(token, key, verify).unwrap();
         looked.get()
     }
 
@@ -166,7 +167,7 @@ mod tests {
                 looked.set(true);
                 Err(Refusal::unauthenticated("bad"))
             };
-            assert!(tokens.claims("a", &key, verify).is_err());
+            assert!(tokens.known("a", &key, verify).is_err());
             assert!(looked.get());
         }
         assert_eq!(tokens.lock().bytes, 0);
