@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hark_client::inner::{Certificates, TlsFiles, draw, retry_after};
 use rustls::pki_types::PrivateKeyDer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use ureq::Agent;
 use ureq::http::{Method, Request, Response, StatusCode, header};
-use ureq::tls::{Certificate, ClientCert, KeyKind, PrivateKey, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsProvider};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 
@@ -274,17 +276,13 @@ fn tls(files: &TlsFiles) -> Result<TlsConfig, String> {
     let Certificates { roots, client, .. } = files.read()?;
     let owned = |der: &[u8]| Certificate::from_der(der).to_owned();
     let roots: Vec<_> = roots.iter().map(|der| owned(der)).collect();
-    let client = client.and_then(|(chain, key)| {
-        let chain: Vec<_> = chain.iter().map(|der| owned(der)).collect();
-        let kind = match &key {
-            PrivateKeyDer::Pkcs1(_) => KeyKind::Pkcs1,
-            PrivateKeyDer::Sec1(_) => KeyKind::Sec1,
-            PrivateKeyDer::Pkcs8(_) => KeyKind::Pkcs8,
-            _ => return None,
-        };
-        let key = PrivateKey::from_der(kind, key.secret_der()).to_owned();
-        Some(ClientCert::new_with_certs(&chain, key))
-    });
+    let client = match client {
+        Some((chain, key)) => {
+            let chain: Vec<_> = chain.iter().map(|der| owned(der)).collect();
+            Some(ClientCert::new_with_certs(&chain, private_key(&key)?))
+        }
+        None => None,
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(TlsConfig::builder()
         .provider(TlsProvider::Rustls)
@@ -292,4 +290,16 @@ fn tls(files: &TlsFiles) -> Result<TlsConfig, String> {
         .client_cert(client)
         .unversioned_rustls_crypto_provider(provider)
         .build())
+}
+
+/// As ureq takes it, which does not give out its names for what is in DER form: in PEM form.
+fn private_key(key: &PrivateKeyDer<'static>) -> Result<PrivateKey<'static>, String> {
+    let label = match key {
+        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    };
+    let der = STANDARD.encode(key.secret_der());
+    let pem = format!("-----BEGIN {label}-----\n{der}\n-----END {label}-----\n");
+    PrivateKey::from_pem(pem.as_bytes()).map_err(|error| error.to_string())
 }

@@ -51,7 +51,7 @@ impl Racing {
     /// On a thread and a runtime of its own: whoever waits for it may be on a runtime's thread, which must not enter another.
     fn race(&self, addresses: Vec<SocketAddr>, patience: Duration) -> io::Result<TcpStream> {
         let doubts = self.doubts.clone();
-        let race = move || {
+        let race = move || -> io::Result<TcpStream> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
