@@ -52,13 +52,13 @@ monitor = true
 "#;
 
 /// Who signs, and a folder with all that the broker is told of it.
-struct Issuers {
+pub(crate) struct Issuers {
     dir: TempDir,
     pair: Ed25519KeyPair,
 }
 
 impl Issuers {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(RULES)
     }
 
@@ -78,7 +78,7 @@ impl Issuers {
         self.dir.path().join("auth.toml")
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup::new().flag("auth", self.file().display())
     }
 
@@ -134,7 +134,7 @@ fn but(mut claims: Value, changes: Value) -> Value {
 }
 
 /// A token of this subject that is good for so long.
-fn token(subject: &str, seconds: u64) -> String {
+pub(crate) fn token(subject: &str, seconds: u64) -> String {
     let exp = now_s() + seconds;
     by_secret(SECRET, &but(claims(SHARED, subject), json!({"exp": exp})))
 }

@@ -1,5 +1,6 @@
-//! The door of every route that has to do with topics: a request that has come in. Owns that its name and its page were checked (`guard`), and whose it
-//! is, settled here once for each request or connection; what that allows is asked by `topic::Access`, the only way to topics.
+//! The door of every route that has to do with topics: a request that has come in. Owns that its name and its page were checked (`guard`), whose it
+//! is, settled here once for each request or connection, and that it is counted; what that allows is asked by `topic::Access`, the only way
+//! to topics.
 
 use std::future::{Ready, ready};
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{ApiError, Gate, client_address};
 use crate::identity::{Checkpoint, Credential, Identity};
+use crate::limits::Rated;
 use crate::topic::Access;
 
 /// The name of a token in a query.
@@ -33,7 +35,12 @@ impl FromRequest for Admitted {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(admit(request))
+        // A browser's `EventSource` that is answered anything but 200 gives up for good.
+        let is_stream = is_stream(request);
+        ready(admit(request).map_err(|error| match is_stream {
+            true => error.to_stream(),
+            false => error,
+        }))
     }
 }
 
@@ -54,12 +61,18 @@ fn admit(request: &HttpRequest) -> Result<Admitted, ApiError> {
     }
     let is_overheard =
         !gate.takes_plaintext && client_address::is_overheard(request, &gate.trusted_proxies);
-    let checkpoint = Checkpoint::new(gate.authority.clone(), is_overheard);
-    let identity = identify(request, &checkpoint)?;
-    Ok(Admitted {
-        access: gate.registry.access(identity),
-        checkpoint,
-    })
+    let meter = gate.meter(request);
+    let checkpoint = Checkpoint::new(gate.authority.clone(), is_overheard, meter.clone());
+    // Who has shown too many bad credentials pays for each further one with a connection.
+    let identity = identify(request, &checkpoint).map_err(ApiError::closing_if_rate_limited)?;
+    let access = gate.registry.access(identity, meter);
+    access.meter().take(&[(Rated::Commands, 1)])?;
+    Ok(Admitted { access, checkpoint })
+}
+
+fn is_stream(request: &HttpRequest) -> bool {
+    let route = request.match_pattern().unwrap_or_default();
+    route.ends_with("/events")
 }
 
 /// Whether it changes nothing, and its answer is kept from foreign pages by their browser (CORS), which it does not do for WebSockets.
@@ -134,5 +147,5 @@ fn token_in_query(request: &HttpRequest) -> Result<Option<String>, ApiError> {
 
 fn takes_token_in_query(request: &HttpRequest) -> bool {
     let route = request.match_pattern().unwrap_or_default();
-    is_plain_read(request) && (route.ends_with("/events") || route.ends_with("/messages"))
+    is_plain_read(request) && (is_stream(request) || route.ends_with("/messages"))
 }

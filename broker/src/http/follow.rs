@@ -504,6 +504,7 @@ mod tests {
     use super::*;
     use crate::http::publishing;
     use crate::identity::Identity;
+    use crate::limits::Meter;
     use crate::topic::tests::registry_of_few;
 
     /// What a stream has been given, up to what is looked for.
@@ -526,7 +527,7 @@ mod tests {
 
     #[actix_web::test]
     async fn what_lies_unacknowledged_is_told_of_the_topics_it_came_by() {
-        let access = registry_of_few(10).access(Identity::unrestricted());
+        let access = registry_of_few(10).access(Identity::unrestricted(), Meter::unlimited());
         let topics = ["a", "b"].map(|name| TopicName::parse(name).unwrap());
         let starts = topics
             .clone()

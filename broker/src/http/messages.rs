@@ -96,6 +96,7 @@ async fn read(
         }
         // Nothing is held while it waits.
         drop(room);
+        let _counted = access.meter().stay()?;
         let waiting = Waiting::begin(gate, access, &reading.topics, &pages)?;
         let ends_first = tokio::select! {
             is_there = waiting.until(end) => !is_there,

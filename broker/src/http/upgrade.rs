@@ -22,6 +22,7 @@ pub(super) async fn upgrade(
     }
     let chosen = choose(&request)?;
     gate.check_open()?;
+    let held = access.meter().connect().map_err(ApiError::from)?;
     let session = Session::new(
         gate.client_address(&request),
         chosen.unwrap_or(Subprotocol::Json),
@@ -30,7 +31,8 @@ pub(super) async fn upgrade(
         gate.sessions.clone(),
         gate.session_settings.clone(),
         Connection::of(&request),
-    );
+    )
+    .counted(held);
     session::upgrade(&request, payload, session, chosen.is_some())
 }
 

@@ -1,5 +1,5 @@
-//! Where one connection shows who it is. Owns that a credential which others could read on its way is not taken; whether it is good the
-//! authority knows.
+//! Where one connection shows who it is. Owns that a credential which others could read on its way is not taken, and that bad ones are counted;
+//! whether it is good the authority knows.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,20 +7,23 @@ use std::time::SystemTime;
 use hark_protocol::ErrorCode;
 
 use super::{Authority, Credential, Identity, Refusal};
+use crate::limits::{Meter, Rated};
 
 /// Judges what one request or connection shows. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     authority: Arc<Authority>,
     is_overheard: bool,
+    meter: Meter,
 }
 
 impl Checkpoint {
-    /// `is_overheard`: what is shown came in plain text over a network.
-    pub(crate) fn new(authority: Arc<Authority>, is_overheard: bool) -> Self {
+    /// `is_overheard`: what is shown came in plain text over a network. `meter`: the client's, whoever it is.
+    pub(crate) fn new(authority: Arc<Authority>, is_overheard: bool, meter: Meter) -> Self {
         Self {
             authority,
             is_overheard,
+            meter,
         }
     }
 
@@ -33,6 +36,22 @@ impl Checkpoint {
                  --trusted-proxy and sends X-Forwarded-Proto; or start Hark with --insecure-plaintext",
             ));
         }
-        self.authority.judge(credential, SystemTime::now())
+        let judged = self.authority.judge(credential, SystemTime::now());
+        judged.map_err(|refusal| self.count(refusal))
+    }
+
+    /// Who has shown too many that are no good is told to wait, and not that this one is. It was looked at all the same: a good one is
+    /// taken, whatever others from the same address have shown.
+    fn count(&self, refusal: Refusal) -> Refusal {
+        if refusal.code != ErrorCode::Unauthenticated {
+            return refusal;
+        }
+        match self.meter.take(&[(Rated::FailedAuths, 1)]) {
+            Ok(()) => refusal,
+            Err(too_much) => Refusal {
+                retry_after: Some(too_much.retry_after),
+                ..Refusal::new(too_much.code(), too_much.to_string())
+            },
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::Session;
 use super::socket::SessionContext;
 use crate::connections::unix_ms;
 use crate::identity::{Credential, Identity, Refusal};
+use crate::topic;
 
 /// A signature is checked: of the commands of a turn that takes so many more than its own.
 const AUTH_WEIGHS: usize = 15;
@@ -57,8 +58,16 @@ impl Session {
             Ok(identity) => return self.becomes(id, identity, ctx),
             Err(refusal) => refusal,
         };
-        let Refusal { code, message } = refusal;
-        self.send_error(ctx, id, code, message);
+        let Refusal {
+            code,
+            message,
+            retry_after,
+        } = refusal;
+        let answer = topic::Refusal {
+            retry_after,
+            ..topic::Refusal::new(code, message)
+        };
+        self.refuse_command(ctx, id, answer);
         let goes_on = match code {
             // Nobody was believed to be somebody, and nothing has changed.
             ErrorCode::Unsupported => true,
@@ -72,6 +81,9 @@ impl Session {
         // What stands behind it was meant to be said by somebody else than who is known so far.
         if let Some(inbound) = &self.inbound {
             inbound.end();
+        }
+        if let Some(retry_after) = retry_after {
+            return self.send_away(ctx, retry_after);
         }
         let (close, reason) = match code {
             ErrorCode::Busy => (CloseCode::TRY_LATER, "the token cannot be judged just now"),
@@ -89,6 +101,13 @@ impl Session {
             );
             self.send_error(ctx, id, ErrorCode::Forbidden, message);
             return;
+        }
+        if let Err(too_much) = self.count_as(&identity) {
+            if let Some(inbound) = &self.inbound {
+                inbound.end();
+            }
+            self.refuse_command(ctx, id, too_much.into());
+            return self.send_away(ctx, too_much.retry_after);
         }
         let expires_at = identity.expires_at();
         self.send(

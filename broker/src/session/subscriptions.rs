@@ -13,6 +13,7 @@ use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, Subscrib
 
 use super::socket::SessionContext;
 use super::{ByTopic, Session};
+use crate::limits::{Counted, Held};
 use crate::topic::{Asked, PageFrame, Refusal, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
@@ -40,6 +41,8 @@ pub(super) struct Subscribed {
     id: Option<u64>,
     was_told: bool,
     leaving: Option<Leaving>,
+    /// It is counted as long as it is there.
+    _held: Held,
 }
 
 #[derive(Debug, Default)]
@@ -130,18 +133,21 @@ impl Session {
             self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
             return;
         }
+        // First: whoever has as many as he may opens no room.
+        let held = match self.access.meter().hold(Counted::Subscriptions, 1) {
+            Ok(held) => held,
+            Err(too_much) => return self.refuse_command(ctx, id, too_much.into()),
+        };
         let subscription = match Subscription::new(&self.access, topic, from) {
             Ok(subscription) => subscription,
-            Err(Refusal { code, message, .. }) => {
-                self.send_error(ctx, id, code, message);
-                return;
-            }
+            Err(refusal) => return self.refuse_command(ctx, id, refusal),
         };
         let key = self.subscriptions.insert(Subscribed {
             subscription,
             id,
             was_told: false,
             leaving: None,
+            _held: held,
         });
         self.join(key);
     }
