@@ -535,9 +535,10 @@ fn so_many_subscriptions_at_a_time() {
     let subscribe = |id, topic: &str| json!({"type": "subscribe", "id": id, "topic": topic});
     let mut one = guest.session();
     let mut other = guest.session();
-    for (ws, topic) in [(&mut one, "a"), (&mut one, "b"), (&mut other, "a")] {
-        assert_eq!(ask(ws, &subscribe(1, topic))["type"], "subscribed");
+    for topic in ["a", "b"] {
+        assert_eq!(ask(&mut one, &subscribe(1, topic))["type"], "subscribed");
     }
+    assert_eq!(ask(&mut other, &subscribe(1, "a"))["type"], "subscribed");
     expect_refused(
         &ask(&mut other, &subscribe(2, "b")),
         "too_many_subscriptions",
