@@ -12,6 +12,7 @@ use hark_protocol::TopicPattern;
 use ipnet::IpNet;
 
 use crate::http::{AllowedOrigin, Hosts, PublicUrl};
+use crate::limits;
 use crate::message_log::Retention;
 use crate::settings::DEFAULT_MAX_INFLIGHT;
 
@@ -160,6 +161,10 @@ pub struct Config {
     #[arg(long, env = "HARK_MAX_CONNECTIONS", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
 
+    /// How much each may.
+    #[command(flatten)]
+    pub limits: limits::Settings,
+
     /// Unload a topic from memory after this much idle time.
     #[arg(long, env = "HARK_ROOM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub room_idle: Duration,
@@ -216,6 +221,13 @@ impl Config {
                  what, or give --insecure-no-auth if everybody who reaches it may read and publish everything"
                     .to_owned(),
             );
+        }
+        if self.auth.is_none()
+            && let Some(flag) = self.limits.by_identity()
+        {
+            return Err(format!(
+                "{flag} has a limit by identity, and without --auth nobody has one; limit it by address, or say with --auth who may do what"
+            ));
         }
         Ok(())
     }

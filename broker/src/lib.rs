@@ -13,6 +13,7 @@ pub mod edge;
 pub mod http;
 mod identity;
 mod idle;
+pub mod limits;
 mod logging;
 pub mod message_log;
 pub mod output;

@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::budget::Budget;
+use crate::limits::Network;
 
 /// Who is slower than this over [`PACE_WINDOW`] goes before all others.
 const SLOW_BYTES_A_SECOND: u64 = 4 * 1024;
@@ -41,7 +42,7 @@ struct List {
 /// What there is of a message whose rest is waited for.
 #[derive(Debug)]
 struct Waiting {
-    holder: Holder,
+    holder: Option<Network>,
     part: Part,
     bytes: usize,
     pace: Pace,
@@ -80,26 +81,11 @@ impl Part {
     }
 }
 
-/// Who holds it, as far as can be known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Holder {
-    V4(Ipv4Addr),
-    /// The first 64 bits: what a household or a host is given.
-    V6(u64),
-    Unknown,
-}
-
-impl Holder {
-    /// By what a client is called in logs: an address, with or without a port.
-    fn of(client: &str) -> Self {
-        let with_port = || client.parse().map(|client: SocketAddr| client.ip());
-        let address = client.parse().or_else(|_| with_port());
-        match address.map(|address: IpAddr| address.to_canonical()) {
-            Ok(IpAddr::V4(address)) => Self::V4(address),
-            Ok(IpAddr::V6(address)) => Self::V6((address.to_bits() >> 64) as u64),
-            Err(_) => Self::Unknown,
-        }
-    }
+/// Who holds it, as far as can be known, by what a client is called in logs: an address, with or without a port.
+fn holder_of(client: &str) -> Option<Network> {
+    let with_port = || client.parse().map(|client: SocketAddr| client.ip());
+    let address: IpAddr = client.parse().or_else(|_| with_port()).ok()?;
+    Some(Network::of(address))
 }
 
 /// How fast something comes.
@@ -165,7 +151,7 @@ impl Receivings {
     pub fn of(&self, client: &str) -> Receiving {
         Receiving {
             all: self.clone(),
-            holder: Holder::of(client),
+            holder: holder_of(client),
             place: None,
             pace: None,
         }
@@ -235,7 +221,7 @@ fn first_to_go(waiting: &HashMap<u64, Waiting>, now: Instant) -> Option<u64> {
     if let Some(slow) = slowest_where(&|one| one.pace.is_slow(now)) {
         return Some(slow);
     }
-    let mut held: HashMap<Holder, usize> = HashMap::new();
+    let mut held: HashMap<Option<Network>, usize> = HashMap::new();
     for one in waiting.values() {
         *held.entry(one.holder).or_default() += one.bytes;
     }
@@ -247,7 +233,7 @@ fn first_to_go(waiting: &HashMap<u64, Waiting>, now: Instant) -> Option<u64> {
 #[derive(Debug)]
 pub struct Receiving {
     all: Receivings,
-    holder: Holder,
+    holder: Option<Network>,
     /// Where its part waits, while it does.
     place: Option<u64>,
     /// Since something is half received.
@@ -345,7 +331,7 @@ mod tests {
             }
             let bytes = came.iter().map(|(_, bytes)| bytes).sum();
             let waiting = Waiting {
-                holder: Holder::of(address),
+                holder: holder_of(address),
                 part: Part::default(),
                 bytes,
                 pace,
@@ -404,12 +390,12 @@ mod tests {
 
     #[test]
     fn a_household_of_ipv6_is_one_address() {
-        let of = Holder::of;
+        let of = holder_of;
         assert_eq!(of("[2001:db8::1]:80"), of("2001:db8::2:3:4:5"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("[::ffff:192.0.2.7]:80"), of("192.0.2.7"));
         assert_ne!(of("192.0.2.7"), of("192.0.2.8"));
-        assert_eq!(of(""), Holder::Unknown);
+        assert_eq!(of(""), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::connections::Connections;
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
 use crate::identity::{Authority, Kept};
+use crate::limits::Limits;
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
@@ -130,6 +131,9 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
     let door = Door {
         connections: connections.clone(),
         max_connections,
+        limits: gate.limits.clone(),
+        trusted_proxies: gate.trusted_proxies.clone(),
+        refusals: Door::refusals(),
         patience: Patience {
             head: HEAD_TIMEOUT,
             keep_alive: config.keep_alive,
@@ -215,6 +219,7 @@ impl Looks {
         self.judge.look_at(now + LOOK_EVERY);
         self.connections.end_overdue(slept);
         self.connections.end_expired(SystemTime::now());
+        self.gate.limits.look_through();
         let waiting = self.gate.answers.waiting();
         if waiting > 0 {
             self.connections
@@ -321,7 +326,8 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
             hosts: config.hosts(),
             public_urls: config.public_urls.clone(),
         },
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.clone().into(),
+        limits: Limits::new(config.limits),
         answers: Answers::default(),
         stopping: AtomicBool::new(false),
     })

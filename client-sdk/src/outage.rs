@@ -194,7 +194,9 @@ mod tests {
     #[test]
     fn which_endings_are_final() {
         let now = Instant::now();
-        for code in [1000, 1001, 1006, 1008, 1010, 1011, 1012, 1013, 4500, 4503, 4599] {
+        for code in [
+            1000, 1001, 1006, 1008, 1010, 1011, 1012, 1013, 4500, 4503, 4599,
+        ] {
             let mut outage = Outage::new(now);
             for _ in 0..10 {
                 assert!(!outage.is_final(CloseCode(code), true, false), "{code}");

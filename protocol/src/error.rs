@@ -60,13 +60,13 @@ error_codes! {
     NotSubscribed = "not_subscribed", again: false, status: 404;
     /// The session has a subscription to this topic already.
     AlreadySubscribed = "already_subscribed", again: false, status: 409;
-    /// The session has as many subscriptions as it may have.
+    /// The session, identity or address has as many subscriptions as it may have.
     TooManySubscriptions = "too_many_subscriptions", again: false, status: 429;
     /// There are as many topics as there may be.
     TooManyTopics = "too_many_topics", again: false, status: 429;
     /// The producer's number is not the next; `expected_seq` is.
     OutOfSequence = "out_of_sequence", again: false, status: 409;
-    /// Too many commands or bytes a second.
+    /// More than this client may, or all together.
     RateLimited = "rate_limited", again: true, status: 429;
     /// A queue is full, or the room is starting again.
     Busy = "busy", again: true, status: 503;

@@ -61,6 +61,7 @@ mod producers;
 mod publish_all;
 mod publish_many;
 mod races;
+mod rates;
 mod receiving;
 mod restart;
 mod resume;

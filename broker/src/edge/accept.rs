@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +14,21 @@ use actix_service::{
 use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::AppConfig;
+use ipnet::IpNet;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
-use super::guarded::{Guarded, Patience};
+use super::guarded::{Guarded, Patience, Place};
+use super::head::Refusal;
 use crate::connections::{Connection, Connections};
+use crate::limits::{Limits, Network};
 use crate::output::PIECE_BYTES;
 
 /// Connections beyond the most there may be that are still taken, each to be told so.
 pub const REFUSED_AT_ONCE: usize = 8;
+/// Connections beyond what one address, or all, may have that are still taken at a time, each to be told so. Further ones are closed without a
+/// word.
+const REFUSED_BY_LIMITS_AT_ONCE: usize = 64;
 /// How long a client may take to close when an answer came before its request was read to the end, or a WebSocket's close frame before its
 /// own.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,8 +40,41 @@ pub struct Door {
     pub connections: Arc<Connections>,
     /// The most that there may be.
     pub max_connections: usize,
+    /// How many of an address, and how many in a time.
+    pub limits: Arc<Limits>,
+    /// Proxies that are believed who the client is.
+    pub trusted_proxies: Arc<[IpNet]>,
+    /// Places to be told in that there are too many.
+    pub refusals: Arc<Semaphore>,
     /// How long each waits for what.
     pub patience: Patience,
+}
+
+impl Door {
+    /// A door that refuses at most [`REFUSED_BY_LIMITS_AT_ONCE`] at a time.
+    pub fn refusals() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(REFUSED_BY_LIMITS_AT_ONCE))
+    }
+
+    /// Whether there is a place for this connection; `None`: not even to be told that there is none.
+    fn place_for(&self, peer: Option<SocketAddr>) -> Option<Place> {
+        if self.connections.count() > self.max_connections {
+            return Some(Place::no_room());
+        }
+        let address = peer.and_then(|peer| Network::of_peer(peer.ip(), &self.trusted_proxies));
+        let too_much = match self.limits.accept(address) {
+            Ok(held) => return Some(Place::Had(held)),
+            Err(too_much) => too_much,
+        };
+        tracing::debug!(?peer, %too_much, "a connection is refused");
+        // Each holds a descriptor until it has read why: those who may are few, or they would take the room of all others.
+        let permit = self.refusals.clone().try_acquire_owned().ok()?;
+        Some(Place::Refused {
+            refusal: Refusal::TOO_MANY,
+            retry_after: too_much.retry_after,
+            permit: Some(permit),
+        })
+    }
 }
 
 /// Serves `app` on all of the `listeners`.
@@ -92,12 +132,63 @@ where
             fn_service(move |stream: TcpStream| {
                 let peer = stream.peer_addr().ok();
                 let listed = door.connections.enter(peer);
-                let refused = door.connections.count() > door.max_connections;
-                let guarded = Guarded::new(stream, listed, door.patience, refused);
+                let place = door.place_for(peer).unwrap_or_else(|| {
+                    listed.cut();
+                    Place::no_room()
+                });
+                let guarded = Guarded::new(stream, listed, door.patience, place);
                 std::future::ready(Ok((guarded, peer)))
             })
             .and_then(h1)
         })?;
     }
     Ok(builder.run())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{Limit, Settings};
+
+    #[test]
+    fn of_those_beyond_a_limit_a_few_are_told_so() {
+        let limits = Settings {
+            connections: Limit::by_address(2),
+            ..Settings::default()
+        };
+        let door = Door {
+            connections: Connections::new(Duration::from_secs(60)),
+            max_connections: 1000,
+            limits: Limits::new(limits),
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()].into(),
+            refusals: Door::refusals(),
+            patience: Patience {
+                head: Duration::from_secs(10),
+                keep_alive: Duration::from_secs(75),
+            },
+        };
+        let place = |peer: &str| door.place_for(Some(peer.parse().unwrap()));
+        let is_had = |place: &Option<Place>| matches!(place, Some(Place::Had(_)));
+
+        let held = [place("192.0.2.1:1"), place("192.0.2.1:2")];
+        assert!(held.iter().all(is_had));
+        let told: Vec<_> = (0..REFUSED_BY_LIMITS_AT_ONCE)
+            .map(|_| place("192.0.2.1:3"))
+            .collect();
+        let is_told = |place: &Option<Place>| match place {
+            Some(Place::Refused { refusal, .. }) => *refusal == Refusal::TOO_MANY,
+            _ => false,
+        };
+        assert!(told.iter().all(is_told));
+        assert!(place("192.0.2.1:4").is_none());
+        assert!(is_had(&place("192.0.2.2:1")));
+        drop(told);
+        assert!(is_told(&place("192.0.2.1:5")));
+        drop(held);
+        assert!(is_had(&place("192.0.2.1:6")));
+        // The clients of a proxy are counted by its requests, and this machine may be one.
+        let others = ["10.0.0.1:1", "127.0.0.1:1", "[::1]:1"].repeat(5);
+        let others: Vec<_> = others.into_iter().map(place).collect();
+        assert!(others.iter().all(is_had));
+    }
 }

@@ -26,12 +26,14 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::chunks::{BadChunks, Chunks};
 use super::closing::Closing;
 use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
 use crate::connections::{Connection, Listed};
+use crate::limits::Held;
 use crate::patience::{Judge, Verdict};
 use crate::turns::Turn;
 
@@ -63,6 +65,33 @@ impl Transport for TcpStream {
     }
 }
 
+/// Whether there is a place for a connection.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// There is, and it is counted.
+    Had(#[expect(dead_code, reason = "held as long as the stream is there")] Held),
+    /// What it asks is answered so.
+    Refused {
+        refusal: Refusal,
+        /// When there may be one.
+        retry_after: Duration,
+        /// Its own place among those that are answered so.
+        #[expect(dead_code, reason = "held as long as the stream is there")]
+        permit: Option<OwnedSemaphorePermit>,
+    },
+}
+
+impl Place {
+    /// There are as many connections as there may be.
+    pub(super) fn no_room() -> Self {
+        Self::Refused {
+            refusal: Refusal::NO_ROOM,
+            retry_after: RETRY_AFTER,
+            permit: None,
+        }
+    }
+}
+
 /// How long a stream waits for what.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -78,8 +107,7 @@ pub(super) struct Guarded<T: Transport> {
     io: T,
     connection: Listed,
     patience: Patience,
-    /// There is no room for it: what it asks is answered so.
-    refused: bool,
+    place: Place,
     phase: Phase,
     /// What was read from the socket and not handed on.
     buffer: BytesMut,
@@ -171,13 +199,13 @@ impl Timer {
 }
 
 impl<T: Transport> Guarded<T> {
-    /// Guards a stream that was just accepted; `refused`: there is no room for it.
-    pub(super) fn new(io: T, connection: Listed, patience: Patience, refused: bool) -> Self {
+    /// Guards a stream that was just accepted.
+    pub(super) fn new(io: T, connection: Listed, patience: Patience, place: Place) -> Self {
         Self {
             io,
             connection,
             patience,
-            refused,
+            place,
             phase: Phase::Head { seen: 0 },
             buffer: BytesMut::new(),
             allowed: 0,
@@ -216,14 +244,19 @@ impl<T: Transport> Guarded<T> {
             match head::read(&self.buffer) {
                 Ok(Some(head)) => self.take_head(head),
                 Ok(None) => {}
-                Err(refusal) => self.refuse(refusal, false),
+                Err(refusal) => self.refuse(refusal, RETRY_AFTER, false),
             }
         }
     }
 
     fn take_head(&mut self, head: Head) {
-        if self.refused {
-            self.refuse(Refusal::NO_ROOM, head.wants_events);
+        if let Place::Refused {
+            refusal,
+            retry_after,
+            ..
+        } = self.place
+        {
+            self.refuse(refusal, retry_after, head.wants_events);
             return;
         }
         self.timer.disarm();
@@ -247,13 +280,14 @@ impl<T: Transport> Guarded<T> {
     }
 
     /// Answers in actix-http's place, and ends the connection.
-    fn refuse(&mut self, refusal: Refusal, wants_events: bool) {
+    fn refuse(&mut self, refusal: Refusal, retry_after: Duration, wants_events: bool) {
         tracing::debug!(
             peer = ?self.connection.peer(),
             status = refusal.status,
             "a connection is refused"
         );
-        self.phase = Phase::Refusing(BytesMut::from(answer(refusal, wants_events).as_bytes()));
+        let answer = answer(refusal, retry_after, wants_events);
+        self.phase = Phase::Refusing(BytesMut::from(answer.as_bytes()));
         self.buffer = BytesMut::new();
         self.allowed = 0;
         self.timer.arm(LINGER);
@@ -502,7 +536,7 @@ impl<T: Transport> Guarded<T> {
             // Nobody has asked for anything: there is nothing to say.
             self.phase = Phase::Ended;
         } else if late {
-            self.refuse(Refusal::TOO_SLOW, false);
+            self.refuse(Refusal::TOO_SLOW, RETRY_AFTER, false);
         }
         late
     }
@@ -535,20 +569,21 @@ impl<T: Transport> Guarded<T> {
 
 /// The guard's own answer, in the form of all refusals; event streams are told to come back, since a browser takes any other status than 200
 /// for the end of all.
-fn answer(refusal: Refusal, wants_events: bool) -> String {
+fn answer(refusal: Refusal, retry_after: Duration, wants_events: bool) -> String {
     let Refusal {
         status,
         code,
         message,
     } = refusal;
     let (status, content_type, more, body) = if wants_events {
-        let body = format!("retry: {}\n\n", RETRY_AFTER.as_millis());
+        let body = format!("retry: {}\n\n", retry_after.as_millis().max(1));
         // For a page of whatever origin: one that may not read this takes it for the end of all, too, and there is nothing in it.
         let origin = "access-control-allow-origin: *\r\n".to_owned();
         ("200 OK", "text/event-stream", origin, body)
     } else {
-        let again = code == "busy";
-        let retry = format!("retry-after: {}\r\n", RETRY_AFTER.as_secs());
+        let again = matches!(code, "busy" | "rate_limited");
+        let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+        let retry = format!("retry-after: {seconds}\r\n");
         let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
         let more = if again { retry } else { String::new() };
         (status, "application/json", more, body)
@@ -677,6 +712,7 @@ mod tests {
 
     use super::*;
     use crate::connections::Connections;
+    use crate::limits::Limits;
     use crate::turns::MAX_BYTES_A_TURN;
 
     /// A socket that always has more to read, as long as there is any, and takes what is written, or nothing.
@@ -744,7 +780,8 @@ mod tests {
             input: input.iter().copied().collect(),
             ..Fake::default()
         };
-        Guarded::new(io, listed, PATIENCE, false)
+        let place = Limits::new(crate::limits::Settings::default()).accept(None);
+        Guarded::new(io, listed, PATIENCE, Place::Had(place.unwrap()))
     }
 
     /// What is handed on until there is a pause; `None`: the end of input.

@@ -69,6 +69,11 @@ impl Refusal {
         code: "busy",
         message: "there are as many connections as there may be; try again in a moment",
     };
+    pub(super) const TOO_MANY: Self = Self {
+        status: "429 Too Many Requests",
+        code: "rate_limited",
+        message: "too many connections from this address, or too many new ones; try again later",
+    };
     const LENGTH_REQUIRED: Self = Self {
         status: "411 Length Required",
         code: "bad_frame",

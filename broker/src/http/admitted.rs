@@ -1,6 +1,6 @@
-//! The door of every route that has to do with topics: whose a request is, settled here once for each request or connection. Owns where a token is
-//! shown, and that what is shown beats what comes along by itself (`ambient`); what the identity allows is asked by `topic::Access`, the only way
-//! to topics. That the name and the page of a request may come in was checked before (`rules`).
+//! The door of every route that has to do with topics: whose a request is, settled here once for each request or connection, and that it is counted.
+//! Owns where a token is shown, and that what is shown beats what comes along by itself (`ambient`); what the identity allows is asked by
+//! `topic::Access`, the only way to topics. That the name and the page of a request may come in was checked before (`rules`).
 
 use std::future::{Ready, ready};
 use std::time::{Duration, SystemTime};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::{ApiError, Gate, ambient, client_address};
 use crate::audit;
 use crate::identity::{Checkpoint, Credential, Identity, Refusal};
+use crate::limits::Rated;
 use crate::topic::Access;
 
 /// The name of a token in a query.
@@ -35,7 +36,12 @@ impl FromRequest for Admitted {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(admit(request))
+        // A browser's `EventSource` that is answered anything but 200 gives up for good.
+        let is_stream = is_stream(request);
+        ready(admit(request).map_err(|error| match is_stream {
+            true => error.to_stream(),
+            false => error,
+        }))
     }
 }
 
@@ -52,18 +58,29 @@ fn admit(request: &HttpRequest) -> Result<Admitted, ApiError> {
     let gate = gate.ok_or_else(no_gate)?;
     let is_overheard =
         !gate.takes_plaintext && client_address::is_overheard(request, &gate.trusted_proxies);
-    let checkpoint = Checkpoint::new(gate.authority.clone(), is_overheard);
+    let meter = gate.meter(request);
+    let checkpoint = Checkpoint::new(gate.authority.clone(), is_overheard, meter.clone());
     let shown = shown(request, gate)?;
-    let identity = identify(&shown, &checkpoint).inspect_err(|refusal| {
-        audit::refused(&gate.client_address(request), shown.credential(), refusal);
-    })?;
+    let identity = identify(&shown, &checkpoint)
+        .inspect_err(|refusal| {
+            audit::refused(&gate.client_address(request), shown.credential(), refusal);
+        })
+        // Who has shown too many bad credentials pays for each further one with a connection.
+        .map_err(|refusal| ApiError::from(refusal).closing_if_rate_limited())?;
+    let access = gate.registry.access(identity, meter);
+    access.meter().take(&[(Rated::Commands, 1)])?;
     Ok(Admitted {
-        access: gate.registry.access(identity),
+        access,
         checkpoint: match shown {
             Shown::InCookie(_) | Shown::ByProxy(_) => checkpoint.where_nothing_was_shown(),
             Shown::Nothing | Shown::InHeader(_) | Shown::InQuery(_) => checkpoint,
         },
     })
+}
+
+fn is_stream(request: &HttpRequest) -> bool {
+    let route = request.match_pattern().unwrap_or_default();
+    route.ends_with("/events")
 }
 
 /// What a request shows, and where.
@@ -158,5 +175,5 @@ fn takes_token_in_query(request: &HttpRequest) -> bool {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let is_upgrade = request.headers().contains_key(header::UPGRADE);
     let route = request.match_pattern().unwrap_or_default();
-    is_read && !is_upgrade && (route.ends_with("/events") || route.ends_with("/messages"))
+    is_read && !is_upgrade && (is_stream(request) || route.ends_with("/messages"))
 }

@@ -7,6 +7,8 @@ use actix_web::HttpRequest;
 use actix_web::http::header::{FORWARDED, HeaderMap};
 use ipnet::IpNet;
 
+use crate::limits::{Network, is_trusted};
+
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 
@@ -17,12 +19,40 @@ pub(super) fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> String
     let Some(peer) = request.peer_addr() else {
         return String::new();
     };
-    let is_trusted = |address| is_among(address, trusted);
-    if !is_trusted(peer.ip()) {
-        return peer.to_string();
+    match is_trusted(peer.ip(), trusted) {
+        true => behind_proxy(request, peer.ip(), trusted).to_string(),
+        false => peer.to_string(),
     }
+}
+
+/// By whom a request is counted, and whether that is somebody behind a trusted proxy. Nobody on this machine is counted by address: it may be a
+/// proxy that Hark was not told of.
+pub(super) fn counted_by(request: &HttpRequest, trusted: &[IpNet]) -> (Option<Network>, bool) {
+    let Some(peer) = request.peer_addr().map(|peer| peer.ip()) else {
+        return (None, false);
+    };
+    match is_trusted(peer, trusted) {
+        true => {
+            let client = behind_proxy(request, peer, trusted);
+            (Some(Network::of(client)), true)
+        }
+        false => (Network::of_peer(peer, trusted), false),
+    }
+}
+
+/// A header that only proxies send, if there is one.
+pub(super) fn proxys_header(headers: &HeaderMap) -> Option<&'static str> {
+    let sent_by_proxies = [X_FORWARDED_FOR, "forwarded", "x-real-ip", "via"];
+    sent_by_proxies
+        .into_iter()
+        .find(|name| headers.contains_key(*name))
+}
+
+/// Who is behind the trusted proxy at `peer`.
+fn behind_proxy(request: &HttpRequest, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address| is_trusted(address, trusted);
     let nearest = |way: Vec<Option<IpAddr>>| {
-        let mut client = peer.ip();
+        let mut client = peer;
         // The last one was added by the proxy that we see, the one before it by the proxy before.
         for address in way.into_iter().rev() {
             // What cannot be read (`unknown`, a hidden name) hides who is behind it too.
@@ -39,12 +69,11 @@ pub(super) fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> String
         .map(|hops| nearest(hops.iter().map(|hop| read_hop(hop)).collect()));
     let by_for = list(headers, X_FORWARDED_FOR)
         .map(|hops| nearest(hops.iter().map(|hop| read_address(hop)).collect()));
-    let client = match (by_forwarded, by_for) {
-        (Some(one), Some(other)) if one != other => peer.ip(),
+    match (by_forwarded, by_for) {
+        (Some(one), Some(other)) if one != other => peer,
         (Some(client), _) | (None, Some(client)) => client,
-        (None, None) => peer.ip(),
-    };
-    client.to_string()
+        (None, None) => peer,
+    }
 }
 
 /// Whether what the client has sent came in plain text over a network: from another machine, and not, as a trusted proxy says, by https.
@@ -53,7 +82,7 @@ pub(super) fn is_overheard(request: &HttpRequest, trusted: &[IpNet]) -> bool {
         return false;
     };
     let peer = peer.ip().to_canonical();
-    if !is_among(peer, trusted) {
+    if !is_trusted(peer, trusted) {
         return !peer.is_loopback();
     }
     let client = client_address(request, trusted);
@@ -188,6 +217,39 @@ mod tests {
             (proxy, vec![("x-forwarded-for", "127.0.0.1")], false),
         ] {
             assert_eq!(heard(peer, &headers), expected, "{peer} {headers:?}");
+        }
+    }
+
+    /// Who makes the proxy's word doubtful is counted by the proxy's address, with all who do: that lets nobody out.
+    #[test]
+    fn a_request_is_counted_by_its_client() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let counted = |peer: &str, headers: &[(&str, &str)]| {
+            let mut request = TestRequest::default().peer_addr(peer.parse().unwrap());
+            for &(name, value) in headers {
+                request = request.append_header((name, value));
+            }
+            counted_by(&request.to_http_request(), &trusted)
+        };
+        let network = |address: &str| Some(Network::of(address.parse().unwrap()));
+        let client = ("x-forwarded-for", "192.0.2.7");
+        for (peer, headers, expected) in [
+            (
+                "198.51.100.1:9",
+                vec![client],
+                (network("198.51.100.1"), false),
+            ),
+            ("127.0.0.1:9", vec![client], (None, false)),
+            ("[::1]:9", vec![], (None, false)),
+            ("10.0.0.1:9", vec![client], (network("192.0.2.7"), true)),
+            ("10.0.0.1:9", vec![], (network("10.0.0.1"), true)),
+            (
+                "10.0.0.1:9",
+                vec![client, ("forwarded", "for=192.0.2.8")],
+                (network("10.0.0.1"), true),
+            ),
+        ] {
+            assert_eq!(counted(peer, &headers), expected, "{peer} {headers:?}");
         }
     }
 

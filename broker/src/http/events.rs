@@ -18,6 +18,7 @@ use super::follow::Follower;
 use super::reading::{self, Form, Reading};
 use super::{ApiError, Gate};
 use crate::connections::{Connection, Ends};
+use crate::limits::{Counted, Held};
 use crate::session::{About, Leave as _, Present, Transport};
 use crate::topic::Access;
 
@@ -36,7 +37,7 @@ pub(super) async fn of_topic(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, Some(&topic), Form::Stream)?;
-    answer(&request, &gate, &access, reading)
+    answer(&request, &gate, &access, reading).map_err(ApiError::to_stream)
 }
 
 pub(super) async fn of_topics(
@@ -45,7 +46,7 @@ pub(super) async fn of_topics(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, None, Form::Stream)?;
-    answer(&request, &gate, &access, reading)
+    answer(&request, &gate, &access, reading).map_err(ApiError::to_stream)
 }
 
 fn answer(
@@ -55,6 +56,11 @@ fn answer(
     reading: Reading,
 ) -> Result<HttpResponse, ApiError> {
     let Reading { topics, from, .. } = reading;
+    let meter = access.meter();
+    let held = [
+        meter.connect()?,
+        meter.hold(Counted::Subscriptions, topics.len())?,
+    ];
     let mut out = EventWriter::new(topics.clone());
     out.retry(COME_BACK_AFTER);
     let about = gate.about(request, Transport::EventStream, access.identity());
@@ -96,6 +102,7 @@ fn answer(
         connection,
         probes_left: PROBES,
         _ends: ends,
+        _held: held,
         _ended: Ended(about),
         _present: present,
     })))
@@ -110,6 +117,8 @@ struct EventStream {
     /// How often a client that has closed its side is still written to, to see whether it reads.
     probes_left: u32,
     _ends: Option<Ends>,
+    /// It is counted as long as it goes on.
+    _held: [Held; 2],
     _ended: Ended,
     _present: Present,
 }

@@ -552,6 +552,7 @@ mod tests {
 
     use super::*;
     use crate::http::publishing;
+    use crate::limits::Meter;
     use crate::session::Transport;
     use crate::topic::tests::registry_of_few;
 
@@ -575,7 +576,7 @@ mod tests {
 
     #[actix_web::test]
     async fn what_lies_unacknowledged_is_told_of_the_topics_it_came_by() {
-        let access = registry_of_few(10).access(Identity::unrestricted());
+        let access = registry_of_few(10).access(Identity::unrestricted(), Meter::unlimited());
         let topics = ["a", "b"].map(|name| TopicName::parse(name).unwrap());
         let starts = topics
             .clone()

@@ -102,6 +102,7 @@ async fn read(
         }
         // Nothing is held while it waits.
         drop(room);
+        let _counted = access.meter().stay()?;
         let about = about.get_or_insert_with(|| {
             let about = gate.about(request, Transport::LongPoll, access.identity());
             about.has_subscriptions(reading.topics.len());

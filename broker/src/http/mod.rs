@@ -44,6 +44,7 @@ use serde_json::json;
 
 use crate::connections::Connection;
 use crate::identity::{Authority, Identity};
+use crate::limits::{Limits, Meter};
 use crate::message_log::Health;
 use crate::reload::Reloads;
 use crate::session::{About, Sessions, Transport};
@@ -74,7 +75,9 @@ pub struct Gate {
     /// Who may come in at all.
     pub admission: Admission,
     /// Proxies that are believed who the client is.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Arc<[IpNet]>,
+    /// How much each may.
+    pub limits: Arc<Limits>,
     /// Answers that wait to be read.
     pub answers: Answers,
     /// Hark is about to end: nobody new is let in.
@@ -105,6 +108,18 @@ impl Gate {
             identity.clone(),
             Connection::of(request),
         )
+    }
+
+    /// What the client of a request may, as long as nobody knows who it is.
+    fn meter(&self, request: &HttpRequest) -> Meter {
+        let (address, is_behind_proxy) = client_address::counted_by(request, &self.trusted_proxies);
+        if !is_behind_proxy
+            && let Some(header) = client_address::proxys_header(request.headers())
+            && let Some(peer) = request.peer_addr()
+        {
+            self.limits.tell_of_proxy(peer.ip(), header);
+        }
+        self.limits.of_client(address, is_behind_proxy)
     }
 
     /// Who the client is, for logs.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::ApiError;
 use super::body::{Body, Lines};
 use crate::budget::Taken;
+use crate::limits::{Rated, TooMuch};
 use crate::topic::{Access, Outcome, Publish, PublishItem, Publisher, Receipt};
 
 /// Answers to lines that are held back until the body has ended; behind them so much of it is read ahead as a message may have, and a body
@@ -81,7 +82,10 @@ pub(super) async fn publish_one(
     message: Message,
     idempotency: Idempotency,
 ) -> Result<Value, ApiError> {
-    let taken = take(access, message.size_bytes());
+    let bytes = message.size_bytes();
+    // The request itself is counted as a command.
+    access.meter().take(&[(Rated::Bytes, bytes as u64)])?;
+    let taken = take(access, bytes);
     let outcomes = publish(access, &topic, vec![(message, idempotency, taken)]).await;
     outcomes
         .into_iter()
@@ -112,6 +116,10 @@ pub(super) async fn publish_all(access: &Access, lines: Vec<Line>) -> Vec<Value>
         };
         let named = json!({ "id": line.id, "topic": topic });
         answers[at] = named;
+        if let Err(too_much) = count(access, &line) {
+            say(&mut answers[at], ApiError::from(too_much).body());
+            continue;
+        }
         match line.publish {
             Ok(AnyPublish::One(Asked {
                 topic,
@@ -143,6 +151,18 @@ pub(super) async fn publish_all(access: &Access, lines: Vec<Line>) -> Vec<Value>
         say(answer, outcome.unwrap_or_else(|error| error.body()));
     }
     answers
+}
+
+/// Counts one of several messages: one for several topics once for each, though its content once.
+fn count(access: &Access, line: &Line) -> Result<(), TooMuch> {
+    let bytes = match &line.publish {
+        Ok(AnyPublish::One(asked)) => asked.message.size_bytes(),
+        Ok(AnyPublish::All(publish)) => publish.message().size_bytes(),
+        Err(_) => 0,
+    };
+    let commands = line.count() as u64;
+    let wanted = [(Rated::Commands, commands), (Rated::Bytes, bytes as u64)];
+    access.meter().take(&wanted)
 }
 
 /// Hands a message to each of its topics. Gives the answers, so far as they are known: of a topic that is none, all of it.

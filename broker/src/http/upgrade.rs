@@ -21,6 +21,7 @@ pub(super) async fn upgrade(
     }
     let chosen = choose(&request)?;
     gate.check_open()?;
+    let held = access.meter().connect().map_err(ApiError::from)?;
     let about = gate.about(&request, Transport::WebSocket, access.identity());
     let session = Session::new(
         about,
@@ -29,7 +30,8 @@ pub(super) async fn upgrade(
         checkpoint,
         gate.sessions.clone(),
         gate.session_settings.clone(),
-    );
+    )
+    .counted(held);
     session::upgrade(&request, payload, session, chosen.is_some())
 }
 

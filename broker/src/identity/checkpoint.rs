@@ -1,5 +1,5 @@
-//! Where one connection shows who it is. Owns that a credential which others could read on its way is not taken, and for whom a token for one
-//! topic is; whether it is good the authority knows.
+//! Where one connection shows who it is. Owns that a credential which others could read on its way is not taken, that bad ones are counted, and for
+//! whom a token for one topic is; whether it is good the authority knows.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use hark_protocol::{ErrorCode, TopicName};
 
 use super::{Authority, Credential, Identity, Refusal};
+use crate::limits::{Meter, Rated};
 
 /// Judges what one request or connection shows. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -14,15 +15,17 @@ pub struct Checkpoint {
     authority: Arc<Authority>,
     is_overheard: bool,
     nothing_was_shown: bool,
+    meter: Meter,
 }
 
 impl Checkpoint {
-    /// `is_overheard`: what is shown came in plain text over a network.
-    pub(crate) fn new(authority: Arc<Authority>, is_overheard: bool) -> Self {
+    /// `is_overheard`: what is shown came in plain text over a network. `meter`: the client's, whoever it is.
+    pub(crate) fn new(authority: Arc<Authority>, is_overheard: bool, meter: Meter) -> Self {
         Self {
             authority,
             is_overheard,
             nothing_was_shown: false,
+            meter,
         }
     }
 
@@ -42,7 +45,8 @@ impl Checkpoint {
     /// Who shows this. What is refused is never taken for something weaker.
     pub(crate) fn judge(&self, credential: Credential<'_>) -> Result<Identity, Refusal> {
         self.check_overheard(credential)?;
-        self.authority.judge(credential, SystemTime::now())
+        let judged = self.authority.judge(credential, SystemTime::now());
+        judged.map_err(|refusal| self.count(refusal))
     }
 
     /// What a token for one topic, shown by `identity`, adds: an identity that may read this topic, and nothing else.
@@ -53,9 +57,9 @@ impl Checkpoint {
         token: &str,
     ) -> Result<Identity, Refusal> {
         self.check_overheard(Credential::Bearer(token))?;
-        let added = self
-            .authority
-            .judge_for_topic(token, topic, SystemTime::now())?;
+        let now = SystemTime::now();
+        let added = self.authority.judge_for_topic(token, topic, now);
+        let added = added.map_err(|refusal| self.count(refusal))?;
         match identity.who().is_anonymous() || identity.who() == added.who() {
             true => Ok(added),
             false => Err(Refusal::new(
@@ -78,6 +82,21 @@ impl Checkpoint {
                 "a token is not taken over a connection that anybody on the way can read: use https or wss, by a proxy that is named with \
                  --trusted-proxy and sends X-Forwarded-Proto; or start Hark with --insecure-plaintext",
             )),
+        }
+    }
+
+    /// Who has shown too many that are no good is told to wait, and not that this one is. It was looked at all the same: a good one is
+    /// taken, whatever others from the same address have shown.
+    fn count(&self, refusal: Refusal) -> Refusal {
+        if refusal.code != ErrorCode::Unauthenticated {
+            return refusal;
+        }
+        match self.meter.take(&[(Rated::FailedAuths, 1)]) {
+            Ok(()) => refusal,
+            Err(too_much) => Refusal {
+                retry_after: Some(too_much.retry_after),
+                ..Refusal::new(too_much.code(), too_much.to_string())
+            },
         }
     }
 }

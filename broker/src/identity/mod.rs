@@ -18,7 +18,7 @@ mod verified;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use hark_protocol::{ErrorCode, TopicName};
 
@@ -111,6 +111,8 @@ pub(crate) enum Credential<'a> {
 pub(crate) struct Refusal {
     pub(crate) code: ErrorCode,
     pub(crate) message: String,
+    /// With `rate_limited`: when another may be shown.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Identity {
@@ -278,6 +280,7 @@ impl Refusal {
         Self {
             code,
             message: message.into(),
+            retry_after: None,
         }
     }
 

@@ -65,8 +65,8 @@ impl Session {
             Err(refusal) => refusal,
         };
         audit::refused(&self.about.address, credential, &refusal);
-        let Refusal { code, message } = refusal;
-        self.send_error(ctx, id, code, message);
+        let (code, retry_after) = (refusal.code, refusal.retry_after);
+        self.refuse_command(ctx, id, refusal.into());
         let goes_on = match code {
             // Nobody was believed to be somebody, and nothing has changed.
             ErrorCode::Unsupported => true,
@@ -80,6 +80,9 @@ impl Session {
         // What stands behind it was meant to be said by somebody else than who is known so far.
         if let Some(inbound) = &self.inbound {
             inbound.end();
+        }
+        if let Some(retry_after) = retry_after {
+            return self.send_away(ctx, retry_after);
         }
         let (close, reason) = match code {
             ErrorCode::Busy => (CloseCode::TRY_LATER, "the token cannot be judged just now"),
@@ -99,6 +102,13 @@ impl Session {
             );
             self.send_error(ctx, id, ErrorCode::Forbidden, message);
             return;
+        }
+        if let Err(too_much) = self.count_as(&identity) {
+            if let Some(inbound) = &self.inbound {
+                inbound.end();
+            }
+            self.refuse_command(ctx, id, too_much.into());
+            return self.send_away(ctx, too_much.retry_after);
         }
         let expires_at = identity.expires_at();
         self.send(

@@ -15,7 +15,9 @@ impl Session {
         match codec::decode_client(bytes, self.subprotocol) {
             Ok(frame) => {
                 self.bad_frames_in_a_row = 0;
-                self.carry_out(frame, ctx);
+                if self.is_within_limits(&frame, bytes.len(), ctx) {
+                    self.carry_out(frame, ctx);
+                }
             }
             Err(error) => self.refuse(error, ctx),
         }

@@ -1,5 +1,5 @@
 //! The session: the actor that serves one WebSocket. Owns what the client has asked for and what it is owed; `frames` cuts what comes in,
-//! `inbound` reads commands, `publishing` and `subscriptions` carry them out, `outbound` writes, `ending` closes, and `socket` alone knows
+//! `inbound` reads commands, `limiting` says how many, `publishing` and `subscriptions` carry them out, `outbound` writes, `ending` closes, and `socket` alone knows
 //! actix-web-actors.
 //!
 //! Mailbox (256 envelopes; full: the room makes the subscription lag, and it reads the log instead):
@@ -21,6 +21,7 @@ mod frames;
 pub mod fuzzing;
 mod identifying;
 mod inbound;
+mod limiting;
 mod outbound;
 mod publishing;
 mod sessions;
@@ -39,6 +40,7 @@ use hark_protocol::{CloseCode, ServerFrame, Subprotocol, TopicName};
 
 use crate::connections::{Connection, pages};
 use crate::identity::Checkpoint;
+use crate::limits::Held;
 use crate::patience::{Judge, Verdict};
 use crate::settings::SessionSettings;
 use crate::topic::{Access, Delivery, Pulls, RoomNews};
@@ -49,6 +51,7 @@ pub use socket::upgrade;
 use ending::Ending;
 use frames::Inbound;
 use identifying::Identifying;
+use limiting::Limiting;
 use outbound::{Flow, Port};
 use publishing::{Publishing, Receipts};
 use socket::SessionContext;
@@ -66,6 +69,7 @@ pub struct Session {
     access: Access,
     checkpoint: Checkpoint,
     identifying: Identifying,
+    limiting: Limiting,
     sessions: Arc<Sessions>,
     settings: SessionSettings,
     started: Instant,
@@ -177,6 +181,7 @@ impl Session {
             access,
             checkpoint,
             identifying: Identifying::default(),
+            limiting: Limiting::default(),
             sessions,
             started: Instant::now(),
             port: None,
@@ -190,6 +195,13 @@ impl Session {
             present: None,
             settings,
         }
+    }
+
+    /// The same, counted as long as it is there.
+    #[must_use]
+    pub fn counted(mut self, held: Held) -> Self {
+        self.limiting.holds(held);
+        self
     }
 
     fn begin(&mut self, ctx: &mut SessionContext) {

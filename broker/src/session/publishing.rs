@@ -101,7 +101,7 @@ pub(super) struct Flush;
 
 impl Publishing {
     /// Whether as much is unanswered as may be.
-    fn is_full(&self, settings: &SessionSettings) -> bool {
+    pub(super) fn is_full(&self, settings: &SessionSettings) -> bool {
         self.in_flight.len() >= settings.max_inflight
             || self.in_flight_bytes >= settings.max_inflight_bytes
     }
@@ -187,12 +187,10 @@ impl Session {
         };
         let payload_bytes = message.payload.len();
         let asked = Asked::One { id, payload_bytes };
-        if let Err(Refusal { code, message, .. }) =
-            self.collect(topic, asked, message, idempotency, taken)
-        {
+        if let Err(refusal) = self.collect(topic, asked, message, idempotency, taken) {
             self.publishing.in_flight_bytes -= payload_bytes;
             if id.is_some() {
-                self.send_error(ctx, id, code, message);
+                self.refuse_command(ctx, id, refusal);
             }
             return;
         }
@@ -348,9 +346,7 @@ impl Session {
         for receipts in port.take_answered() {
             self.take_receipts_of_envelope(receipts, ctx);
         }
-        if !self.publishing.is_full(&self.settings) {
-            self.flow.resume_inbound();
-        }
+        self.read_on();
     }
 
     fn take_receipts_of_envelope(&mut self, receipts: Vec<Receipt>, ctx: &mut SessionContext) {
@@ -362,8 +358,21 @@ impl Session {
             match asked {
                 Asked::One { id, payload_bytes } => {
                     self.publishing.in_flight_bytes -= payload_bytes;
-                    if let Some(id) = id {
-                        self.send(ctx, &answer(id, &topic, outcome));
+                    match (id, outcome) {
+                        (None, _) => {}
+                        (Some(id), Outcome::Kept { cursor, duplicate }) => {
+                            let topic = topic.clone();
+                            self.send(
+                                ctx,
+                                &ServerFrame::Published {
+                                    id,
+                                    topic,
+                                    cursor,
+                                    duplicate,
+                                },
+                            );
+                        }
+                        (id, Outcome::Refused(refusal)) => self.refuse_command(ctx, id, refusal),
                     }
                 }
                 Asked::OneOf { several, at } => {
@@ -406,28 +415,11 @@ impl Session {
     }
 }
 
-fn answer(id: u64, topic: &TopicName, outcome: Outcome) -> ServerFrame {
-    match outcome {
-        Outcome::Kept { cursor, duplicate } => ServerFrame::Published {
-            id,
-            topic: topic.clone(),
-            cursor,
-            duplicate,
-        },
-        Outcome::Refused(refusal) => ServerFrame::Error {
-            id: Some(id),
-            code: refusal.code,
-            message: refusal.message,
-            expected_seq: refusal.expected_seq,
-            retry_after_ms: None,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::identity::Identity;
+    use crate::limits::Meter;
     use crate::topic::tests::registry_of_few;
 
     fn topic(n: usize) -> TopicName {
@@ -436,7 +428,7 @@ mod tests {
 
     #[actix_web::test]
     async fn of_rooms_it_does_not_use_a_session_holds_a_few_for_a_while() {
-        let access = registry_of_few(0).access(Identity::unrestricted());
+        let access = registry_of_few(0).access(Identity::unrestricted(), Meter::unlimited());
         let mut publishing = Publishing::default();
         publishing
             .use_room(&topic(0), &access)

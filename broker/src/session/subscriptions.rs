@@ -15,6 +15,7 @@ use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, Subscrib
 use super::socket::SessionContext;
 use super::{About, ByTopic, Session};
 use crate::identity::Identity;
+use crate::limits::{Counted, Held};
 use crate::topic::{Asked, PageFrame, Refusal, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
@@ -44,6 +45,8 @@ pub(super) struct Subscribed {
     id: Option<u64>,
     was_told: bool,
     leaving: Option<Leaving>,
+    /// It is counted as long as it is there.
+    _held: Held,
 }
 
 #[derive(Debug, Default)]
@@ -168,16 +171,20 @@ impl Session {
             self.send_error(ctx, id, ErrorCode::TooManySubscriptions, message);
             return;
         }
+        // First: whoever has as many as he may opens no room.
+        let held = match self.access.meter().hold(Counted::Subscriptions, 1) {
+            Ok(held) => held,
+            Err(too_much) => return self.refuse_command(ctx, id, too_much.into()),
+        };
         if let Some(added) = added {
             self.access.add(topic.clone(), added);
             self.watch_what_was_added(ctx);
         }
         let subscription = match Subscription::new(&self.access, topic.clone(), from) {
             Ok(subscription) => subscription,
-            Err(Refusal { code, message, .. }) => {
+            Err(refusal) => {
                 self.access.forget(&topic);
-                self.send_error(ctx, id, code, message);
-                return;
+                return self.refuse_command(ctx, id, refusal);
             }
         };
         let key = self.subscriptions.insert(Subscribed {
@@ -185,6 +192,7 @@ impl Session {
             id,
             was_told: false,
             leaving: None,
+            _held: held,
         });
         self.join(key);
     }

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::openings::Line;
 use super::{Delete, Deleted, History, Publish, Refusal, Registry, RoomHandle, Subscribe, names};
 use crate::identity::{Act, Identity};
+use crate::limits::Meter;
 use crate::message_log::{Done, List, TopicInfo};
 use crate::settings::RoomSettings;
 
@@ -24,19 +25,24 @@ pub struct Access {
     identity: Identity,
     /// What tokens for one topic each have added: who may read that topic. As many as whoever holds this has subscriptions.
     added: HashMap<TopicName, Identity>,
+    meter: Meter,
 }
 
 /// The right to publish to a topic, with its room: as long as it is held, the room does not retire.
 #[derive(Debug)]
-pub struct MayPublish(Arc<RoomHandle>);
+pub struct MayPublish {
+    room: Arc<RoomHandle>,
+    meter: Meter,
+}
 
 /// The right to read a topic, with its room: as long as it is held, the room does not retire.
 #[derive(Debug)]
 pub struct MayRead(Arc<RoomHandle>);
 
 impl Access {
-    pub(super) fn new(registry: Arc<Registry>, identity: Identity) -> Self {
+    pub(super) fn new(registry: Arc<Registry>, identity: Identity, meter: Meter) -> Self {
         Self {
+            meter: meter.of(identity.who()),
             registry,
             identity,
             added: HashMap::new(),
@@ -48,9 +54,15 @@ impl Access {
         &self.identity
     }
 
+    /// How much of it.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// The same, for whom the client is from now on. What was added for somebody else goes.
     pub(crate) fn becomes(&mut self, identity: Identity) {
         self.added.retain(|_, added| added.who() == identity.who());
+        self.meter = self.meter.of(identity.who());
         self.identity = identity;
     }
 
@@ -96,7 +108,10 @@ impl Access {
     /// The room of `topic`, to publish to.
     pub fn publish_to(&self, topic: &TopicName) -> Result<MayPublish, Refusal> {
         self.ask(Act::Publish, topic)?;
-        Ok(MayPublish(self.registry.room(topic)))
+        Ok(MayPublish {
+            room: self.registry.room(topic),
+            meter: self.meter.clone(),
+        })
     }
 
     /// Whether it may read `topic`.
@@ -176,13 +191,13 @@ impl Access {
 impl MayPublish {
     /// Sends it to the room. Where that cannot be, the envelope answers `busy` by itself.
     pub fn publish(&self, order: Publish) {
-        self.0.order(order);
+        self.room.order(order.metered(self.meter.clone()));
     }
 
     /// Asks for the room anew, if it has died.
     pub fn renew(&mut self) {
-        if !self.0.is_connected() {
-            self.0 = self.0.anew(Line::First);
+        if !self.room.is_connected() {
+            self.room = self.room.anew(Line::First);
         }
     }
 }

@@ -102,6 +102,8 @@ pub struct Room {
     deletes: Deletes,
     envelopes: Slab<publish::Envelope>,
     flush_noted: bool,
+    /// A topic that held nothing was let begin.
+    has_begun: bool,
 
     last_used: Instant,
     retired: bool,
@@ -203,6 +205,7 @@ impl Room {
                 deletes: Deletes::default(),
                 envelopes: Slab::new(),
                 flush_noted: false,
+                has_begun: false,
                 last_used: Instant::now(),
                 retired: false,
                 registry,

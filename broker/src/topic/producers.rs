@@ -422,6 +422,7 @@ fn out_of_sequence(seq: u64, expected_seq: u64) -> Refusal {
         code: ErrorCode::OutOfSequence,
         message: format!("seq {seq} is not the producer's next; {expected_seq} is"),
         expected_seq: Some(expected_seq),
+        retry_after: None,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use hark_protocol::{Cursor, ErrorCode, Idempotency, Message as Published, TopicOutcome};
@@ -14,6 +15,7 @@ use super::producers::Look;
 use super::{Batch, Room, tell_room};
 use crate::budget::Taken;
 use crate::identity;
+use crate::limits::{Meter, Rated, TooMuch};
 use crate::message_log::{Append, Appended, LogError, NewRecord, give_back};
 
 /// The most bytes of one append's messages (but at least one message): what a slow subscriber can be sent beyond its credit.
@@ -27,6 +29,8 @@ const APPEND_MAX_RECORDS: usize = 4096;
 pub struct Publish {
     envelope: Envelope,
     items: Vec<PublishItem>,
+    /// Whose it is, where that counts.
+    meter: Option<Meter>,
 }
 
 /// One message to be kept.
@@ -93,6 +97,8 @@ pub struct Refusal {
     pub message: String,
     /// With `out_of_sequence`: the number that would have been taken.
     pub expected_seq: Option<u64>,
+    /// With `rate_limited`: when it may be taken.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -102,13 +108,26 @@ impl Refusal {
             code,
             message: message.into(),
             expected_seq: None,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<TooMuch> for Refusal {
+    fn from(too_much: TooMuch) -> Self {
+        Self {
+            retry_after: Some(too_much.retry_after),
+            ..Self::new(too_much.code(), too_much.to_string())
         }
     }
 }
 
 impl From<identity::Refusal> for Refusal {
-    fn from(identity::Refusal { code, message }: identity::Refusal) -> Self {
-        Self::new(code, message)
+    fn from(refusal: identity::Refusal) -> Self {
+        Self {
+            retry_after: refusal.retry_after,
+            ..Self::new(refusal.code, refusal.message)
+        }
     }
 }
 
@@ -143,7 +162,14 @@ impl Publish {
                 answers,
             },
             items,
+            meter: None,
         }
+    }
+
+    /// The same, counted by this.
+    pub(super) fn metered(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
+        self
     }
 }
 
@@ -246,15 +272,18 @@ pub(super) struct Flush;
 pub(super) struct AppendAnswered(Result<Appended, LogError>);
 
 impl Room {
-    pub(super) fn publish(
-        &mut self,
-        Publish { envelope, items }: Publish,
-        ctx: &mut Context<Self>,
-    ) {
+    pub(super) fn publish(&mut self, order: Publish, ctx: &mut Context<Self>) {
         self.last_used = std::time::Instant::now();
-        if items.is_empty() {
+        if order.items.is_empty() {
             return; // an envelope without messages is answered by being dropped
         }
+        if let Err(too_much) = self.may_begin(order.meter.as_ref()) {
+            order.answer_all(&Outcome::Refused(too_much.into()));
+            return;
+        }
+        let Publish {
+            envelope, items, ..
+        } = order;
         let entry = self.envelopes.insert(envelope);
         let now_ms = self.settings.clock.passed_ms();
         for (index, item) in items.into_iter().enumerate() {
@@ -287,6 +316,18 @@ impl Room {
             self.flush_noted = true;
             ctx.notify(Flush);
         }
+    }
+
+    /// Whether there may be this topic, if there is none yet: the first envelope counts as a new topic, those behind it do not.
+    fn may_begin(&mut self, meter: Option<&Meter>) -> Result<(), TooMuch> {
+        if self.has_begun || self.place.head > 0 || !self.place.deleted.is_empty() {
+            return Ok(());
+        }
+        if let Some(meter) = meter {
+            meter.take(&[(Rated::NewTopics, 1)])?;
+        }
+        self.has_begun = true;
+        Ok(())
     }
 
     fn answer(&mut self, (envelope, index): AnswerTo, outcome: Outcome) {

@@ -21,6 +21,7 @@ use super::retire::Retire;
 use super::{Access, Mailbox, Room};
 use crate::identity::Identity;
 use crate::idle::{Idle, Since};
+use crate::limits::Meter;
 use crate::message_log::{Health, MessageLog, give_back};
 use crate::settings::{Engines, RoomSettings};
 
@@ -229,9 +230,9 @@ impl Registry {
         &self.settings
     }
 
-    /// The way to topics for whoever has this identity. There is no other.
-    pub(crate) fn access(self: &Arc<Self>, identity: Identity) -> Access {
-        Access::new(self.clone(), identity)
+    /// The way to topics for whoever has this identity, as much as the meter says. There is no other.
+    pub(crate) fn access(self: &Arc<Self>, identity: Identity, meter: Meter) -> Access {
+        Access::new(self.clone(), identity, meter)
     }
 
     /// How the log is.

@@ -421,3 +421,16 @@ test("ten subscriptions in a row that Hark cannot read end alone", async (t) => 
   await hark.subscribe("a", { from: { since: "5m" } }).ready;
   assert.deepEqual(changes, ["connecting", "open"]);
 });
+
+test("publishes more than it may in a time, and loses nothing", async (t) => {
+  for (const transport of ["websocket", "sse"]) {
+    const broker = await start(t, "--limit-commands", "all=200/s");
+    const hark = client(t, broker.url, { transports: [transport] });
+    const receipts = await Promise.all(count(600).map((n) => hark.publish("a", n)));
+    assert.ok(
+      receipts.every(({ cursor, duplicate }, at) => cursor.endsWith(`:${at + 1}`) && !duplicate),
+      transport,
+    );
+    assert.deepEqual(await messages(hark.subscribe("a", { from: "earliest" }), 600), count(600), transport);
+  }
+});

@@ -6,6 +6,7 @@ use hark_protocol::{Subprotocol, SubscribeFrom};
 
 use super::{is_kept, message, publish, registry, topic, until};
 use crate::identity::Identity;
+use crate::limits::Meter;
 use crate::topic::{
     Delivery, Pull, Refused, RoomNews, Seat, Seating, Subscribe, Subscriber, Subscription,
 };
@@ -126,7 +127,7 @@ async fn a_subscriber_that_falls_behind_is_told_how_far() {
 /// What subscribes is told of each time messages came by it that are not taken, and once in a while.
 #[actix_web::test]
 async fn what_lies_unacknowledged_is_said_of_what_was_fed() {
-    let access = registry(false).access(Identity::unrestricted());
+    let access = registry(false).access(Identity::unrestricted(), Meter::unlimited());
     let mut subscription = Subscription::new(&access, topic("a"), SubscribeFrom::Now).unwrap();
     assert!(!subscription.was_fed());
     subscription.fed(1);

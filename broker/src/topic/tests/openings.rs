@@ -10,6 +10,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::identity::Identity;
+use crate::limits::Meter;
 use crate::topic::Subscription;
 use crate::topic::openings::MAX_OPENING;
 
@@ -27,7 +28,7 @@ async fn a_crowd_is_opened_in_turns_behind_whoever_publishes() {
     log.opens.shut();
 
     let subscriber = Arc::new(Counting::default());
-    let access = registry.access(Identity::unrestricted());
+    let access = registry.access(Identity::unrestricted(), Meter::unlimited());
     let mut crowd = Vec::new();
     for n in 0..CROWD {
         let from = SubscribeFrom::Now;
