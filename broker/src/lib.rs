@@ -4,6 +4,7 @@
 //! (receipt) `→ topic/fan_out → session/outbound`. ARCHITECTURE.md has the map.
 
 pub mod budget;
+mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -12,6 +13,8 @@ pub mod edge;
 pub mod http;
 mod identity;
 mod idle;
+pub mod listen;
+mod listeners;
 mod logging;
 pub mod message_log;
 pub mod output;
@@ -22,6 +25,7 @@ pub mod server;
 pub mod session;
 pub mod settings;
 mod shutdown;
+mod tls;
 pub mod topic;
 mod turns;
 pub mod unsent;

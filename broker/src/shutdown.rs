@@ -1,6 +1,7 @@
 //! Ending: SIGTERM and SIGINT drain alike. Owns the order: nobody new, goodbye to all, the log committed, exit.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use actix_web::web;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::http::Gate;
+use crate::listeners::Listeners;
 use crate::logging;
 
 /// How often the drain looks whether everybody has gone.
@@ -31,12 +33,14 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_ups: HangUps,
+    listeners: Arc<Listeners>,
 }
 
 impl Signals {
     /// From here on the signals are Hark's to act on.
-    pub(crate) fn listen(hang_ups: HangUps) -> io::Result<Self> {
+    pub(crate) fn listen(hang_ups: HangUps, listeners: Arc<Listeners>) -> io::Result<Self> {
         Ok(Self {
+            listeners,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_ups,
@@ -48,10 +52,22 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hang_ups.0.recv() => tracing::info!(
-                    "SIGHUP: hark goes on, and reads no settings again; to change them, start it anew"
-                ),
+                _ = self.hang_ups.0.recv() => self.read_again(),
             }
+        }
+    }
+}
+
+impl Signals {
+    fn read_again(&self) {
+        match self.listeners.reload() {
+            Ok(()) => tracing::info!(
+                "SIGHUP: the certificates have been read again, and no other settings; to change those, start hark anew"
+            ),
+            Err(error) => tracing::warn!(
+                error,
+                "SIGHUP: the certificates could not be read again: those from before are served"
+            ),
         }
     }
 }

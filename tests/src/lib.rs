@@ -42,6 +42,8 @@ mod preload;
 mod raw;
 mod steady;
 mod tap;
+mod tls;
+mod wire;
 mod ws;
 
 use std::path::Path;
@@ -62,6 +64,8 @@ pub use preload::Preload;
 pub use raw::{Op, RawWs, raw_http, upgrade};
 pub use steady::{publish_paced, publish_surely, subscribe_surely};
 pub use tap::Tap;
+pub use tls::{Ca, Names as CertificateNames, Pair, Tls, over_tls};
+pub use wire::Wire;
 pub use ws::{Ended, Ws};
 
 /// How long anything may take before it counts as hanging.

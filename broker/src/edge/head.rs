@@ -69,6 +69,11 @@ impl Refusal {
         code: "busy",
         message: "there are as many connections as there may be; try again in a moment",
     };
+    pub(super) const NOT_ENCRYPTED: Self = Self {
+        status: "400 Bad Request",
+        code: "unsupported",
+        message: "TLS is spoken at this port, and this request came in plain text; ask for https:// or wss://",
+    };
     const LENGTH_REQUIRED: Self = Self {
         status: "411 Length Required",
         code: "bad_frame",

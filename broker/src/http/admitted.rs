@@ -11,6 +11,7 @@ use hark_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use super::{ApiError, Gate, client_address};
+use crate::connections::Connection;
 use crate::identity::{Checkpoint, Credential, Identity};
 use crate::topic::Access;
 
@@ -72,7 +73,12 @@ fn identify(request: &HttpRequest, checkpoint: &Checkpoint) -> Result<Identity, 
     let in_header = bearer(request);
     let in_query = token_in_query(request)?;
     match (in_header, in_query) {
-        (None, None) => Ok(checkpoint.judge(Credential::None)?),
+        (None, None) => {
+            let connection = Connection::of(request);
+            let certificate = connection.as_ref().and_then(|one| one.client_certificate());
+            let shown = certificate.map_or(Credential::None, Credential::Certificate);
+            Ok(checkpoint.judge(shown)?)
+        }
         (Some(token), None) => Ok(checkpoint.judge(Credential::Bearer(&token))?),
         (None, Some(token)) => {
             let identity = checkpoint.judge(Credential::Bearer(&token))?;

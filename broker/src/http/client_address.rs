@@ -7,6 +7,8 @@ use actix_web::HttpRequest;
 use actix_web::http::header::{FORWARDED, HeaderMap};
 use ipnet::IpNet;
 
+use crate::connections::Connection;
+
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 
@@ -50,15 +52,17 @@ pub(super) fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> String
     client.to_string()
 }
 
-/// Whether what the client has sent came in plain text over a network: from another machine, and not, as a trusted proxy says, by https
+/// Whether what the client has sent came in plain text over a network: from another machine, and neither by TLS of Hark's own nor, as a trusted proxy says, by https
 /// (`X-Forwarded-Proto`, or `proto` of `Forwarded`).
 pub(super) fn is_overheard(request: &HttpRequest, trusted: &[IpNet]) -> bool {
     let Some(peer) = request.peer_addr() else {
         return false;
     };
     let peer = peer.ip().to_canonical();
+    let connection = Connection::of(request);
+    let is_encrypted = connection.is_some_and(|connection| connection.is_encrypted());
     if !trusted.iter().any(|network| network.contains(&peer)) {
-        return !peer.is_loopback();
+        return !peer.is_loopback() && !is_encrypted;
     }
     let headers = request.headers();
     // What the proxy that we see has added stands last.
@@ -73,7 +77,10 @@ pub(super) fn is_overheard(request: &HttpRequest, trusted: &[IpNet]) -> bool {
         .flatten()
         .map(|proto| proto.trim().trim_matches('"').to_ascii_lowercase())
         .collect();
-    let is_secure = !said.is_empty() && said.iter().all(|proto| proto == "https" || proto == "wss");
+    let is_secure = match said.is_empty() {
+        true => is_encrypted,
+        false => said.iter().all(|proto| proto == "https" || proto == "wss"),
+    };
     let client = client_address(request, trusted);
     let client = read_address(&client).or_else(|| client.parse().ok());
     !is_secure && !client.is_some_and(|client| client.is_loopback())

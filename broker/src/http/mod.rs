@@ -40,6 +40,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use crate::identity::Authority;
+use crate::listeners::Listeners;
 use crate::message_log::Health;
 use crate::session::Sessions;
 use crate::settings::SessionSettings;
@@ -57,6 +58,8 @@ pub struct Gate {
     pub registry: Arc<Registry>,
     /// Who judges what clients show.
     pub(crate) authority: Arc<Authority>,
+    /// Where clients come in: what is wrong there is said by `/readyz`.
+    pub(crate) listeners: Arc<Listeners>,
     /// Whether a token is taken that anybody on its way could read.
     pub takes_plaintext: bool,
     /// Who is connected.
@@ -176,7 +179,7 @@ async fn front_page() -> HttpResponse {
         "<!doctype html><meta charset=utf-8><title>Hark</title><h1>Hark ",
         env!("CARGO_PKG_VERSION"),
         "</h1><p>A pub/sub message broker that remembers. <a href=demo>Try it.</a> It serves WebSockets at <code>/ws</code>; \
-         in this page's console:<pre>ws = new WebSocket(`ws://${location.host}/ws`)\n\
+         in this page's console:<pre>ws = new WebSocket(`${location.origin.replace('http', 'ws')}/ws`)\n\
          ws.onmessage = e => console.log(e.data)\n\
          ws.onopen = () => ws.send('{\"type\":\"subscribe\",\"id\":1,\"topic\":\"hello\",\"from\":\"earliest\"}')</pre>"
     ))
@@ -190,8 +193,9 @@ async fn alive() -> HttpResponse {
 async fn ready(gate: web::Data<Gate>) -> HttpResponse {
     let Health {
         refuses_writes,
-        warnings,
+        mut warnings,
     } = gate.registry.health();
+    warnings.extend(gate.listeners.warnings());
     let stopping = gate.stopping.load(Ordering::Relaxed);
     let (mut response, mut body) = match refuses_writes {
         _ if stopping => (

@@ -13,11 +13,14 @@ use super::grants::{Added, Grants, Rights};
 use super::jwks::Jwks;
 use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified};
 use super::{Credential, Identity, Refusal, Who, ring_backend};
+use crate::certificate::Certificate;
 use crate::config;
 
 /// How far the clocks of issuers may be off, where nothing is said.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(5 * 60);
+/// What rules call the issuer of client certificates, where nothing is said.
+const CERTIFICATES: &str = "client-certificate";
 /// The algorithms that are taken, by their names in tokens.
 const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("HS256", Algorithm::HS256),
@@ -34,6 +37,8 @@ pub(crate) struct Authority(Option<Configured>);
 struct Configured {
     issuers: Vec<Issuer>,
     api_keys: Option<ApiKeys>,
+    /// What the issuer of client certificates is called, where they say who somebody is.
+    certificates: Option<Box<str>>,
     rules: Vec<Rule>,
     anonymous: Identity,
 }
@@ -92,7 +97,12 @@ impl Authority {
                 ErrorCode::Unsupported,
                 "no authentication is configured here, so that a token cannot be looked at; connect without one",
             )),
+            // Whoever comes in with one has been let in by the listener; that is all it is for.
+            (None, Credential::Certificate(_)) => Ok(Identity::unrestricted()),
             (Some(configured), Credential::None) => Ok(configured.anonymous.clone()),
+            (Some(configured), Credential::Certificate(certificate)) => {
+                configured.judge_certificate(certificate, now)
+            }
             (Some(configured), Credential::Bearer(token)) => {
                 let judged = configured.judge(token, now)?;
                 let grants = configured.grants(&judged, |_, _| ());
@@ -128,6 +138,12 @@ impl Authority {
             }
         }
         Explanation { judgement, notes }
+    }
+
+    /// Whether a client certificate says who somebody is.
+    pub(crate) fn takes_certificates(&self) -> bool {
+        let configured = self.0.as_ref();
+        configured.is_none_or(|configured| configured.certificates.is_some())
     }
 
     /// Waits until every set of keys has been read, or could not be. For those who ask once and go.
@@ -186,14 +202,26 @@ impl Configured {
             }
             None => None,
         };
+        let certificates = match form.client_certificates {
+            Some(form) => {
+                let name = form.name.as_deref().unwrap_or(CERTIFICATES);
+                let is_taken = issuers.iter().any(|issuer| *issuer.name == *name);
+                check_certificates(name, is_taken)
+                    .map_err(|error| format!("[client_certificates] name: {error}"))?;
+                Some(name.into())
+            }
+            None => None,
+        };
         let mut rules: Vec<Rule> = Vec::new();
         for (number, form) in (1..).zip(form.rule) {
             let named = |error: String| format!("[[rule]] number {number}: {error}");
             let is_known = |name: &str| {
                 issuers.iter().any(|issuer| *issuer.name == *name)
                     || (api_keys.is_some() && name == api_keys::ISSUER)
+                    || certificates.as_deref() == Some(name)
             };
-            let has_identities = !issuers.is_empty() || api_keys.is_some();
+            let has_identities =
+                !issuers.is_empty() || api_keys.is_some() || certificates.is_some();
             let rule = rule(form, has_identities, is_known).map_err(named)?;
             if rule.name.is_some() && rules.iter().any(|other| other.name == rule.name) {
                 return Err(named("name: another rule has it already".to_owned()));
@@ -218,6 +246,7 @@ impl Configured {
         let mut configured = Self {
             issuers,
             api_keys,
+            certificates,
             rules,
             anonymous: Identity::new(Who::anonymous(), Grants::default(), None, None, None),
         };
@@ -256,6 +285,39 @@ impl Configured {
             rules: &key.rules,
             notes: Vec::new(),
         })
+    }
+
+    fn judge_certificate(
+        &self,
+        certificate: &Certificate,
+        now: SystemTime,
+    ) -> Result<Identity, Refusal> {
+        let Some(issuer) = &self.certificates else {
+            return Ok(self.anonymous.clone());
+        };
+        // It was good when the connection began, or when its ticket was made.
+        if certificate.not_after <= now {
+            return Err(Refusal::unauthenticated(
+                "the client's certificate has run out; connect with a new one",
+            ));
+        }
+        let subject = certificate.subject.as_deref().ok_or_else(|| {
+            Refusal::unauthenticated(
+                "the client's certificate names nobody: it needs a URI, DNS or e-mail name, or a common name, of 1 to 255 bytes",
+            )
+        })?;
+        let who = Who::new(issuer, subject);
+        let judged = Judged {
+            who: who.clone(),
+            expires_at: Some(certificate.not_after),
+            token_id: None,
+            issued_at: Some(certificate.not_before),
+            own: None,
+            rules: &[],
+            notes: Vec::new(),
+        };
+        let grants = self.grants(&judged, |_, _| ());
+        Ok(Identity::of_certificate(who, grants, certificate))
     }
 
     fn judge_token(&self, shown: &str, now: SystemTime) -> Result<Judged<'_>, Refusal> {
@@ -315,6 +377,17 @@ impl Rule {
                 Some(Whose::Issuer(issuer)) => *who.issuer() == **issuer,
                 Some(Whose::One(one)) => one == who,
             }
+    }
+}
+
+/// Equal names would make one issuer of two.
+fn check_certificates(name: &str, is_taken: bool) -> Result<(), String> {
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("needs a name without spaces, by which rules refer to it".to_owned());
+    }
+    match is_taken || name == api_keys::ISSUER {
+        true => Err(format!("{name:?} is another issuer's")),
+        false => Ok(()),
     }
 }
 
@@ -514,7 +587,9 @@ fn rule(
         Some("*") => Some(Whose::EveryIdentity),
         Some(who) => match who.split_once(' ') {
             Some((issuer, _)) if !is_known(issuer) => {
-                return never(&format!("{issuer:?} is no [[issuer]], and no API keys"));
+                return never(&format!(
+                    "{issuer:?} is no [[issuer]], and no API keys or [client_certificates]"
+                ));
             }
             Some((issuer, "*")) => Some(Whose::Issuer(issuer.into())),
             Some((_, subject)) if subject.is_empty() || subject.len() > MAX_SUBJECT_BYTES => {
@@ -535,7 +610,9 @@ fn rule(
     };
     let needs_identity = matches!(whose, Some(Whose::EveryIdentity)) || whose.is_none();
     if !has_identities && (needs_identity || !rights.fit(None)) {
-        return never("nobody has an identity without an [[issuer]] or [api_keys]");
+        return never(
+            "nobody has an identity without an [[issuer]], [api_keys] or [client_certificates]",
+        );
     }
     Ok(Rule {
         name: form.name,

@@ -16,10 +16,12 @@ use std::time::SystemTime;
 
 use hark_protocol::{ErrorCode, TopicName};
 
+use crate::certificate::Certificate;
+
 pub(crate) use api_keys::{KeyFile, KeyForm, NewKey, random_id};
 pub(crate) use authority::{Authority, Explanation, secret};
 pub(crate) use checkpoint::Checkpoint;
-pub(crate) use file::read_private;
+pub(crate) use file::{read_bytes, read_private};
 pub(crate) use grants::Grants;
 pub(crate) use jwt::unverified_parts;
 pub(crate) use ring_backend::{MIN_SECRET_BYTES, install as install_backend};
@@ -38,6 +40,7 @@ struct Inner {
     expires_at: Option<SystemTime>,
     token_id: Option<Box<str>>,
     issued_at: Option<SystemTime>,
+    certificate: Option<Box<str>>,
 }
 
 /// (issuer, subject): equal subjects of two issuers never meet. The anonymous one has neither.
@@ -65,6 +68,8 @@ pub(crate) enum Credential<'a> {
     None,
     /// A token or an API key: of the `Authorization` header, the `auth` frame, or `access_token`.
     Bearer(&'a str),
+    /// The client's certificate, signed by whom its listener believes.
+    Certificate(&'a Certificate),
 }
 
 /// Why a credential is refused: a code of the wire and a sentence.
@@ -94,6 +99,19 @@ impl Identity {
             expires_at,
             token_id,
             issued_at,
+            certificate: None,
+        }))
+    }
+
+    /// The identity of whoever shows a client certificate, which ends with it.
+    pub(crate) fn of_certificate(who: Who, grants: Grants, certificate: &Certificate) -> Self {
+        Self(Arc::new(Inner {
+            who,
+            grants,
+            expires_at: Some(certificate.not_after),
+            token_id: None,
+            issued_at: Some(certificate.not_before),
+            certificate: Some(certificate.fingerprint.clone()),
         }))
     }
 
@@ -119,7 +137,12 @@ impl Identity {
         self.0.token_id.as_deref()
     }
 
-    /// When the token or key was made, where it says so.
+    /// The SHA-256 fingerprint, in hexadecimal, of the client certificate that it was settled by: what it can be revoked by.
+    pub(crate) fn certificate(&self) -> Option<&str> {
+        self.0.certificate.as_deref()
+    }
+
+    /// When the token, key or certificate was made, where it says so.
     pub(crate) fn issued_at(&self) -> Option<SystemTime> {
         self.0.issued_at
     }
@@ -182,6 +205,7 @@ impl fmt::Debug for Credential<'_> {
         f.write_str(match self {
             Self::None => "None",
             Self::Bearer(_) => "Bearer(…)",
+            Self::Certificate(_) => "Certificate(…)",
         })
     }
 }
