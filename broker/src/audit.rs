@@ -52,7 +52,7 @@ pub(crate) fn refused(from: &str, credential: Credential<'_>, refusal: &Refusal)
     }
     let names = match credential {
         Credential::Bearer(token) => unverified_names(token),
-        Credential::None | Credential::Proxy(_) => None,
+        Credential::None | Credential::Proxy(_) | Credential::Certificate(_) => None,
     };
     let (issuer, key) = names.unwrap_or_default();
     let clipped = |name: &str| -> String { name.chars().take(NAME_CHARS).collect() };

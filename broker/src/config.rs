@@ -1,10 +1,8 @@
 //! The settings of `hark serve`: every one with its default, unit and meaning, as flags and as `HARK_…` environment variables.
 //! Owns what may be set; what a setting does is with the part it is given to.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::TypedValueParser as _;
@@ -13,20 +11,26 @@ use ipnet::IpNet;
 
 use crate::http::{AllowedOrigin, Hosts, PublicUrl};
 use crate::limits;
+use crate::listen::Listen;
 use crate::message_log::Retention;
 use crate::settings::DEFAULT_MAX_INFLIGHT;
 
 /// The settings of `hark serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// Serve on this address and port. A port alone is one of 127.0.0.1; localhost:PORT is that of 127.0.0.1 and ::1; port 0 takes a free one.
+    /// Serve on this address and port; may be given several times (in the variable, with `;` between them). A port alone is one of 127.0.0.1;
+    /// localhost:PORT is that of 127.0.0.1 and ::1; port 0 takes a free one. Behind it may stand, each with a comma in front:
+    /// certificate=FILE and key=FILE (PEM, watched) to serve TLS; client-ca=FILE to take client certificates that it has signed, and
+    /// client-certificate=required|optional (by default required); routes=all|clients|operators to serve a part of the routes only.
     #[arg(
         long,
         env = "HARK_LISTEN",
         default_value = "127.0.0.1:4275",
-        value_name = "ADDRESS:PORT"
+        value_name = "ADDRESS:PORT[,NAME=VALUE]",
+        value_delimiter = ';',
+        value_parser = listen
     )]
-    pub listen: Listen,
+    pub listen: Vec<Listen>,
 
     /// Keep the log in this folder; make it if it does not exist.
     #[arg(
@@ -206,11 +210,14 @@ impl Config {
         if self.auth.is_some() && self.insecure_no_auth {
             return Err("--auth asks who everybody is, and --insecure-no-auth lets everybody in; give one of them".to_owned());
         }
-        if !self.listen.is_loopback() && self.auth.is_none() && !self.insecure_no_auth {
+        let open = self.listen.iter().find(|listen| !listen.is_loopback());
+        if let Some(open) = open
+            && self.auth.is_none()
+            && !self.insecure_no_auth
+        {
             return Err(format!(
-                "without authentication Hark serves loopback addresses only, and {} is none; listen on 127.0.0.1, say with \
-                 --auth who may do what, or give --insecure-no-auth if everybody who reaches it may read and publish everything",
-                self.listen
+                "without authentication Hark serves loopback addresses only, and {open} is none; listen on 127.0.0.1, say with \
+                 --auth who may do what, or give --insecure-no-auth if everybody who reaches it may read and publish everything"
             ));
         }
         let mut public_urls = self.public_urls.iter();
@@ -242,69 +249,6 @@ impl Config {
     }
 }
 
-/// Where to serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listen {
-    /// On this address.
-    Address(SocketAddr),
-    /// On this port of the loopback addresses of both families (RFC 6761, section 6.3).
-    Localhost(u16),
-}
-
-impl Listen {
-    /// The addresses. A port of 0 is the same for all, once the first has one.
-    pub fn addresses(self) -> Vec<SocketAddr> {
-        match self {
-            Self::Address(address) => vec![address],
-            Self::Localhost(port) => vec![
-                (Ipv4Addr::LOCALHOST, port).into(),
-                (Ipv6Addr::LOCALHOST, port).into(),
-            ],
-        }
-    }
-
-    /// Whether only this machine can connect.
-    fn is_loopback(self) -> bool {
-        self.addresses()
-            .iter()
-            .all(|address| address.ip().is_loopback())
-    }
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    /// Reads `127.0.0.1:4275`, `[::1]:4275`, `4275`, `:4275` or `localhost:4275`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Address(address));
-        }
-        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-        let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        match port.parse() {
-            Ok(port) if host.is_empty() && is_port => {
-                Ok(Self::Address((Ipv4Addr::LOCALHOST, port).into()))
-            }
-            Ok(port) if host.eq_ignore_ascii_case("localhost") && is_port => {
-                Ok(Self::Localhost(port))
-            }
-            _ => Err(
-                "write an address and a port, such as 127.0.0.1:4275, [::1]:4275 or 0.0.0.0:4275, or localhost:4275, or a port alone"
-                    .to_owned(),
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Localhost(port) => write!(f, "localhost:{port}"),
-        }
-    }
-}
-
 /// The least that is of use: some thousands of producers.
 const MIN_PRODUCERS_BYTES: u64 = 1024 * 1024;
 
@@ -313,6 +257,11 @@ fn producers_bytes(text: &str) -> Result<u64, String> {
         few if few < MIN_PRODUCERS_BYTES => Err("give at least 1MiB".to_owned()),
         bytes => Ok(bytes),
     }
+}
+
+/// What stands around a `;` may be a line's end.
+fn listen(text: &str) -> Result<Listen, String> {
+    text.trim().parse()
 }
 
 /// Reads `10.0.0.0/8`, or one address.
@@ -373,46 +322,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_to_serve_has_short_forms() {
-        let addresses = |text: &str| {
-            let listen: Listen = text.parse().unwrap();
-            assert!(listen.is_loopback(), "{text}");
-            let all = listen.addresses();
-            all.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(addresses("4299"), ["127.0.0.1:4299"]);
-        assert_eq!(addresses(":4299"), ["127.0.0.1:4299"]);
-        assert_eq!(addresses("127.0.0.1:4299"), ["127.0.0.1:4299"]);
-        assert_eq!(addresses("[::1]:0"), ["[::1]:0"]);
-        assert_eq!(
-            addresses("localhost:4299"),
-            ["127.0.0.1:4299", "[::1]:4299"]
-        );
-        assert_eq!(addresses("LocalHost:0"), ["127.0.0.1:0", "[::1]:0"]);
-        for open in ["0.0.0.0:4275", "[::]:4275", "192.0.2.7:4275"] {
-            assert!(!open.parse::<Listen>().unwrap().is_loopback(), "{open}");
-        }
-        for bad in [
-            "",
-            ":",
-            "0.0.0.0",
-            "::1",
-            "localhost",
-            "localhost:",
-            "localhost:+1",
-            "+4299",
-            "70000",
-            ":70000",
-            "-1",
-            "example.org:4275",
-            "http://127.0.0.1:4275",
-        ] {
-            let refused = bad.parse::<Listen>().expect_err(bad);
-            assert!(refused.contains("127.0.0.1:4275"), "{bad}: {refused}");
-        }
-    }
-
-    #[test]
     fn times_have_units() {
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 24 * 3600)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
@@ -462,6 +371,21 @@ mod tests {
         for none in ["0", "0GiB", "0.0001KB"] {
             assert!(some_bytes(none).is_err(), "{none}");
         }
+    }
+
+    #[test]
+    fn several_listeners_stand_in_one_variable() {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            config: Config,
+        }
+        let listen = "0.0.0.0:443,certificate=a.pem,key=a.key;\n 127.0.0.1:4275";
+        let args = ["hark", "--listen", listen, "--listen", "4276"];
+        let config = <Alone as clap::Parser>::parse_from(args).config;
+        let all: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(all, ["0.0.0.0:443", "127.0.0.1:4275", "127.0.0.1:4276"]);
+        assert!(config.check().unwrap_err().contains("0.0.0.0:443"));
     }
 
     /// What help shows is what the parts of the broker have by themselves.

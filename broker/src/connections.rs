@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +17,8 @@ use actix_web::HttpRequest;
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 
+use crate::certificate::Certificate;
+use crate::listen::Routes;
 use crate::output::Output;
 use crate::unsent::Unsent;
 
@@ -53,10 +55,25 @@ pub struct Connections {
     stall_timeout: Duration,
 }
 
+/// By which listener a connection came in, and how.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Entrance {
+    /// The listener's port.
+    pub(crate) port: u16,
+    /// What it serves.
+    pub(crate) routes: Routes,
+    /// By TLS of Hark's own.
+    pub(crate) is_encrypted: bool,
+    /// What the client has shown, signed by whom the listener believes.
+    pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
 /// One connection, as all who have to do with it share it.
 #[derive(Debug)]
 pub struct Connection {
     peer: Option<SocketAddr>,
+    /// Known as soon as there may be requests.
+    entrance: OnceLock<Entrance>,
     began: Instant,
     /// Requests that were handed to actix-http, and those of them that have been answered.
     requests: AtomicU64,
@@ -177,6 +194,7 @@ impl Connections {
     fn enter_at(self: &Arc<Self>, peer: Option<SocketAddr>, began: Instant) -> Listed {
         let connection = Arc::new(Connection {
             peer: peer.map(canonical),
+            entrance: OnceLock::new(),
             began,
             requests: AtomicU64::new(0),
             answers: AtomicU64::new(0),
@@ -272,12 +290,15 @@ impl Connections {
     /// Takes in what the kernel holds of each connection. Where that is more than `total_bytes` in all, those are cut that have owed something
     /// for the longest; not what is merely on its way to clients that take it. To be called every second.
     pub(crate) fn count_unsent(&self, unsent: &[Unsent], total_bytes: u64) {
-        let unsent: HashMap<SocketAddr, u32> =
-            unsent.iter().map(|one| (one.peer, one.bytes)).collect();
+        let unsent: HashMap<(SocketAddr, u16), u32> = unsent
+            .iter()
+            .map(|one| ((one.peer, one.port), one.bytes))
+            .collect();
         let mut owing = Vec::new();
         let mut total = 0;
         for connection in self.all() {
-            let bytes = connection.peer.and_then(|peer| unsent.get(&peer));
+            let port = connection.entrance().port;
+            let bytes = connection.peer.and_then(|peer| unsent.get(&(peer, port)));
             let bytes = u64::from(bytes.copied().unwrap_or(0));
             let now_ms = connection.now_ms();
             let owed_ms = connection.acknowledged_all_but(bytes, now_ms);
@@ -330,6 +351,38 @@ impl Connection {
     /// The other side of the socket.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// How it came in; once, before its first request.
+    pub(crate) fn came_by(&self, entrance: Entrance) {
+        if self.entrance.set(entrance).is_err() {
+            tracing::warn!("a connection came in twice");
+        }
+    }
+
+    fn entrance(&self) -> &Entrance {
+        static UNKNOWN: Entrance = Entrance {
+            port: 0,
+            routes: Routes::All,
+            is_encrypted: false,
+            certificate: None,
+        };
+        self.entrance.get().unwrap_or(&UNKNOWN)
+    }
+
+    /// Whether it is encrypted by Hark itself, so that nobody on the way can read it.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.entrance().is_encrypted
+    }
+
+    /// The certificate that its client has shown, and that is signed by whom its listener believes.
+    pub(crate) fn client_certificate(&self) -> Option<Arc<Certificate>> {
+        self.entrance().certificate.clone()
+    }
+
+    /// Whether its listener serves this path.
+    pub(crate) fn serves(&self, path: &str) -> bool {
+        self.entrance().routes.serve(path)
     }
 
     /// Its client's credential runs out then. It is told by whoever serves it; where that cannot be, the connection is cut.
@@ -579,6 +632,7 @@ mod tests {
     fn unsent(port: u16, bytes: u32) -> Unsent {
         Unsent {
             peer: peer(port),
+            port: 0,
             bytes,
         }
     }

@@ -5,6 +5,7 @@
 
 mod audit;
 pub mod budget;
+mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -14,6 +15,8 @@ pub mod http;
 mod identity;
 mod idle;
 pub mod limits;
+pub mod listen;
+mod listeners;
 mod logging;
 pub mod message_log;
 pub mod output;
@@ -25,6 +28,7 @@ pub mod server;
 pub mod session;
 pub mod settings;
 mod shutdown;
+mod tls;
 pub mod topic;
 mod turns;
 pub mod unsent;

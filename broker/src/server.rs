@@ -1,8 +1,8 @@
-//! Starting the broker: the listener, the log, the threads, and the one line that says where it is. Owns the order of these;
+//! Starting the broker: the listeners, the log, the threads, and the one line that says where it is. Owns the order of these;
 //! `shutdown` owns the way back.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -15,16 +15,16 @@ use actix_server::Server;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, web};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::connections::Connections;
 use crate::edge::{self, Door, Patience, REFUSED_AT_ONCE};
 use crate::http::{self, Admission, Answers, Gate};
 use crate::identity::{Authority, Kept};
 use crate::limits::Limits;
+use crate::listeners::{BACKLOG, Listeners};
 use crate::logging;
 use crate::message_log::sled::{SledLog, SledOptions};
 use crate::message_log::{self, memory::MemoryLog};
@@ -43,9 +43,6 @@ use crate::unsent;
 const TAIL_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of messages that may be staged in all rooms together.
 const STAGED_BUDGET_BYTES: usize = 64 * 1024 * 1024;
-/// What the kernel takes of a connection before it is sent. It bounds what one that does not read costs, and leaves alone what is on its
-/// way: a bound on the whole buffer would bound the window too, and with it the speed of a long line.
-const NOT_SENT_BYTES: u32 = 128 * 1024;
 /// Descriptors that are not connections: the log, the listener, the threads' own, and what a backup or a look into the directory may open.
 const OTHER_DESCRIPTORS: u64 = 96;
 /// How often connections are looked at.
@@ -56,8 +53,6 @@ const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests that are being answered may take at the end.
 const ANSWERS_TAKE_SECONDS: u64 = 2;
-/// A connection on which nothing moves is asked so often whether the other side is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How often topics that nobody has open are looked at, and how often those that are: a twentieth of the time that messages are
 /// kept, within these bounds.
 const ROUNDS_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
@@ -66,10 +61,6 @@ const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::fr
 const OWNER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
 const OWNER_LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How many free ports are tried until one is free on both loopback addresses.
-const PORTS_TRIED: u32 = 20;
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1024;
 
 /// Why the broker did not start, or ended with an error: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +75,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// A listener's certificate, key or CA cannot be served.
+    #[error("{0}")]
+    Tls(String),
     /// There may not be so many open files.
     #[error(
         "{asked} connections need {needed} open files, and the system allows {descriptors}; raise the limit \
@@ -111,20 +105,16 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Serves until told to end. `announce` is called once, with the addresses served, when connections are accepted.
-pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Result<(), ServeError> {
+/// Serves until told to end. `announce` is called once, with the URLs served, when connections are accepted.
+pub async fn serve(config: Config, announce: impl FnOnce(&str)) -> Result<(), ServeError> {
     let hang_ups = HangUps::survive()?;
     // Before the address, which that broker may have too.
     wait_for_owner(&config.data_dir).await;
-    let listeners = listeners(config.listen, config.stall_timeout)?;
-    let addresses: Vec<SocketAddr> = listeners
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<Result<_, _>>()?;
-    let port = addresses.first().map_or(0, SocketAddr::port);
+    let (listeners, sockets) = Listeners::open(&config.listen, config.stall_timeout)?;
+    let listeners = Arc::new(listeners);
     let max_connections = max_connections(config.max_connections, raise_descriptor_limit())?;
 
-    let gate = web::Data::new(open(&config)?);
+    let gate = web::Data::new(open(&config, listeners.clone())?);
     let routed = gate.clone();
     let rooms_on_workers = config.room_threads == 0;
     let connections = Connections::new(config.stall_timeout);
@@ -158,11 +148,12 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
         .shutdown_timeout(ANSWERS_TAKE_SECONDS)
         .disable_signals();
     let workers = config.workers.map_or_else(default_workers, usize::from);
-    let server = edge::serve(builder, workers, listeners, door, app)?;
+    let accepting = sockets.into_iter().zip(listeners.all().iter().cloned());
+    let server = edge::serve(builder, workers, accepting, door, app)?;
     let mut looks = Looks {
         connections,
         gate: gate.clone(),
-        port,
+        ports: listeners.ports(),
         max_unsent_bytes: config.max_unsent_bytes,
         kernel_answers: true,
         judge: Judge::new(LOOK_EVERY, Instant::now()),
@@ -181,22 +172,18 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
     actix::spawn(async move { topic::names::warn_of_hidden(&registry).await });
     // Before anybody can know that it serves: told to end then, it must not be ended by the system.
     let signals = Signals::listen(hang_ups, gate.reloads.clone())?;
-    let parts: Vec<Arc<dyn Reload>> = vec![gate.authority.clone()];
+    let parts: Vec<Arc<dyn Reload>> = vec![gate.authority.clone(), listeners.clone()];
     gate.reloads
         .watch(parts, gate.authority.clone(), gate.sessions.clone())?;
-    announce(&addresses);
+    let urls = listeners.urls();
+    announce(&urls);
     if config.insecure_no_auth {
         tracing::warn!(
-            listen = %config.listen,
+            %urls,
             "--insecure-no-auth: anyone who can connect can read and publish everything"
         );
     }
-    let address = addresses
-        .iter()
-        .map(SocketAddr::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    tracing::info!(%address, data_dir = %config.data_dir.display(), "hark serves");
+    tracing::info!(%urls, data_dir = %config.data_dir.display(), "hark serves");
     shutdown::run_until_told(server, gate, config.drain, signals).await?;
     Ok(())
 }
@@ -205,7 +192,7 @@ pub async fn serve(config: Config, announce: impl FnOnce(&[SocketAddr])) -> Resu
 struct Looks {
     connections: Arc<Connections>,
     gate: web::Data<Gate>,
-    port: u16,
+    ports: Vec<u16>,
     max_unsent_bytes: u64,
     /// Whether the kernel says what it holds.
     kernel_answers: bool,
@@ -220,6 +207,7 @@ impl Looks {
         self.connections.end_overdue(slept);
         self.connections.end_expired(SystemTime::now());
         self.gate.limits.look_through();
+        self.gate.listeners.tell_ages(SystemTime::now());
         let waiting = self.gate.answers.waiting();
         if waiting > 0 {
             self.connections
@@ -228,7 +216,7 @@ impl Looks {
         if !self.kernel_answers || self.connections.count() == 0 {
             return;
         }
-        match unsent::of_port(self.port) {
+        match unsent::of_ports(&self.ports) {
             Ok(unsent) => self
                 .connections
                 .count_unsent(&unsent, self.max_unsent_bytes),
@@ -247,7 +235,7 @@ impl Looks {
 }
 
 /// Opens the log and makes everything that requests are given.
-fn open(config: &Config) -> Result<Gate, ServeError> {
+fn open(config: &Config, listeners: Arc<Listeners>) -> Result<Gate, ServeError> {
     // First: it is soon said what is wrong with it.
     let authority = match &config.auth {
         Some(file) => {
@@ -260,6 +248,12 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         None => Authority::open(),
     };
     let is_new = !message_log::sled::is_there(&config.data_dir);
+    if listeners.take_client_certificates() && !authority.takes_certificates() {
+        tracing::warn!(
+            "client certificates let their clients in and give them no identity: to grant them something, add [client_certificates] to the file \
+             of --auth"
+        );
+    }
     let clock = Clock::system();
     let faults = Faults {
         enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
@@ -311,6 +305,7 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
         authority: Arc::new(authority),
         reloads: Arc::default(),
+        listeners,
         takes_plaintext: config.auth.is_none() || config.insecure_plaintext,
         sessions: Arc::<Sessions>::default(),
         session_settings: SessionSettings {
@@ -377,77 +372,6 @@ async fn wait_for_owner(data_dir: &Path) {
         }
         tokio::time::sleep(OWNER_LOOK_EVERY).await;
     }
-}
-
-/// A listener for each address, all with the same port.
-fn listeners(listen: Listen, stall_timeout: Duration) -> Result<Vec<TcpListener>, ServeError> {
-    let mut left = PORTS_TRIED;
-    loop {
-        left -= 1;
-        match listeners_at(&listen.addresses(), stall_timeout) {
-            // The free port of one address is taken on the other.
-            Err(ServeError::Listen { source, .. })
-                if listen == Listen::Localhost(0)
-                    && source.kind() == io::ErrorKind::AddrInUse
-                    && left > 0 => {}
-            listeners => return listeners,
-        }
-    }
-}
-
-fn listeners_at(
-    addresses: &[SocketAddr],
-    stall_timeout: Duration,
-) -> Result<Vec<TcpListener>, ServeError> {
-    let mut listeners: Vec<TcpListener> = Vec::new();
-    for &address in addresses {
-        let mut address = address;
-        if let Some(first) = listeners.first() {
-            address.set_port(first.local_addr()?.port());
-        }
-        match listener(address, stall_timeout) {
-            Ok(listener) => listeners.push(listener),
-            Err(error) if !listeners.is_empty() && is_without_family(&error) => {
-                tracing::warn!(%address, %error, "this system has no such address: it is not served");
-            }
-            Err(source) => return Err(ServeError::Listen { address, source }),
-        }
-    }
-    Ok(listeners)
-}
-
-/// Whether the system has none of this family's addresses.
-fn is_without_family(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let known = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT];
-    known
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-/// A listener whose accepted sockets inherit what keeps a client that does not read from costing more than its share.
-fn listener(address: SocketAddr, stall_timeout: Duration) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_notsent_lowat(NOT_SENT_BYTES)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 6);
-    socket.set_tcp_keepalive(&keepalive)?;
-    // A peer that takes nothing for so long is gone. No timer of its session runs while the socket is blocked, so the kernel has to
-    // end it.
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(stall_timeout))?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// Each connection is a descriptor, and the usual limit of 1024 is meant for programs that use `select`. Gives how many there may be.

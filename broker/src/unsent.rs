@@ -9,27 +9,31 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Unsent {
     /// The other side.
     pub peer: SocketAddr,
+    /// The port on this side: the other may use one of its own for several.
+    pub port: u16,
     /// Bytes.
     pub bytes: u32,
 }
 
-/// Asks for all connections of the local `port`.
+/// Asks for all connections of the local `ports`.
 ///
 /// # Errors
 ///
 /// What the system says; on other systems than Linux always [`io::ErrorKind::Unsupported`].
 #[cfg(target_os = "linux")]
-pub fn of_port(port: u16) -> io::Result<Vec<Unsent>> {
+pub fn of_ports(ports: &[u16]) -> io::Result<Vec<Unsent>> {
     let mut found = Vec::new();
-    for family in [wire::AF_INET, wire::AF_INET6] {
-        ask(family, port, &mut found)?;
+    for &port in ports {
+        for family in [wire::AF_INET, wire::AF_INET6] {
+            ask(family, port, &mut found)?;
+        }
     }
     Ok(found)
 }
 
 #[cfg(not(target_os = "linux"))]
 #[allow(missing_docs)]
-pub fn of_port(_: u16) -> io::Result<Vec<Unsent>> {
+pub fn of_ports(_: &[u16]) -> io::Result<Vec<Unsent>> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -140,6 +144,7 @@ fn read_answer(body: &[u8], port: u16) -> Option<Unsent> {
     };
     Some(Unsent {
         peer: SocketAddr::new(address, peer_port),
+        port,
         bytes: u32_at(body, 60)?,
     })
 }
@@ -172,7 +177,7 @@ mod tests {
                 written += bytes;
             }
 
-            let found = of_port(here.port()).unwrap();
+            let found = of_ports(&[here.port()]).unwrap();
 
             let of_client = found.iter().find(|one| one.peer == peer).unwrap();
             assert!(of_client.bytes > 0, "{found:?}");

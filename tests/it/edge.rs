@@ -2,31 +2,25 @@
 //! what a connection that does not read can hold. Raw sockets, since no client sends such things.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use hark_tests::{Broker, DEADLINE, Op, Preload, RawWs, Setup, pause, upgrade, wait_until};
+use hark_tests::{Broker, DEADLINE, Op, Preload, RawWs, Setup, Wire, pause, upgrade, wait_until};
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 
-fn open(broker: &Broker) -> TcpStream {
-    let tcp = TcpStream::connect(broker.addr()).unwrap();
-    tcp.set_read_timeout(Some(DEADLINE)).unwrap();
-    tcp
+use crate::also_over_tls;
+
+fn open(broker: &Broker) -> Wire {
+    broker.dial(None, None)
 }
 
 /// One that has next to no room for what it does not read.
-fn open_small(broker: &Broker) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(2048).unwrap();
-    socket.connect(&broker.addr().into()).unwrap();
-    let tcp: TcpStream = socket.into();
-    tcp.set_read_timeout(Some(DEADLINE)).unwrap();
-    tcp
+fn open_small(broker: &Broker) -> Wire {
+    broker.dial(None, Some(2048))
 }
 
 /// All that comes until the broker ends the connection.
-fn read_to_the_end(tcp: &mut TcpStream) -> String {
+fn read_to_the_end(tcp: &mut Wire) -> String {
     let mut text = Vec::new();
     let begun = Instant::now();
     if let Err(error) = tcp.read_to_end(&mut text) {
@@ -35,7 +29,7 @@ fn read_to_the_end(tcp: &mut TcpStream) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn read_until(tcp: &mut TcpStream, end: &str) -> String {
+fn read_until(tcp: &mut Wire, end: &str) -> String {
     let mut text = Vec::new();
     while !text.ends_with(end.as_bytes()) {
         let mut byte = [0];
@@ -577,4 +571,23 @@ fn what_the_kernel_holds_for_clients_has_a_bound() {
         events.expect("message");
     }
     drop(stopped);
+}
+
+also_over_tls! {
+    who_closes_its_side_when_it_has_asked_is_answered,
+    lines_in_front_of_an_early_end_are_kept_and_answered,
+    a_stream_goes_on_for_who_closed_its_side_and_ends_for_who_is_gone,
+    requests_behind_one_another_are_answered_in_their_order,
+    a_crowd_of_requests_behind_a_wait_is_answered_after_it_and_costs_nothing,
+    who_asks_and_does_not_read_makes_the_broker_hold_little,
+    a_body_in_small_writes_is_taken,
+    what_is_no_request_is_answered_with_a_status_and_a_body,
+    chunks_hold_little_but_data,
+    a_websocket_among_other_upgrades_works,
+    a_connection_is_one_descriptor,
+    beyond_the_most_connections_each_is_told_so,
+    while_hark_ends_a_new_connection_is_told_so,
+    after_both_close_frames_the_connection_ends_at_once,
+    who_takes_less_than_a_page_in_time_is_cut,
+    what_the_kernel_holds_for_clients_has_a_bound,
 }

@@ -4,6 +4,8 @@ use hark_protocol::Subprotocol;
 use hark_tests::{Broker, RawWs, Response, Setup, Ws, raw_http, upgrade};
 use serde_json::json;
 
+use crate::also_over_tls;
+
 /// The answer to an upgrade with these header lines more.
 fn answer(broker: &Broker, headers: &str) -> Response {
     raw_http(broker, &upgrade(broker, headers))
@@ -249,4 +251,18 @@ async fn without_authentication_the_host_must_be_a_loopback_name() {
     ] {
         assert_eq!(answer_with(&broker, &host, &good).status, 101, "{good}");
     }
+}
+
+also_over_tls! {
+    a_plain_client_gets_json,
+    nobody_has_to_wait_for_welcome,
+    welcome_names_the_limits,
+    the_first_known_subprotocol_is_chosen,
+    an_unknown_subprotocol_is_told_what_is_known,
+    another_websocket_version_is_told_the_right_one,
+    a_bad_key_or_no_upgrade_is_a_bad_request,
+    a_foreign_origin_is_refused,
+    the_own_origin_is_welcome_and_so_is_none,
+    an_allowed_origin_is_welcome,
+    without_authentication_the_host_must_be_a_loopback_name,
 }

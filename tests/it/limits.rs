@@ -6,6 +6,8 @@ use hark_protocol::Subprotocol;
 use hark_tests::{Broker, Op, Preload, RawWs, Setup, Ws};
 use serde_json::{Map, Value, json};
 
+use crate::also_over_tls;
+
 /// Publishes what is at the limit, then what is over it; the second must be refused and the session go on.
 async fn at_and_over(at: Value, over: Value, code: &str) {
     let broker = Broker::start();
@@ -223,4 +225,11 @@ async fn the_largest_message_arrives_live_and_from_the_log() {
         .watch_to_caught_up("a", json!("earliest"))
         .await;
     assert_eq!(history.offsets(), [1, 2, 3, 4]);
+}
+
+also_over_tls! {
+    a_session_has_1000_subscriptions,
+    a_publisher_that_does_not_read_its_receipts_is_held_up,
+    who_has_as_much_unanswered_as_may_be_has_its_pings_answered,
+    the_largest_message_arrives_live_and_from_the_log,
 }

@@ -5,6 +5,21 @@
     reason = "a failing helper is a failing test"
 )]
 
+/// The same tests once more, with brokers that serve TLS: whatever holds beneath HTTP holds beneath it, too.
+macro_rules! also_over_tls {
+    ($($test:ident),+ $(,)?) => {
+        mod over_tls {
+            $(
+                #[test]
+                fn $test() {
+                    hark_tests::over_tls(super::$test);
+                }
+            )+
+        }
+    };
+}
+pub(crate) use also_over_tls;
+
 mod admin;
 mod assets;
 mod bad_input;
@@ -75,4 +90,5 @@ mod slow_client;
 mod soak;
 mod text;
 mod tidy;
+mod tls;
 mod torture;

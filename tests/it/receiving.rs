@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use hark_tests::{Broker, Op, RawWs, Setup};
 use serde_json::json;
 
+use crate::also_over_tls;
+
 const MIB: usize = 1024 * 1024;
 const LIMIT: usize = 24 * MIB;
 /// Addresses of the crowd, and how many messages each of them holds half.
@@ -115,4 +117,8 @@ fn a_crowd_that_only_holds_its_place_is_bounded_and_outlived_by_an_honest_upload
         "{gone} were told to go"
     );
     assert!(grown < MOST_BYTES, "the broker grew by {grown} bytes");
+}
+
+also_over_tls! {
+    a_crowd_that_only_holds_its_place_is_bounded_and_outlived_by_an_honest_upload,
 }

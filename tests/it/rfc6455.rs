@@ -23,6 +23,8 @@ use self::Step::{
     Split, Text, TextOf,
 };
 
+use crate::also_over_tls;
+
 /// How many cases there are in each group, as the suite counts them.
 const GROUPS: [(&str, usize); 37] = [
     ("1.1", 8),
@@ -1053,4 +1055,8 @@ fn every_number_of_the_groups_is_in_the_table_once() {
         247,
         "the suite has 301 cases without group 12; 54 of them are of group 9, on speed"
     );
+}
+
+also_over_tls! {
+    every_case_of_the_autobahn_testsuite_comes_back_as_rfc_6455_has_it,
 }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::{DEADLINE, Http};
+use crate::tls::is_over_tls;
+use crate::{DEADLINE, Http, Tls, Wire};
 
 /// How a broker is to be started. `Broker::start()` is the usual one.
 #[derive(Debug, Clone, Default)]
@@ -30,12 +32,40 @@ pub struct Setup {
     restarts: bool,
     stderr: Option<Arc<OwnedFd>>,
     descriptors: Option<u32>,
+    tls: Option<Arc<Tls>>,
+    listener: String,
 }
 
 impl Setup {
-    /// Nothing but defaults.
+    /// Nothing but defaults; over TLS within [`over_tls`](crate::over_tls).
     pub fn new() -> Self {
-        Self::default()
+        let setup = Self::default();
+        match is_over_tls() {
+            true => setup.tls(Tls::new()),
+            false => setup,
+        }
+    }
+
+    /// The broker serves TLS with the certificate of this folder.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(Arc::new(tls));
+        self
+    }
+
+    /// More settings of its listener, each with a comma in front.
+    pub fn listener(mut self, settings: &str) -> Self {
+        self.listener += settings;
+        self
+    }
+
+    fn listen_at(&self, port: u16) -> String {
+        let tls = self.tls.as_ref().map(|tls| tls.settings());
+        format!(
+            "{}:{port}{}{}",
+            self.host(),
+            tls.unwrap_or_default(),
+            self.listener
+        )
     }
 
     /// Another address than loopback, served without authentication.
@@ -148,19 +178,52 @@ impl Broker {
         (self.setup.host(), self.port).into()
     }
 
+    /// What it serves TLS with, if it does.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.setup.tls.as_deref()
+    }
+
     /// The WebSocket's URL.
     pub fn ws_url(&self) -> String {
-        format!("ws://{}/ws", self.addr())
+        let scheme = self.tls().map_or("ws", |_| "wss");
+        format!("{scheme}://{}/ws", self.addr())
     }
 
     /// The URL of `path`.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.addr())
+        let scheme = self.tls().map_or("http", |_| "https");
+        format!("{scheme}://{}{path}", self.addr())
     }
 
     /// A client for its HTTP routes.
     pub fn http(&self) -> Http {
-        Http::new(self.url(""))
+        Http::new(self.url(""), self.tls())
+    }
+
+    /// A connection on which nothing has been asked yet: from this address of the local network (127.0.0.0/8), with this much room to receive.
+    pub fn dial(&self, from: Option<Ipv4Addr>, receive_buffer_bytes: Option<usize>) -> Wire {
+        let tcp = self.dial_tcp(from, receive_buffer_bytes);
+        Wire::new(tcp, self.tls().map(Tls::client)).unwrap()
+    }
+
+    /// The same without a handshake, whatever the broker speaks.
+    pub fn dial_tcp(
+        &self,
+        from: Option<Ipv4Addr>,
+        receive_buffer_bytes: Option<usize>,
+    ) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        }
+        if let Some(bytes) = receive_buffer_bytes {
+            socket.set_recv_buffer_size(bytes).unwrap(); // before connecting, so that the window starts small
+        }
+        socket.connect(&self.addr().into()).unwrap();
+        socket.set_tcp_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.set_write_timeout(Some(DEADLINE)).unwrap();
+        socket.into()
     }
 
     /// Where it keeps its data.
@@ -368,7 +431,7 @@ impl Process {
         };
         let mut child = { command }
             .arg("serve")
-            .args(["--listen", &format!("{}:{port}", setup.host())])
+            .args(["--listen", &setup.listen_at(port)])
             .arg("--data-dir")
             .arg(data_dir)
             .args(&setup.flags)
@@ -494,7 +557,7 @@ pub(crate) fn text_of(bytes: &Shared) -> String {
 }
 
 fn port_in(line: &str, host: Ipv4Addr) -> Option<u16> {
-    let (_, rest) = line.split_once(&format!("http://{host}:"))?;
+    let (_, rest) = line.split_once(&format!("://{host}:"))?;
     let digits = rest
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(rest.len());

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde_json::Value;
 
+use crate::http::tls_config;
 use crate::{Broker, DEADLINE};
 
 /// An event as it came.
@@ -42,6 +43,7 @@ impl EventStream {
     /// Opens `path` as a browser does that comes back: with the id of the last event.
     pub fn open_after(broker: &Broker, path: &str, last_event_id: Option<&str>) -> Self {
         let config = ureq::Agent::config_builder()
+            .tls_config(tls_config(broker.tls()))
             .timeout_global(Some(DEADLINE))
             .build();
         let mut request = ureq::Agent::from(config).get(broker.url(path));

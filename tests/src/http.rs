@@ -1,10 +1,12 @@
 //! The HTTP routes, as an ordinary client uses them. Requests that no ordinary client sends go through `raw_http`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
-use crate::DEADLINE;
+use crate::{DEADLINE, Tls};
 
 /// An answer, whatever its status.
 #[derive(Debug)]
@@ -59,10 +61,16 @@ pub struct Http {
 }
 
 impl Http {
+    /// For paths below this URL, in plain text.
+    pub fn at(base: &str) -> Self {
+        Self::new(base.to_owned(), None)
+    }
+
     /// For paths below `base`.
-    pub(crate) fn new(base: String) -> Self {
+    pub(crate) fn new(base: String, tls: Option<&Tls>) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            .tls_config(tls_config(tls))
             .timeout_global(Some(DEADLINE))
             .build();
         Self {
@@ -149,4 +157,17 @@ impl Http {
                 .map_err(|e| e.to_string())?,
         })
     }
+}
+
+/// Believes the certificate of this broker.
+pub(crate) fn tls_config(tls: Option<&Tls>) -> TlsConfig {
+    let builder = TlsConfig::builder().provider(TlsProvider::Rustls);
+    let Some(tls) = tls else {
+        return builder.build();
+    };
+    let root = Certificate::from_pem(tls.ca.pem().as_bytes()).unwrap();
+    builder
+        .root_certs(RootCerts::new_with_certs(&[root]))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build()
 }

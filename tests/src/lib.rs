@@ -42,7 +42,9 @@ mod preload;
 mod raw;
 mod steady;
 mod tap;
+mod tls;
 mod tls_front;
+mod wire;
 mod ws;
 
 use std::path::Path;
@@ -63,7 +65,9 @@ pub use preload::Preload;
 pub use raw::{Op, RawWs, raw_http, upgrade};
 pub use steady::{publish_paced, publish_surely, subscribe_surely};
 pub use tap::Tap;
+pub use tls::{Ca, Names as CertificateNames, Pair, Tls, over_tls};
 pub use tls_front::{Authority, TlsFront};
+pub use wire::Wire;
 pub use ws::{Ended, Ws};
 
 /// How long anything may take before it counts as hanging.

@@ -105,7 +105,7 @@ impl Nginx {
 
     /// A client for the broker's HTTP routes, through it.
     pub fn http(&self) -> Http {
-        Http::new(self.url(""))
+        Http::new(self.url(""), None)
     }
 
     /// From now on, new requests for these locations (`= /ws`) are refused with 403, as some companies' proxies do; all others are passed on.

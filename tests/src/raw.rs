@@ -2,12 +2,11 @@
 //! only when told to. Also HTTP requests written by hand.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown};
 
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 
-use crate::{Broker, DEADLINE, Response};
+use crate::{Broker, DEADLINE, Response, Wire};
 
 /// What kind of frame it is (RFC 6455, section 5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +30,10 @@ impl Op {
 /// The mask all frames of this client are masked with. Any will do.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A session over bare TCP.
+/// A session over a bare connection: TCP, or TLS where the broker serves it.
 #[derive(Debug)]
 pub struct RawWs {
-    tcp: TcpStream,
+    tcp: Wire,
     read: Vec<u8>,
 }
 
@@ -49,7 +48,7 @@ pub fn upgrade(broker: &Broker, headers: &str) -> String {
 
 /// Sends a request written by hand and reads the answer's head, and its body where it has one.
 pub fn raw_http(broker: &Broker, request: &str) -> Response {
-    let mut raw = RawWs::dial(broker.addr(), None);
+    let mut raw = RawWs::dial(broker, None);
     raw.write(request.as_bytes());
     raw.read_response()
 }
@@ -67,7 +66,7 @@ impl RawWs {
 
     /// A session with these header lines in the upgrade, and this much room to receive; the first frame read.
     pub fn open(broker: &Broker, headers: &str, receive_buffer_bytes: Option<usize>) -> Self {
-        let mut raw = Self::dial(broker.addr(), receive_buffer_bytes);
+        let mut raw = Self::dial(broker, receive_buffer_bytes);
         raw.begin(upgrade(broker, headers).as_bytes());
         raw.read_frame();
         raw
@@ -75,14 +74,14 @@ impl RawWs {
 
     /// A session that begins with exactly these bytes, an `upgrade` and perhaps frames; no frame read.
     pub fn open_with(broker: &Broker, request: &[u8]) -> Self {
-        let mut raw = Self::dial(broker.addr(), None);
+        let mut raw = Self::dial(broker, None);
         raw.begin(request);
         raw
     }
 
     /// A connection on which nothing has been said yet, from this address of the local network (127.0.0.0/8).
     pub fn connect_bare(broker: &Broker, from: Option<Ipv4Addr>) -> Self {
-        Self::dial_from(broker.addr(), from, None)
+        Self::dial_from(broker, from, None)
     }
 
     /// Begins a session on a bare connection; the first frame read.
@@ -107,28 +106,17 @@ impl RawWs {
         );
     }
 
-    fn dial(addr: SocketAddr, receive_buffer_bytes: Option<usize>) -> Self {
-        Self::dial_from(addr, None, receive_buffer_bytes)
+    fn dial(broker: &Broker, receive_buffer_bytes: Option<usize>) -> Self {
+        Self::dial_from(broker, None, receive_buffer_bytes)
     }
 
     fn dial_from(
-        addr: SocketAddr,
+        broker: &Broker,
         from: Option<Ipv4Addr>,
         receive_buffer_bytes: Option<usize>,
     ) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        if let Some(from) = from {
-            socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
-        }
-        if let Some(bytes) = receive_buffer_bytes {
-            socket.set_recv_buffer_size(bytes).unwrap(); // before connecting, so that the window starts small
-        }
-        socket.connect(&addr.into()).unwrap();
-        socket.set_tcp_nodelay(true).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket.set_write_timeout(Some(DEADLINE)).unwrap();
         Self {
-            tcp: socket.into(),
+            tcp: broker.dial(from, receive_buffer_bytes),
             read: Vec::new(),
         }
     }

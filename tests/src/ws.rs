@@ -4,21 +4,31 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use hark_protocol::{Subprotocol, codec};
+use rustls::ClientConfig;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::{Broker, Seen, within};
+use crate::tls::server_name;
+use crate::{Broker, Seen, Tls, within};
+
+/// A socket, or TLS over one.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// A session.
 pub struct Ws {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Box<dyn Stream>>,
     subprotocol: Subprotocol,
     next_id: u64,
     /// Frames that came while another one was looked for, in their order.
@@ -62,7 +72,8 @@ impl Ws {
     /// Asks for this subprotocol, and checks that it is chosen.
     pub async fn connect_as(broker: &Broker, subprotocol: impl Into<Option<Subprotocol>>) -> Self {
         let subprotocol = subprotocol.into();
-        let ws = Self::try_connect(broker.addr(), subprotocol).await;
+        let client = broker.tls().map(Tls::client);
+        let ws = Self::connect_with(broker.addr(), subprotocol, client).await;
         ws.unwrap_or_else(|e| panic!("no session with {subprotocol:?}: {e}"))
     }
 
@@ -70,6 +81,15 @@ impl Ws {
     pub async fn try_connect(
         addr: SocketAddr,
         subprotocol: Option<Subprotocol>,
+    ) -> Result<Self, Error> {
+        Self::connect_with(addr, subprotocol, None).await
+    }
+
+    /// Over TLS by these rules, if there are some.
+    pub async fn connect_with(
+        addr: SocketAddr,
+        subprotocol: Option<Subprotocol>,
+        tls: Option<ClientConfig>,
     ) -> Result<Self, Error> {
         let mut request = format!("ws://{addr}/ws").into_client_request()?;
         if let Some(subprotocol) = subprotocol {
@@ -79,7 +99,14 @@ impl Ws {
         let connected = async {
             let tcp = TcpStream::connect(addr).await?;
             tcp.set_nodelay(true)?;
-            tokio_tungstenite::client_async(request, tcp).await
+            let stream: Box<dyn Stream> = match tls {
+                None => Box::new(tcp),
+                Some(config) => {
+                    let connector = TlsConnector::from(Arc::new(config));
+                    Box::new(connector.connect(server_name(), tcp).await?)
+                }
+            };
+            tokio_tungstenite::client_async(request, stream).await
         };
         let (socket, _) = within("a connection", connected).await?;
         let subprotocol = subprotocol.unwrap_or(Subprotocol::Json);

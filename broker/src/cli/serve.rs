@@ -1,7 +1,6 @@
 //! `hark serve`: runs the broker.
 
 use std::io::Write;
-use std::net::SocketAddr;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -49,16 +48,14 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     args.config.check().map_err(CliError::usage)?;
     logging::start(args.log, args.log_json);
     let data_dir = args.config.data_dir.display().to_string();
-    let announce = move |addresses: &[SocketAddr]| announce(addresses, &data_dir);
+    let announce = move |urls: &str| announce(urls, &data_dir);
     let served = actix_web::rt::System::new().block_on(server::serve(args.config, announce));
     served.map_err(|error: ServeError| CliError::failed(error.to_string()))
 }
 
 /// The one line that says where and how. A standard output that is closed is no reason not to serve.
-fn announce(addresses: &[SocketAddr], data_dir: &str) {
+fn announce(urls: &str, data_dir: &str) {
     let version = env!("CARGO_PKG_VERSION");
-    let urls = |address: &SocketAddr| format!("http://{address} and ws://{address}/ws");
-    let urls = addresses.iter().map(urls).collect::<Vec<_>>().join(", ");
     let line =
         format!("hark {version} serves {urls}, keeps its log in {data_dir}; stop it with Ctrl-C\n");
     let mut out = std::io::stdout();

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Request, Response};
 use actix_server::{Server, ServerBuilder};
 use actix_service::{
@@ -19,10 +20,15 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::guarded::{Guarded, Patience, Place};
+use super::handshake::{Shaken, shake};
 use super::head::Refusal;
-use crate::connections::{Connection, Connections};
+use super::wire::{Socket, Wire};
+use crate::certificate::Certificate;
+use crate::connections::{Connection, Connections, Entrance, Listed};
 use crate::limits::{Limits, Network};
+use crate::listeners::Listener;
 use crate::output::PIECE_BYTES;
+use crate::tls::Tls;
 
 /// Connections beyond the most there may be that are still taken, each to be told so.
 pub const REFUSED_AT_ONCE: usize = 8;
@@ -77,15 +83,15 @@ impl Door {
     }
 }
 
-/// Serves `app` on all of the `listeners`.
+/// Serves `app` on all of the `listeners`, each with its own TLS and routes.
 ///
 /// # Errors
 ///
 /// What the system says where a listener cannot be used.
-pub fn serve<F, I, S, B>(
+pub(crate) fn serve<F, I, S, B>(
     builder: ServerBuilder,
     workers: usize,
-    listeners: Vec<TcpListener>,
+    listeners: impl IntoIterator<Item = (TcpListener, Listener)>,
     door: Door,
     app: F,
 ) -> io::Result<Server>
@@ -102,12 +108,13 @@ where
     // Each worker takes its share; one that has it is passed over, so all of it can be used.
     let share = (door.max_connections + REFUSED_AT_ONCE).div_ceil(workers);
     let mut builder = builder.workers(workers).max_concurrent_connections(share);
-    for listener in listeners {
-        let address = listener.local_addr()?;
+    for (socket, listener) in listeners {
+        let address = listener.address;
         let (app, door, told_to_end) = (app.clone(), door.clone(), told_to_end.clone());
-        builder = builder.listen("hark", listener, move || {
+        let (tls, entrance) = (listener.tls.clone(), listener.entrance());
+        builder = builder.listen("hark", socket, move || {
             let told_to_end = told_to_end.clone();
-            let door = door.clone();
+            let (door, tls, entrance) = (door.clone(), tls.clone(), entrance.clone());
             let app = app()
                 .into_factory()
                 .map_err(|error| error.into().error_response());
@@ -125,7 +132,7 @@ where
                 // A piece at a time, which is all that actix-http's buffer grows to.
                 .h1_write_buffer_size(PIECE_BYTES)
                 .local_addr(address)
-                .on_connect_ext(|stream: &Guarded<TcpStream>, data| {
+                .on_connect_ext(|stream: &Guarded<Wire>, data| {
                     data.insert::<Arc<Connection>>(stream.connection().clone());
                 })
                 .h1(map_config(app, |_| AppConfig::default()));
@@ -136,13 +143,62 @@ where
                     listed.cut();
                     Place::no_room()
                 });
-                let guarded = Guarded::new(stream, listed, door.patience, place);
-                std::future::ready(Ok((guarded, peer)))
+                let begun = begin(
+                    stream,
+                    listed,
+                    tls.clone(),
+                    entrance.clone(),
+                    door.patience,
+                    place,
+                );
+                async move {
+                    let guarded = begun.await.map_err(DispatchError::Io)?;
+                    Ok((guarded, peer))
+                }
             })
             .and_then(h1)
         })?;
     }
     Ok(builder.run())
+}
+
+/// Makes a guarded stream of a connection.
+async fn begin(
+    stream: TcpStream,
+    listed: Listed,
+    tls: Option<Arc<Tls>>,
+    mut entrance: Entrance,
+    patience: Patience,
+    mut place: Place,
+) -> io::Result<Guarded<Wire>> {
+    let socket = Socket::new(stream, listed.clone());
+    let wire = match tls {
+        None => Wire::Plain(socket),
+        // In a box: those in plain text need not carry it along.
+        Some(tls) => match Box::pin(shake(socket, &tls, patience.head)).await? {
+            Shaken::Secured(stream) => {
+                let shown = stream.get_ref().1.peer_certificates();
+                let certificate = shown.and_then(<[_]>::first).map(|leaf| read(leaf));
+                entrance.is_encrypted = true;
+                entrance.certificate = certificate.transpose()?.map(Arc::new);
+                Wire::Secured(stream)
+            }
+            Shaken::Plain(socket) => {
+                place = Place::not_encrypted();
+                Wire::Plain(socket)
+            }
+        },
+    };
+    listed.came_by(entrance);
+    Ok(Guarded::new(wire, listed, patience, place))
+}
+
+/// Reads a client's certificate, which is signed by whom it has to be.
+fn read(leaf: &[u8]) -> io::Result<Certificate> {
+    Certificate::read(leaf).map_err(|error| {
+        tracing::info!(error, "a client's certificate cannot be read");
+        io::Error::other(error)
+    })
 }
 
 #[cfg(test)]

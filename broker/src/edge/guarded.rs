@@ -25,16 +25,14 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep};
 
 use super::chunks::{BadChunks, Chunks};
 use super::closing::Closing;
 use super::head::{self, BodyLength, Head, MAX_HEAD_BYTES, Refusal};
+use super::timer::Timer;
 use crate::connections::{Connection, Listed};
 use crate::limits::Held;
-use crate::patience::{Judge, Verdict};
 use crate::turns::Turn;
 
 /// So much is handed on before there is a pause.
@@ -45,24 +43,18 @@ const READ_BYTES: usize = 4 * 1024;
 const MAX_AHEAD_BYTES: usize = MAX_HEAD_BYTES;
 /// Where an answer came before its request was read to the end, so much of it is still read, and thrown away by actix-http: or the answer
 /// would be lost with a reset.
-const MAX_DRAINED_BYTES: u64 = 1024 * 1024;
+pub(super) const MAX_DRAINED_BYTES: u64 = 1024 * 1024;
 /// When a client that finds no room may come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The first byte of a TLS connection: a record of a handshake (RFC 8446, section 5.1).
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a client that was refused has to read why, and to close.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// What lies beneath: a socket, or TLS over one.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// When it is dropped, what was written and not sent is thrown away: or the connection would live on until it is taken.
     fn discard_on_close(&self);
-}
-
-impl Transport for TcpStream {
-    fn discard_on_close(&self) {
-        if let Err(error) = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "a connection that is cut was gone already");
-        }
-    }
 }
 
 /// Whether there is a place for a connection.
@@ -86,6 +78,15 @@ impl Place {
     pub(super) fn no_room() -> Self {
         Self::Refused {
             refusal: Refusal::NO_ROOM,
+            retry_after: RETRY_AFTER,
+            permit: None,
+        }
+    }
+
+    /// It came in plain text where TLS is spoken.
+    pub(super) fn not_encrypted() -> Self {
+        Self::Refused {
+            refusal: Refusal::NOT_ENCRYPTED,
             retry_after: RETRY_AFTER,
             permit: None,
         }
@@ -153,51 +154,6 @@ enum Phase {
     Ended,
 }
 
-/// One timer, for what is waited for just now.
-#[derive(Debug, Default)]
-struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// While something is waited for: since when, and who says that it is late.
-    waits: Option<(Instant, Judge)>,
-}
-
-impl Timer {
-    fn arm(&mut self, wait: Duration) {
-        let now = Instant::now();
-        let judge = Judge::new(wait, now.into_std());
-        let due = judge.due().into();
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().reset(due),
-            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(due))),
-        }
-        self.waits = Some((now, judge));
-    }
-
-    fn disarm(&mut self) {
-        self.waits = None;
-    }
-
-    fn is_armed(&self) -> bool {
-        self.waits.is_some()
-    }
-
-    /// Whether the time is over. Who is asked much too late has slept, not the other side: then it is waited once more.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let (Some(sleep), Some((since, judge))) = (&mut self.sleep, &mut self.waits) else {
-            return false;
-        };
-        if sleep.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        let verdict = judge.look(Instant::now().into_std(), since.into_std(), true);
-        if verdict == Verdict::Overdue {
-            return true;
-        }
-        sleep.as_mut().reset(judge.due().into());
-        sleep.as_mut().poll(cx).is_ready()
-    }
-}
-
 impl<T: Transport> Guarded<T> {
     /// Guards a stream that was just accepted.
     pub(super) fn new(io: T, connection: Listed, patience: Patience, place: Place) -> Self {
@@ -234,6 +190,14 @@ impl<T: Transport> Guarded<T> {
         {
             self.buffer.advance(1);
         }
+        if self.requests == 0 && self.buffer.first() == Some(&TLS_HANDSHAKE) {
+            tracing::info!(
+                peer = ?self.connection.peer(),
+                "ended: it speaks TLS, and this listener does not; ask for http:// or ws://, or give the listener a certificate"
+            );
+            self.phase = Phase::Ended;
+            return;
+        }
         // A head ends with a line: there is nothing new before the next one has.
         let new = self.buffer.get(seen..).unwrap_or_default();
         let may_be_whole = new.contains(&b'\n') || self.buffer.len() >= MAX_HEAD_BYTES;
@@ -256,7 +220,8 @@ impl<T: Transport> Guarded<T> {
             ..
         } = self.place
         {
-            self.refuse(refusal, retry_after, head.wants_events);
+            let to_stream = head.wants_events && refusal != Refusal::NOT_ENCRYPTED;
+            self.refuse(refusal, retry_after, to_stream);
             return;
         }
         self.timer.disarm();
@@ -556,6 +521,23 @@ impl<T: Transport> Guarded<T> {
         enough
     }
 
+    /// What became of an attempt to write.
+    fn wrote<R>(&mut self, polled: Poll<io::Result<R>>, cx: &Context<'_>) -> Poll<io::Result<R>> {
+        match &polled {
+            Poll::Pending => {
+                // actix-http may do nothing but write from here on, and the connection can still be cut.
+                self.connection.is_served_by(cx.waker());
+                self.write_blocked = true;
+            }
+            Poll::Ready(Ok(_)) if std::mem::replace(&mut self.write_blocked, false) => {
+                // Reading had stopped, and is not asked for by itself.
+                cx.waker().wake_by_ref();
+            }
+            Poll::Ready(_) => {}
+        }
+        polled
+    }
+
     fn end_if_cut(&self) -> io::Result<()> {
         if self.connection.is_cut() {
             return Err(io::Error::new(
@@ -639,8 +621,7 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         let this = self.get_mut();
         this.end_if_cut()?;
         let polled = Pin::new(&mut this.io).poll_write(cx, bytes);
-        wrote(&polled, &this.connection, &mut this.write_blocked, cx);
-        polled
+        this.wrote(polled, cx)
     }
 
     /// What was handed past actix-http is written behind what it has written itself.
@@ -649,47 +630,22 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
         this.end_if_cut()?;
         let written = this.connection.output().write_all(|slices| {
             let io = Pin::new(&mut this.io);
-            let polled = match slices {
+            match slices {
                 // The cheaper call.
                 [one] => io.poll_write(cx, one),
                 some => io.poll_write_vectored(cx, some),
-            };
-            wrote(&polled, &this.connection, &mut this.write_blocked, cx);
-            polled
+            }
         });
-        if ready!(written)? {
+        if ready!(this.wrote(written, cx))? {
             cx.waker().wake_by_ref();
         }
-        Pin::new(&mut this.io).poll_flush(cx)
+        // What TLS has taken, and the socket has not.
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.wrote(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
-}
-
-/// What became of an attempt to write.
-fn wrote(
-    polled: &Poll<io::Result<usize>>,
-    connection: &Connection,
-    write_blocked: &mut bool,
-    cx: &Context<'_>,
-) {
-    match polled {
-        Poll::Pending => {
-            // actix-http may do nothing but write from here on, and the connection can still be cut.
-            connection.is_served_by(cx.waker());
-            *write_blocked = true;
-            connection.wrote(None);
-        }
-        Poll::Ready(Ok(written)) => {
-            connection.wrote(Some(*written));
-            if std::mem::replace(write_blocked, false) {
-                // Reading had stopped, and is not asked for by itself.
-                cx.waker().wake_by_ref();
-            }
-        }
-        Poll::Ready(Err(_)) => {}
     }
 }
 

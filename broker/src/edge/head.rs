@@ -74,6 +74,11 @@ impl Refusal {
         code: "rate_limited",
         message: "too many connections from this address, or too many new ones; try again later",
     };
+    pub(super) const NOT_ENCRYPTED: Self = Self {
+        status: "400 Bad Request",
+        code: "unsupported",
+        message: "TLS is spoken at this port, and this request came in plain text; ask for https:// or wss://",
+    };
     const LENGTH_REQUIRED: Self = Self {
         status: "411 Length Required",
         code: "bad_frame",

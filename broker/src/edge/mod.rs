@@ -11,14 +11,21 @@
 //! - `chunks`: a body in chunks: where it ends, and what it may hold beside its data
 //! - `closing`: the peer's close frame, when Hark has closed a WebSocket first
 //! - `accept`: the service that puts the stream beneath actix-http
+//! - `handshake`: the beginning of TLS, on listeners that speak it
+//! - `wire`: what lies beneath the stream: the socket, or TLS over it
+//! - `timer`: a stream's one timer
 
 mod accept;
 mod chunks;
 mod closing;
 mod guarded;
+mod handshake;
 mod head;
+mod timer;
+mod wire;
 
-pub use accept::{Door, REFUSED_AT_ONCE, serve};
+pub(crate) use accept::serve;
+pub use accept::{Door, REFUSED_AT_ONCE};
 pub use guarded::Patience;
 pub use head::read as read_head;
 

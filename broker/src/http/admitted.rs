@@ -3,6 +3,7 @@
 //! `topic::Access`, the only way to topics. That the name and the page of a request may come in was checked before (`rules`).
 
 use std::future::{Ready, ready};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::dev::Payload;
@@ -13,6 +14,8 @@ use tokio::time::Instant;
 
 use super::{ApiError, Gate, ambient, client_address};
 use crate::audit;
+use crate::certificate::Certificate;
+use crate::connections::Connection;
 use crate::identity::{Checkpoint, Credential, Identity, Refusal};
 use crate::limits::Rated;
 use crate::topic::Access;
@@ -73,7 +76,9 @@ fn admit(request: &HttpRequest) -> Result<Admitted, ApiError> {
         access,
         checkpoint: match shown {
             Shown::InCookie(_) | Shown::ByProxy(_) => checkpoint.where_nothing_was_shown(),
-            Shown::Nothing | Shown::InHeader(_) | Shown::InQuery(_) => checkpoint,
+            Shown::Nothing | Shown::InHeader(_) | Shown::InQuery(_) | Shown::InHandshake(_) => {
+                checkpoint
+            }
         },
     })
 }
@@ -91,6 +96,7 @@ pub(super) enum Shown {
     InCookie(String),
     /// By the word of a proxy, for this subject.
     ByProxy(String),
+    InHandshake(Arc<Certificate>),
 }
 
 impl Shown {
@@ -101,6 +107,7 @@ impl Shown {
                 Credential::Bearer(token)
             }
             Self::ByProxy(subject) => Credential::Proxy(subject),
+            Self::InHandshake(certificate) => Credential::Certificate(certificate),
         }
     }
 }
@@ -108,7 +115,12 @@ impl Shown {
 /// The first that is there counts, whatever it is worth.
 fn shown(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiError> {
     match (bearer(request), token_in_query(request)?) {
-        (None, None) => ambient::shown(request, gate),
+        (None, None) => Ok(match ambient::shown(request, gate)? {
+            Shown::Nothing => Connection::of(request)
+                .and_then(|connection| connection.client_certificate())
+                .map_or(Shown::Nothing, Shown::InHandshake),
+            shown => shown,
+        }),
         (Some(token), None) => Ok(Shown::InHeader(token)),
         (None, Some(token)) => Ok(Shown::InQuery(token)),
         (Some(_), Some(_)) => Err(ApiError::new(

@@ -7,6 +7,7 @@ use actix_web::HttpRequest;
 use actix_web::http::header::{FORWARDED, HeaderMap};
 use ipnet::IpNet;
 
+use crate::connections::Connection;
 use crate::limits::{Network, is_trusted};
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
@@ -76,24 +77,24 @@ fn behind_proxy(request: &HttpRequest, peer: IpAddr, trusted: &[IpNet]) -> IpAdd
     }
 }
 
-/// Whether what the client has sent came in plain text over a network: from another machine, and not, as a trusted proxy says, by https.
+/// Whether what the client has sent came in plain text over a network: from another machine, and neither by TLS of Hark's own nor, as a trusted proxy
+/// says, by https.
 pub(super) fn is_overheard(request: &HttpRequest, trusted: &[IpNet]) -> bool {
-    let Some(peer) = request.peer_addr() else {
+    if request.peer_addr().is_none() {
         return false;
-    };
-    let peer = peer.ip().to_canonical();
-    if !is_trusted(peer, trusted) {
-        return !peer.is_loopback();
     }
     let client = client_address(request, trusted);
     let client = read_address(&client).or_else(|| client.parse().ok());
-    !is_https(request, trusted) && !client.is_some_and(|client| client.is_loopback())
+    let is_on_this_machine = client.is_some_and(|client| client.to_canonical().is_loopback());
+    !is_https(request, trusted) && !is_on_this_machine
 }
 
-/// Whether a trusted proxy says that the client asked it by https (`X-Forwarded-Proto`, or `proto` of `Forwarded`).
+/// Whether the client asked by https: of Hark's own, or as a trusted proxy says (`X-Forwarded-Proto`, or `proto` of `Forwarded`).
 pub(super) fn is_https(request: &HttpRequest, trusted: &[IpNet]) -> bool {
+    let connection = Connection::of(request);
+    let is_encrypted = connection.is_some_and(|connection| connection.is_encrypted());
     if !is_from_trusted(request, trusted) {
-        return false;
+        return is_encrypted;
     }
     let headers = request.headers();
     // What the proxy that we see has added stands last.
@@ -108,18 +109,16 @@ pub(super) fn is_https(request: &HttpRequest, trusted: &[IpNet]) -> bool {
         .flatten()
         .map(|proto| proto.trim().trim_matches('"').to_ascii_lowercase())
         .collect();
-    !said.is_empty() && said.iter().all(|proto| proto == "https" || proto == "wss")
+    match said.is_empty() {
+        true => is_encrypted,
+        false => said.iter().all(|proto| proto == "https" || proto == "wss"),
+    }
 }
 
 /// Whether a trusted proxy has passed the request on.
 pub(super) fn is_from_trusted(request: &HttpRequest, trusted: &[IpNet]) -> bool {
     let peer = request.peer_addr();
-    peer.is_some_and(|peer| is_among(peer.ip(), trusted))
-}
-
-fn is_among(address: IpAddr, networks: &[IpNet]) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
+    peer.is_some_and(|peer| is_trusted(peer.ip(), trusted))
 }
 
 /// A header's list over all its lines (RFC 9110, section 5.3); `None` if it is not there.

@@ -149,11 +149,13 @@ fn ms(time: Duration) -> u64 {
 }
 
 pub(super) async fn no_such_route(request: HttpRequest) -> HttpResponse {
-    let message = format!(
-        "there is nothing at {}; protocol/README.md lists the routes",
-        request.path()
-    );
-    ApiError::with_status(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message).error_response()
+    nothing_at(request.path()).error_response()
+}
+
+/// There is no such route, or none that this listener serves.
+pub(super) fn nothing_at(path: &str) -> ApiError {
+    let message = format!("there is nothing at {path}; protocol/README.md lists the routes");
+    ApiError::with_status(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message)
 }
 
 /// A method that the path does not have; `allowed` are those it has (RFC 9110, section 15.5.6).

@@ -45,6 +45,7 @@ use serde_json::json;
 use crate::connections::Connection;
 use crate::identity::{Authority, Identity};
 use crate::limits::{Limits, Meter};
+use crate::listeners::Listeners;
 use crate::message_log::Health;
 use crate::reload::Reloads;
 use crate::session::{About, Sessions, Transport};
@@ -66,6 +67,8 @@ pub struct Gate {
     pub(crate) authority: Arc<Authority>,
     /// Reads again what is configured in files.
     pub(crate) reloads: Arc<Reloads>,
+    /// Where clients come in: what is wrong there is said by `/readyz`.
+    pub(crate) listeners: Arc<Listeners>,
     /// Whether a token is taken that anybody on its way could read.
     pub takes_plaintext: bool,
     /// Who is connected.
@@ -238,7 +241,7 @@ async fn front_page() -> HttpResponse {
         "<!doctype html><meta charset=utf-8><title>Hark</title><h1>Hark ",
         env!("CARGO_PKG_VERSION"),
         "</h1><p>A pub/sub message broker that remembers. <a href=demo>Try it.</a> It serves WebSockets at <code>/ws</code>; \
-         in this page's console:<pre>ws = new WebSocket(`ws://${location.host}/ws`)\n\
+         in this page's console:<pre>ws = new WebSocket(`${location.origin.replace('http', 'ws')}/ws`)\n\
          ws.onmessage = e => console.log(e.data)\n\
          ws.onopen = () => ws.send('{\"type\":\"subscribe\",\"id\":1,\"topic\":\"hello\",\"from\":\"earliest\"}')</pre>"
     ))
@@ -255,6 +258,7 @@ async fn ready(gate: web::Data<Gate>) -> HttpResponse {
         mut warnings,
     } = gate.registry.health();
     warnings.extend(gate.reloads.warning());
+    warnings.extend(gate.listeners.warnings());
     let stopping = gate.stopping.load(Ordering::Relaxed);
     let (mut response, mut body) = match refuses_writes {
         _ if stopping => (

@@ -1,6 +1,8 @@
 //! What holds for every request and every answer, whatever the route. Owns rules of HTTP that actix-http leaves to its users, and what browsers are
 //! told to do with pages; who may come in is asked of `guard`.
 
+use std::sync::Arc;
+
 use actix_http::{ConnectionType, RequestHead};
 use actix_web::HttpRequest;
 use actix_web::ResponseError;
@@ -12,7 +14,8 @@ use actix_web::middleware::Next;
 use actix_web::web;
 use hark_protocol::ErrorCode;
 
-use super::{ApiError, Gate, guard};
+use super::{ApiError, Gate, error, guard};
+use crate::connections::Connection;
 
 /// Request headers that say one thing. Of two lines the first would win for one reader, and the last for another (RFC 9110, section 5.3).
 /// actix-http refuses a second `Host`, `Content-Length` and `Transfer-Encoding` itself.
@@ -51,7 +54,8 @@ pub async fn keep_rules<B: MessageBody + 'static>(
     let version = request.version();
     let names_websocket = names_websocket(request.head());
     let asks_to_upgrade = request.head().upgrade();
-    let mut response = match check(request.request()) {
+    let checked = check(request.request()).and_then(|()| check_is_served(&request));
+    let mut response = match checked {
         Err(error) => request
             .into_response(error.error_response())
             .map_into_right_body(),
@@ -105,6 +109,15 @@ fn names_websocket(head: &RequestHead) -> bool {
         let to = to.as_bytes().trim_ascii();
         to.eq_ignore_ascii_case(b"websocket")
     })
+}
+
+/// A route that its listener does not serve is not there. By the path that routes are found by, in which nothing is hidden by `%`.
+fn check_is_served(request: &ServiceRequest) -> Result<(), ApiError> {
+    let path = request.match_info().unprocessed();
+    match request.conn_data::<Arc<Connection>>() {
+        Some(connection) if !connection.serves(path) => Err(error::nothing_at(request.path())),
+        _ => Ok(()),
+    }
 }
 
 fn check(request: &HttpRequest) -> Result<(), ApiError> {

@@ -20,11 +20,14 @@ use super::revocations::{RevocationForm, Revoked, parse_lines};
 use super::standing::{Changes, Standing};
 use super::verified::VerifiedTokens;
 use super::{Act, Credential, Identity, Inner, MayAdmin, Refusal, Shown, Who, ring_backend};
+use crate::certificate::Certificate;
 use crate::config;
 
 /// How far the clocks of issuers may be off, where nothing is said.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(5 * 60);
+/// What rules call the issuer of client certificates, where nothing is said.
+const CERTIFICATES: &str = "client-certificate";
 /// The algorithms that are taken, by their names in tokens.
 const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("HS256", Algorithm::HS256),
@@ -61,6 +64,8 @@ struct Configured {
     api_keys: Option<ApiKeys>,
     cookie: Option<Arc<str>>,
     proxy: Option<ProxyIdentity>,
+    /// What the issuer of client certificates is called, where they say who somebody is.
+    certificates: Option<Box<str>>,
     rules: Vec<Rule>,
     revoked: Revoked,
     anonymous: OnceLock<Identity>,
@@ -151,6 +156,8 @@ impl Authority {
             (None, Credential::None) => Ok(Identity::unrestricted()),
             // Whoever gives a token believes that it is looked at.
             (None, Credential::Bearer(_) | Credential::Proxy(_)) => Err(unsupported()),
+            // Whoever comes in with one has been let in by the listener; that is all it is for.
+            (None, Credential::Certificate(_)) => Ok(Identity::unrestricted()),
             (Some(live), credential) => live.judge(credential, now),
         }
     }
@@ -212,6 +219,12 @@ impl Authority {
             }
         }
         Explanation { judgement, notes }
+    }
+
+    /// Whether a client certificate says who somebody is.
+    pub(crate) fn takes_certificates(&self) -> bool {
+        let live = self.0.as_ref();
+        live.is_none_or(|live| live.configured().certificates.is_some())
     }
 
     /// Waits until every set of keys has been read, or could not be. For those who ask once and go.
@@ -355,6 +368,12 @@ impl Live {
             Credential::Bearer(token) => {
                 let judged = configured.judge(token, now)?;
                 self.settle(&configured, judged, None, changes)
+            }
+            Credential::Certificate(certificate) => {
+                match configured.by_certificate(certificate, now)? {
+                    Some(judged) => self.settle(&configured, judged, None, changes),
+                    None => Ok(self.anonymous(&configured, changes)),
+                }
             }
             Credential::Proxy(subject) => {
                 let judged = configured.by_proxy(subject)?;
@@ -516,6 +535,17 @@ impl Configured {
         let proxy = form.proxy_identity;
         let proxy = proxy.map(|form| ProxyIdentity::new(&form.header, form.issuer, is_taken));
         let proxy = proxy.transpose()?;
+        let certificates = match form.client_certificates {
+            Some(form) => {
+                let name = form.name.as_deref().unwrap_or(CERTIFICATES);
+                let is_taken = issuers.iter().any(|issuer| *issuer.name == *name)
+                    || proxy.as_ref().is_some_and(|proxy| proxy.issuer() == name);
+                check_certificates(name, is_taken)
+                    .map_err(|error| format!("[client_certificates] name: {error}"))?;
+                Some(name.into())
+            }
+            None => None,
+        };
         let mut rules: Vec<Rule> = Vec::new();
         for (number, form) in (1..).zip(form.rule) {
             let named = |error: String| format!("[[rule]] number {number}: {error}");
@@ -523,8 +553,9 @@ impl Configured {
                 issuers.iter().any(|issuer| *issuer.name == *name)
                     || (api_keys.is_some() && name == api_keys::ISSUER)
                     || proxy.as_ref().is_some_and(|proxy| proxy.issuer() == name)
+                    || certificates.as_deref() == Some(name)
             };
-            let has_identities = has_tokens || proxy.is_some();
+            let has_identities = has_tokens || proxy.is_some() || certificates.is_some();
             let rule = rule(form, has_identities, is_known).map_err(named)?;
             if rule.name.is_some() && rules.iter().any(|other| other.name == rule.name) {
                 return Err(named("name: another rule has it already".to_owned()));
@@ -557,6 +588,7 @@ impl Configured {
             api_keys,
             cookie,
             proxy,
+            certificates,
             rules,
             revoked,
             anonymous: OnceLock::new(),
@@ -587,6 +619,36 @@ impl Configured {
         Ok(of_api_key(id, key))
     }
 
+    /// Whom a certificate names; `None`: that counts for nothing here.
+    fn by_certificate(
+        &self,
+        certificate: &Arc<Certificate>,
+        now: SystemTime,
+    ) -> Result<Option<Judged<'_>>, Refusal> {
+        let Some(issuer) = &self.certificates else {
+            return Ok(None);
+        };
+        // It was good when the connection began, or when its ticket was made.
+        if certificate.not_after <= now {
+            return Err(Refusal::unauthenticated(
+                "the client's certificate has run out; connect with a new one",
+            ));
+        }
+        let subject = certificate.subject.as_deref().ok_or_else(|| {
+            Refusal::unauthenticated(
+                "the client's certificate names nobody: it needs a URI, DNS or e-mail name, or a common name, of 1 to 255 bytes",
+            )
+        })?;
+        Ok(Some(Judged {
+            expires_at: Some(certificate.not_after),
+            issued_at: Some(certificate.not_before),
+            ..Judged::without_end(
+                Who::new(issuer, subject),
+                Shown::Certificate(certificate.clone()),
+            )
+        }))
+    }
+
     fn judge_token(&self, shown: &str, now: SystemTime) -> Result<Judged<'_>, Refusal> {
         let token = Unverified::read(shown)?;
         self.by_issuer(token.issuer(), |issuer| {
@@ -598,6 +660,7 @@ impl Configured {
     fn again(&self, identity: &Identity, now: SystemTime) -> Result<Option<Judged<'_>>, Refusal> {
         match &identity.0.shown {
             Shown::Nothing => Ok(None),
+            Shown::Certificate(certificate) => self.by_certificate(certificate, now),
             Shown::ByProxy => {
                 let judged = self.by_proxy(identity.who().subject())?;
                 match judged.who == *identity.who() {
@@ -694,6 +757,17 @@ impl Rule {
                 Some(Whose::Issuer(issuer)) => *who.issuer() == **issuer,
                 Some(Whose::One(one)) => one == who,
             }
+    }
+}
+
+/// Equal names would make one issuer of two.
+fn check_certificates(name: &str, is_taken: bool) -> Result<(), String> {
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("needs a name without spaces, by which rules refer to it".to_owned());
+    }
+    match is_taken || name == api_keys::ISSUER {
+        true => Err(format!("{name:?} is another issuer's")),
+        false => Ok(()),
     }
 }
 
@@ -954,7 +1028,7 @@ fn rule(
         Some(who) => match who.split_once(' ') {
             Some((issuer, _)) if !is_known(issuer) => {
                 return never(&format!(
-                    "{issuer:?} is no [[issuer]], no API keys and no proxy's"
+                    "{issuer:?} is no [[issuer]], no API keys, no proxy's and no [client_certificates]"
                 ));
             }
             Some((issuer, "*")) => Some(Whose::Issuer(issuer.into())),
@@ -977,7 +1051,7 @@ fn rule(
     let needs_identity = matches!(whose, Some(Whose::EveryIdentity)) || whose.is_none();
     if !has_identities && (needs_identity || !rights.fit(None)) {
         return never(
-            "nobody has an identity without an [[issuer]], [api_keys] or [proxy_identity]",
+            "nobody has an identity without an [[issuer]], [api_keys], [proxy_identity] or [client_certificates]",
         );
     }
     Ok(Rule {

@@ -586,6 +586,49 @@ fn without_a_credential_one_has_what_everybody_has() {
     assert_ne!(other.unwrap().who(), identity.who());
 }
 
+fn certificate(subject: Option<&str>) -> Arc<Certificate> {
+    Arc::new(Certificate {
+        subject: subject.map(Into::into),
+        not_before: at(-10),
+        not_after: at(10),
+        fingerprint: "ab12".into(),
+    })
+}
+
+#[test]
+fn a_certificate_is_an_identity_where_the_file_says_so() {
+    let rules = "[[rule]]\nwho = \"anonymous\"\nsubscribe = [\"public.>\"]\n";
+    let ana = certificate(Some("ana"));
+    let judge = |auth: &str, shown: &Arc<Certificate>, now: SystemTime| {
+        let authority = Setup::new(auth).load().unwrap();
+        authority.judge(Credential::Certificate(shown), now)
+    };
+    assert!(judge(rules, &ana, now()).unwrap().who().is_anonymous());
+
+    let with = format!(
+        "{rules}[client_certificates]\n[[rule]]\nwho = \"client-certificate ana\"\npublish = [\"in.{{sub}}\"]\n"
+    );
+    let identity = judge(&with, &ana, now()).unwrap();
+    assert_eq!(*identity.who(), Who::new("client-certificate", "ana"));
+    assert_eq!(identity.certificate(), Some("ab12"));
+    assert_eq!(identity.expires_at(), Some(at(10)));
+    assert!(identity.may(Act::Publish, &topic("in.ana")));
+    assert!(identity.may(Act::Subscribe, &topic("public.x")));
+    let bob = judge(&with, &certificate(Some("bob")), now()).unwrap();
+    assert!(!bob.may(Act::Publish, &topic("in.bob")));
+    for (shown, now, said) in [
+        (&ana, at(10), "run out"),
+        (&certificate(None), now(), "names nobody"),
+    ] {
+        let refused = judge(&with, shown, now).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Unauthenticated);
+        assert!(refused.message.contains(said), "{refused}");
+    }
+    // What lets in without --auth is no identity.
+    let open = Authority::open().judge(Credential::Certificate(&ana), now());
+    assert!(open.unwrap().who().is_anonymous());
+}
+
 #[test]
 fn an_issuer_may_have_an_old_and_a_new_key() {
     let again = r#"
@@ -690,6 +733,18 @@ fn mistakes_are_named_with_file_and_setting() {
         (
             hs("").replace("audience = [\"hark\"]", ""),
             &["audience", "any_audience"],
+        ),
+        (
+            rule("who = \"client-certificate *\"\npublish = [\"a\"]"),
+            &["client-certificate", "[client_certificates]"],
+        ),
+        (
+            hs("") + "[client_certificates]\nname = \"i\"\n",
+            &["[client_certificates] name", "another issuer"],
+        ),
+        (
+            hs("") + "[client_certificates]\nname = \"a b\"\n",
+            &["[client_certificates] name", "spaces"],
         ),
         (hs("").replace("\"i\"", "\"\""), &["name"]),
         (hs("").replace("\"i\"", "\"a b\""), &["name", "spaces"]),

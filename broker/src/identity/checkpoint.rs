@@ -75,7 +75,7 @@ impl Checkpoint {
 
     fn check_overheard(&self, credential: Credential<'_>) -> Result<(), Refusal> {
         match credential {
-            Credential::None => Ok(()),
+            Credential::None | Credential::Certificate(_) => Ok(()),
             _ if !self.is_overheard => Ok(()),
             Credential::Bearer(_) | Credential::Proxy(_) => Err(Refusal::new(
                 ErrorCode::Forbidden,

@@ -24,6 +24,7 @@ pub(super) struct AuthFile {
     pub(super) cookie: Option<CookieForm>,
     pub(super) proxy_identity: Option<ProxyIdentityForm>,
     pub(super) revocations: Option<RevocationsForm>,
+    pub(super) client_certificates: Option<ClientCertificatesForm>,
     #[serde(default)]
     pub(super) rule: Vec<RuleForm>,
 }
@@ -78,6 +79,14 @@ pub(super) struct RevocationsForm {
     pub(super) file: PathBuf,
 }
 
+/// That client certificates say who somebody is. By whom they have to be signed the listener says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientCertificatesForm {
+    /// What rules call their issuer.
+    pub(super) name: Option<String>,
+}
+
 /// What is allowed to whom.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,7 +107,7 @@ pub(super) struct RuleForm {
 }
 
 /// Reads a file of the configuration.
-pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
     read(path, |_| Ok(()))
 }
 

@@ -22,10 +22,12 @@ use std::time::{Duration, SystemTime};
 
 use hark_protocol::{ErrorCode, TopicName};
 
+use crate::certificate::Certificate;
+
 pub(crate) use api_keys::{KeyFile, KeyForm, NewKey, random_id};
 pub(crate) use authority::{Authority, Explanation, secret};
 pub(crate) use checkpoint::Checkpoint;
-pub(crate) use file::read_private;
+pub(crate) use file::{read_bytes, read_private};
 pub(crate) use grants::Grants;
 pub(crate) use jwt::{unverified_names, unverified_parts};
 pub(crate) use kept::{FILE_NAME as KEPT_FILE_NAME, Kept};
@@ -64,6 +66,7 @@ enum Shown {
     Nothing,
     /// What a proxy says stands as long as it is believed.
     ByProxy,
+    Certificate(Arc<Certificate>),
     Token(Arc<jwt::Known>),
     /// The one whose id is the identity's token id.
     ApiKey(api_keys::Hash),
@@ -104,6 +107,8 @@ pub(crate) enum Credential<'a> {
     Bearer(&'a str),
     /// Whom a declared proxy has let in, by its own word.
     Proxy(&'a str),
+    /// The client's certificate, signed by whom its listener believes.
+    Certificate(&'a Arc<Certificate>),
 }
 
 /// Why a credential is refused: a code of the wire and a sentence.
@@ -197,17 +202,20 @@ impl Identity {
         self.0.expires_at
     }
 
-    /// SHA-256 of the certificate that was shown, in hexadecimal: what that can be revoked by.
-    pub(crate) fn certificate(&self) -> Option<&str> {
-        None
-    }
-
     /// What it can be revoked by: the `jti` of a token, the id of an API key.
     pub(crate) fn token_id(&self) -> Option<&str> {
         self.0.token_id.as_deref()
     }
 
-    /// When the token or key was made, where it says so.
+    /// The SHA-256 fingerprint, in hexadecimal, of the client certificate that it was settled by: what it can be revoked by.
+    pub(crate) fn certificate(&self) -> Option<&str> {
+        match &self.0.shown {
+            Shown::Certificate(certificate) => Some(&certificate.fingerprint),
+            _ => None,
+        }
+    }
+
+    /// When the token, key or certificate was made, where it says so.
     pub(crate) fn issued_at(&self) -> Option<SystemTime> {
         self.0.issued_at
     }
@@ -271,6 +279,7 @@ impl fmt::Debug for Credential<'_> {
             Self::None => "None",
             Self::Bearer(_) => "Bearer(…)",
             Self::Proxy(_) => "Proxy(…)",
+            Self::Certificate(_) => "Certificate(…)",
         })
     }
 }

@@ -235,7 +235,7 @@ impl Revoked {
     pub(super) fn covers(&self, identity: &Identity) -> Option<&'static str> {
         let who = identity.who();
         let by_what_was_shown = match &identity.0.shown {
-            Shown::Nothing | Shown::ByProxy => false,
+            Shown::Nothing | Shown::ByProxy | Shown::Certificate(_) => false,
             Shown::Token(known) => {
                 let is_of = |issuer: &Option<Box<str>>| {
                     issuer

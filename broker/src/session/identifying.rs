@@ -202,8 +202,12 @@ impl Session {
             return;
         };
         let now = SystemTime::now();
+        let (shown, next) = match identity.certificate() {
+            None => ("token", "send a new one"),
+            Some(_) => ("certificate", "connect with a new one"),
+        };
         let Some(left) = left(expires_at, now) else {
-            let reason = "the token has run out";
+            let reason = &format!("the {shown} has run out");
             self.close(ctx, CloseCode::UNAUTHENTICATED, reason);
             return;
         };
@@ -214,7 +218,7 @@ impl Session {
         if left > notice {
             wait = left - notice;
         } else if !std::mem::replace(&mut self.identifying.told_expiring, true) {
-            let message = format!("the token runs out in {} s; send a new one", left.as_secs());
+            let message = format!("the {shown} runs out in {} s; {next}", left.as_secs());
             self.send_error(ctx, None, ErrorCode::Expiring, message);
         }
         let wait = wait.min(LOOK_EVERY);
