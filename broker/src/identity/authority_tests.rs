@@ -1265,8 +1265,8 @@ fn an_api_key_is_judged_again_by_what_its_file_says() {
 
     for (changed, is_good) in [
         (text.clone(), true),
-        (text.replace("\"shop\"", "\"shop2\""), false),
         (text.replace("hash = \"", "hash = \"0"), true),
+        (text.replace("\"shop\"", "\"shop2\""), false),
         (String::new(), false),
         (text.clone(), true),
     ] {
