@@ -115,7 +115,7 @@ impl Streaming {
 
     /// It says when to come back, and that is all; anything but 200 is the end of all for a browser.
     #[track_caller]
-    fn is_sent_away(self) {
+    fn expect_sent_away(self) {
         let Response {
             status,
             headers,
@@ -167,17 +167,6 @@ fn ask(ws: &mut RawWs, command: &Value) -> Value {
     }
 }
 
-/// The answers to so many commands that were sent together, by their ids.
-fn answers(ws: &mut RawWs, ids: impl Iterator<Item = u64>) -> Vec<Value> {
-    let mut answers = Vec::new();
-    for id in ids {
-        let answer = ws.read_json();
-        assert_eq!(answer["id"], id, "answers come in order: {answer}");
-        answers.push(answer);
-    }
-    answers
-}
-
 #[test]
 fn commands_beyond_the_rate_are_refused_on_every_transport() {
     let broker = behind_proxy("limit-commands", "address=3/h").start();
@@ -219,7 +208,7 @@ fn commands_beyond_the_rate_are_refused_on_every_transport() {
     );
     guest("192.0.2.2")
         .stream("/v1/events?topic=a")
-        .is_sent_away();
+        .expect_sent_away();
     // What is no command is answered.
     guest("192.0.2.2").get("/healthz").ok();
 
@@ -351,7 +340,7 @@ fn bad_credentials_are_answered_later_and_good_ones_at_once() {
     assert_eq!(answer.headers["connection"], "close", "{answer:?}");
     expect_later(&bad("192.0.2.1").no_session(), "rate_limited");
     let stream = format!("/v1/events?topic=public.a&access_token={}", "garbage");
-    guest("192.0.2.1").stream(&stream).is_sent_away();
+    guest("192.0.2.1").stream(&stream).expect_sent_away();
     let mut ws = guest("192.0.2.1").session();
     expect_refused(&auth(&mut ws, "garbage"), "rate_limited");
     expect_sent_away(&mut ws);
@@ -421,7 +410,7 @@ fn an_identity_has_so_many_connections_wherever_they_are() {
 
     let third = guest("192.0.2.3", ana.as_str());
     expect_later(&third.no_session(), "rate_limited");
-    third.stream(events).is_sent_away();
+    third.stream(events).expect_sent_away();
     expect_later(
         &third.get("/v1/topics/user.ana.inbox/messages?wait=1"),
         "rate_limited",
@@ -453,7 +442,7 @@ fn an_address_behind_a_proxy_has_so_many_connections() {
     let events = "/v1/events?topic=a";
     let held = (guest.session(), guest.stream(events).goes_on());
     expect_later(&guest.no_session(), "rate_limited");
-    guest.stream(events).is_sent_away();
+    guest.stream(events).expect_sent_away();
     guest.publish("a").ok();
     let _other = Guest::new(&broker, "192.0.2.2").session();
     drop(held);
@@ -469,7 +458,7 @@ fn an_address_behind_a_proxy_begins_so_many_connections() {
     let events = "/v1/events?topic=a";
     drop((guest.session(), guest.stream(events).goes_on()));
     expect_later(&guest.no_session(), "rate_limited");
-    guest.stream(events).is_sent_away();
+    guest.stream(events).expect_sent_away();
     guest.publish("a").ok();
     Guest::new(&broker, "192.0.2.2").session();
 }
@@ -516,7 +505,7 @@ fn an_address_that_connects_itself_is_counted_when_it_is_accepted() {
     }
     Guest::new(&broker, "192.0.2.77")
         .stream("/v1/events?topic=a")
-        .is_sent_away();
+        .expect_sent_away();
     assert_eq!(ask(&mut held[0], &publish(1, "a"))["type"], "published");
     held.pop();
     wait_until("there is a place again", || {
@@ -543,7 +532,7 @@ fn so_many_subscriptions_at_a_time() {
         &ask(&mut other, &subscribe(2, "b")),
         "too_many_subscriptions",
     );
-    guest.stream("/v1/events?topic=a").is_sent_away();
+    guest.stream("/v1/events?topic=a").expect_sent_away();
 
     let left = ask(
         &mut one,

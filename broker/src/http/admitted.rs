@@ -42,7 +42,7 @@ impl FromRequest for Admitted {
         // A browser's `EventSource` that is answered anything but 200 gives up for good.
         let is_stream = is_stream(request);
         ready(admit(request).map_err(|error| match is_stream {
-            true => error.to_stream(),
+            true => error.for_stream(),
             false => error,
         }))
     }

@@ -42,7 +42,7 @@ impl ApiError {
     }
 
     /// The same to whoever asked for an event stream: where it passes, it is said as a stream that ends at once, and when to come back.
-    pub(super) fn to_stream(self) -> Self {
+    pub(super) fn for_stream(self) -> Self {
         Self {
             is_to_stream: true,
             ..self

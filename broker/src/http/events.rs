@@ -37,7 +37,7 @@ pub(super) async fn of_topic(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, Some(&topic), Form::Stream)?;
-    answer(&request, &gate, &access, reading).map_err(ApiError::to_stream)
+    answer(&request, &gate, &access, reading).map_err(ApiError::for_stream)
 }
 
 pub(super) async fn of_topics(
@@ -46,7 +46,7 @@ pub(super) async fn of_topics(
     gate: web::Data<Gate>,
 ) -> Result<HttpResponse, ApiError> {
     let reading = reading::read(&request, None, Form::Stream)?;
-    answer(&request, &gate, &access, reading).map_err(ApiError::to_stream)
+    answer(&request, &gate, &access, reading).map_err(ApiError::for_stream)
 }
 
 fn answer(
