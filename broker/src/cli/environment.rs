@@ -56,7 +56,7 @@ fn find(command: &Command, long: &str, places: &mut Vec<String>) {
     for below in command.get_subcommands() {
         if below
             .get_arguments()
-            .any(|arg| arg.get_long() == Some(long) && !arg.is_hide_set())
+            .any(|arg| arg.get_long() == Some(long))
         {
             places.extend(below.get_bin_name().map(str::to_owned));
         } else {
