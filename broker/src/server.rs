@@ -240,10 +240,10 @@ impl Looks {
 /// Opens the log and makes everything that requests are given.
 fn open(config: &Config) -> Result<Gate, ServeError> {
     // First: it is soon said what is wrong with it.
-    let authority = match &config.auth {
+    let authority = Arc::new(match &config.auth {
         Some(file) => Authority::load(file).map_err(ServeError::Auth)?,
         None => Authority::open(),
-    };
+    });
     let clock = Clock::system();
     let faults = Faults {
         enabled: std::env::var_os("HARK_FAULTS").is_some_and(|value| value == "1"),
@@ -288,11 +288,12 @@ fn open(config: &Config) -> Result<Gate, ServeError> {
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
         remembered,
+        authority: Arc::clone(&authority),
         faults,
     };
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
-        authority: Arc::new(authority),
+        authority,
         takes_plaintext: config.auth.is_none() || config.insecure_plaintext,
         sessions: Arc::<Sessions>::default(),
         session_settings: SessionSettings {

@@ -15,7 +15,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// By a secret.
 const SHARED: &str = "https://shared.example";
 /// By a set of public keys.
@@ -52,7 +52,7 @@ monitor = true
 "#;
 
 /// Who signs, and a folder with all that the broker is told of it.
-struct Issuers {
+pub(crate) struct Issuers {
     dir: TempDir,
     pair: Ed25519KeyPair,
 }
@@ -62,7 +62,7 @@ impl Issuers {
         Self::with(RULES)
     }
 
-    fn with(rules: &str) -> Self {
+    pub(crate) fn with(rules: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
@@ -78,7 +78,7 @@ impl Issuers {
         self.dir.path().join("auth.toml")
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup::new().flag("auth", self.file().display())
     }
 
@@ -105,7 +105,7 @@ fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", part(header), part(claims))
 }
 
-fn by_secret(secret: &[u8], claims: &Value) -> String {
+pub(crate) fn by_secret(secret: &[u8], claims: &Value) -> String {
     let signed = unsigned(&json!({"alg": "HS256"}), claims);
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let signature = hmac::sign(&key, signed.as_bytes());
@@ -117,7 +117,7 @@ fn now_s() -> u64 {
     now.unwrap().as_secs()
 }
 
-fn claims(issuer: &str, subject: &str) -> Value {
+pub(crate) fn claims(issuer: &str, subject: &str) -> Value {
     let now = now_s();
     json!({"iss": issuer, "sub": subject, "aud": "hark", "iat": now, "exp": now + 600})
 }

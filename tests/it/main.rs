@@ -55,6 +55,7 @@ mod process;
 mod producers;
 mod publish_all;
 mod publish_many;
+mod publisher;
 mod races;
 mod receiving;
 mod restart;

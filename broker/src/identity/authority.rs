@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use hark_protocol::ErrorCode;
+use hark_protocol::{ErrorCode, TopicName, TopicPattern};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::api_keys::{self, ApiKeys};
-use super::file::{self, AuthFile, IssuerForm, RuleForm};
+use super::file::{self, AuthFile, IssuerForm, RuleForm, TopicForm};
 use super::grants::{Added, Grants, Rights};
 use super::jwks::Jwks;
 use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified};
@@ -18,6 +18,8 @@ use crate::config;
 /// How far the clocks of issuers may be off, where nothing is said.
 const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(5 * 60);
+/// It is kept with each message of a subject.
+const MAX_ISSUER_BYTES: usize = 255;
 /// The algorithms that are taken, by their names in tokens.
 const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("HS256", Algorithm::HS256),
@@ -35,7 +37,16 @@ struct Configured {
     issuers: Vec<Issuer>,
     api_keys: Option<ApiKeys>,
     rules: Vec<Rule>,
+    /// In the order of the file: the first that matches a topic counts.
+    topics: Vec<TopicRule>,
     anonymous: Identity,
+}
+
+/// What holds for the topics of a pattern.
+#[derive(Debug)]
+struct TopicRule {
+    pattern: TopicPattern,
+    tells_identity: bool,
 }
 
 #[derive(Debug)]
@@ -130,6 +141,13 @@ impl Authority {
         Explanation { judgement, notes }
     }
 
+    /// Whether readers of `topic` are told who published a message.
+    pub(crate) fn tells_identity(&self, topic: &TopicName) -> bool {
+        let mut rules = self.0.iter().flat_map(|configured| &configured.topics);
+        let first = rules.find(|rule| rule.pattern.matches(topic));
+        first.is_some_and(|rule| rule.tells_identity)
+    }
+
     /// Waits until every set of keys has been read, or could not be. For those who ask once and go.
     pub(crate) fn wait_for_keys(&self, patience: Duration) {
         for issuer in self.0.iter().flat_map(|configured| &configured.issuers) {
@@ -211,6 +229,11 @@ impl Configured {
                 ));
             }
         }
+        let mut topics: Vec<TopicRule> = Vec::new();
+        for (number, form) in (1..).zip(&form.topic) {
+            let rule = topic_rule(form, &topics);
+            topics.push(rule.map_err(|error| format!("[[topic]] number {number}: {error}"))?);
+        }
         let has_grants = issuers.iter().any(|issuer| issuer.grants_claim);
         if rules.is_empty() && !has_grants && api_keys.is_none() {
             return Err("nobody could do anything; add a [[rule]]".to_owned());
@@ -219,6 +242,7 @@ impl Configured {
             issuers,
             api_keys,
             rules,
+            topics,
             anonymous: Identity::new(Who::anonymous(), Grants::default(), None, None, None),
         };
         let nobody = Judged {
@@ -325,6 +349,9 @@ fn issuer(form: &IssuerForm, dir: &Path) -> Result<Issuer, String> {
             .contains(|c: char| c.is_whitespace() || c.is_control())
     {
         return Err("name: needs the `iss` of the tokens, which has no spaces".to_owned());
+    }
+    if form.name.len() > MAX_ISSUER_BYTES {
+        return Err(format!("name: has at most {MAX_ISSUER_BYTES} bytes"));
     }
     if form.name == api_keys::ISSUER {
         return Err("name: that is what rules call the issuer of API keys".to_owned());
@@ -541,6 +568,21 @@ fn rule(
         name: form.name,
         whose,
         rights,
+    })
+}
+
+fn topic_rule(form: &TopicForm, before: &[TopicRule]) -> Result<TopicRule, String> {
+    let pattern = TopicPattern::parse(&form.pattern)
+        .map_err(|error| format!("pattern: {:?}: {error}", form.pattern))?;
+    if before.iter().any(|rule| rule.pattern == pattern) {
+        return Err(format!(
+            "pattern: can never match: {:?} stands before, and the first that matches a topic counts",
+            form.pattern
+        ));
+    }
+    Ok(TopicRule {
+        pattern,
+        tells_identity: form.identity,
     })
 }
 

@@ -23,6 +23,8 @@ pub(super) struct AuthFile {
     pub(super) api_keys: Option<ApiKeysForm>,
     #[serde(default)]
     pub(super) rule: Vec<RuleForm>,
+    #[serde(default)]
+    pub(super) topic: Vec<TopicForm>,
 }
 
 /// Whose tokens are taken.
@@ -69,6 +71,15 @@ pub(super) struct RuleForm {
     pub(super) monitor: bool,
     #[serde(default)]
     pub(super) admin: bool,
+}
+
+/// What holds for topics, whoever publishes or reads.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TopicForm {
+    pub(super) pattern: String,
+    /// Whether readers are told who published a message.
+    pub(super) identity: bool,
 }
 
 /// Reads a file of the configuration.

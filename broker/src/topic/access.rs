@@ -7,11 +7,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use hark_protocol::{ErrorCode, TopicName};
+use hark_protocol::{ErrorCode, Idempotency, Message, TopicName};
 use tokio::sync::oneshot;
 
 use super::openings::Line;
-use super::{Delete, Deleted, History, Publish, Refusal, Registry, RoomHandle, Subscribe, names};
+use super::{
+    Delete, Deleted, History, Publish, PublishItem, Refusal, Registry, RoomHandle, Subscribe, names,
+};
+use crate::budget::Taken;
 use crate::identity::{Act, Identity};
 use crate::message_log::{Done, List, TopicInfo};
 use crate::settings::RoomSettings;
@@ -23,9 +26,13 @@ pub struct Access {
     identity: Identity,
 }
 
-/// The right to publish to a topic, with its room: as long as it is held, the room does not retire.
+/// The right to publish to a topic as somebody, with its room: as long as it is held, the room does not retire.
 #[derive(Debug)]
-pub struct MayPublish(Arc<RoomHandle>);
+pub struct MayPublish {
+    room: Arc<RoomHandle>,
+    /// Whose name is put to what is published; nobody's who is anonymous.
+    identity: Option<hark_protocol::Identity>,
+}
 
 /// The right to read a topic, with its room: as long as it is held, the room does not retire.
 #[derive(Debug)]
@@ -59,7 +66,17 @@ impl Access {
     /// The room of `topic`, to publish to.
     pub fn publish_to(&self, topic: &TopicName) -> Result<MayPublish, Refusal> {
         self.ask(Act::Publish, topic)?;
-        Ok(MayPublish(self.registry.room(topic)))
+        Ok(MayPublish {
+            room: self.registry.room(topic),
+            identity: self.identity.who().as_publisher().cloned(),
+        })
+    }
+
+    /// Asks again for a right that is held, as who the client is by now.
+    pub fn publish_again(&self, right: &mut MayPublish) -> Result<(), Refusal> {
+        self.ask(Act::Publish, right.room.topic())?;
+        right.identity = self.identity.who().as_publisher().cloned();
+        Ok(())
     }
 
     /// Whether it may read `topic`.
@@ -152,15 +169,32 @@ impl Access {
 }
 
 impl MayPublish {
-    /// Sends it to the room. Where that cannot be, the envelope answers `busy` by itself.
+    /// A message to be sent to the room, now or later. `tag` is the publisher's own name for it.
+    pub fn item(
+        &self,
+        tag: usize,
+        message: Message,
+        idempotency: Idempotency,
+        taken: Arc<Taken>,
+    ) -> PublishItem {
+        PublishItem {
+            tag,
+            message,
+            identity: self.identity.clone(),
+            idempotency,
+            taken,
+        }
+    }
+
+    /// Sends them to the room. Where that cannot be, the envelope answers `busy` by itself.
     pub fn publish(&self, order: Publish) {
-        self.0.order(order);
+        self.room.order(order);
     }
 
     /// Asks for the room anew, if it has died.
     pub fn renew(&mut self) {
-        if !self.0.is_connected() {
-            self.0 = self.0.anew(Line::First);
+        if !self.room.is_connected() {
+            self.room = self.room.anew(Line::First);
         }
     }
 }
