@@ -150,6 +150,7 @@ fn read_back(log: &Arc<SledLog>, topic: &TopicName, epoch: Epoch) -> Result<(), 
             up_to: u64::MAX,
             max_bytes: 64 * 1024,
             max_records: 10_000,
+            tell_identity: false,
         };
         log.read(read, Box::new(move |page| drop(tell.send(page))));
         let page = next(&told)??;
@@ -194,6 +195,7 @@ fn record(producer: &ProducerId, seq: u64) -> NewRecord {
             payload,
             headers: Headers::default(),
         },
+        identity: None,
         idempotency: Idempotency::Sequence {
             producer: producer.clone(),
             seq,

@@ -237,7 +237,7 @@ impl Looks {
 /// Opens the log and makes everything that requests are given.
 fn open(config: &Config, listeners: Arc<Listeners>) -> Result<Gate, ServeError> {
     // First: it is soon said what is wrong with it.
-    let authority = match &config.auth {
+    let authority = Arc::new(match &config.auth {
         Some(file) => {
             let authority = authority(file, config);
             let kept = Kept::read(&config.data_dir);
@@ -246,7 +246,7 @@ fn open(config: &Config, listeners: Arc<Listeners>) -> Result<Gate, ServeError> 
             keeping.map_err(ServeError::Auth)?
         }
         None => Authority::open(),
-    };
+    });
     let is_new = !message_log::sled::is_there(&config.data_dir);
     if listeners.take_client_certificates() && !authority.takes_certificates() {
         tracing::warn!(
@@ -299,11 +299,12 @@ fn open(config: &Config, listeners: Arc<Listeners>) -> Result<Gate, ServeError> 
         tail_budget: Budget::new("tail", TAIL_BUDGET_BYTES),
         staged_budget: Budget::new("staged", STAGED_BUDGET_BYTES),
         remembered,
+        authority: Arc::clone(&authority),
         faults,
     };
     Ok(Gate {
         registry: Registry::new(room_arbiters(config.room_threads), engines, room_settings),
-        authority: Arc::new(authority),
+        authority,
         reloads: Arc::default(),
         listeners,
         takes_plaintext: config.auth.is_none() || config.insecure_plaintext,

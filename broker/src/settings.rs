@@ -8,6 +8,7 @@ use hark_protocol::{Message, Record, ServerFrame, TopicName, TopicPattern};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
+use crate::identity::Authority;
 use crate::message_log::MessageLog;
 use crate::receiving::Receivings;
 use crate::remembered::Remembered;
@@ -27,6 +28,8 @@ pub struct RoomSettings {
     pub staged_budget: Budget,
     /// What all rooms together remember of producers and keys. Full of such as were heard lately: new ones are answered `busy`.
     pub remembered: Remembered,
+    /// Says in which topics readers are told who published a message.
+    pub(crate) authority: Arc<Authority>,
     /// Breakage on request, for tests.
     pub faults: Faults,
 }

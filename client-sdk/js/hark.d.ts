@@ -179,6 +179,8 @@ export interface Message {
   data: any;
   /** Of text, and of bytes if it was given. Published again with it, the data is what it was. */
   contentType?: string;
+  /** Who published it, as Hark says: in topics where that is told, of those who were not anonymous. Two are the same if both parts are. */
+  identity?: { issuer: string; subject: string };
   headers: Record<string, string>;
   /** The place after this message. */
   cursor: string;

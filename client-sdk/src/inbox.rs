@@ -460,6 +460,7 @@ impl Inbox {
             topic: topic.clone(),
             cursor,
             time_ms: record.time_ms,
+            identity: record.identity,
             payload: record.message.payload,
             headers: record.message.headers,
         };

@@ -126,8 +126,8 @@ pub use client::Client;
 pub use error::{ClientError, Gap, NextMessageError, PublishError, SubscribeError, Unanswered};
 pub use events::{ConnectionEvent, ConnectionEvents, Stats};
 pub use hark_protocol::{
-    CloseCode, Cursor, ErrorCode, GapReason, Headers, JsonText, Payload, ProducerId, Subprotocol,
-    SubscribeFrom, TopicName,
+    CloseCode, Cursor, ErrorCode, GapReason, Headers, Identity, JsonText, Payload, ProducerId,
+    Subprotocol, SubscribeFrom, TopicName,
 };
 pub use message::{Event, Message};
 pub use options::{ClientBuilder, FirstConnection, Producer, Reconnect, TokenError};

@@ -1,7 +1,7 @@
 //! What a subscription delivers.
 
 use bytes::Bytes;
-use hark_protocol::{Cursor, Headers, Payload, TopicName};
+use hark_protocol::{Cursor, Headers, Identity, Payload, TopicName};
 use serde::de::DeserializeOwned;
 
 use crate::Gap;
@@ -27,6 +27,8 @@ pub struct Message {
     pub cursor: Cursor,
     /// When it was kept, in milliseconds since 1970-01-01T00:00Z. Never goes back within a topic.
     pub time_ms: u64,
+    /// Who published it, as Hark says: in topics where that is told, of those who were not anonymous.
+    pub identity: Option<Identity>,
     /// The content.
     pub payload: Payload,
     /// Names and values beside it.

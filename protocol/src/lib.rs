@@ -22,8 +22,8 @@ pub use cursor_set::{CursorSet, CursorSetError};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{ClientFrame, GapReason, ServerFrame};
 pub use message::{
-    ContentTypeError, Headers, HeadersError, Idempotency, JsonError, JsonText, Key64Error, Message,
-    MessageId, Payload, ProducerId, Record, TextTypeError, check_content_type,
+    ContentTypeError, Headers, HeadersError, Idempotency, Identity, JsonError, JsonText,
+    Key64Error, Message, MessageId, Payload, ProducerId, Record, TextTypeError, check_content_type,
 };
 pub use publish_all::{
     Destination, DestinationError, IdempotencyInEach, PublishAll, PublishAllError, TopicOutcome,

@@ -39,6 +39,8 @@ pub struct Record {
     pub prev: Option<u64>,
     /// When it was kept, in milliseconds since 1970-01-01T00:00Z. Never goes back within a topic.
     pub time_ms: u64,
+    /// Who published it, where it is known and told.
+    pub identity: Option<Identity>,
     /// What was published.
     pub message: Message,
 }
@@ -47,6 +49,33 @@ impl Record {
     /// The offset of the topic's record before; 0 before the first.
     pub fn prev_offset(&self) -> u64 {
         self.prev.unwrap_or_else(|| self.offset.saturating_sub(1))
+    }
+}
+
+/// Who published a message: a subject, and the issuer that vouches for it. Equal subjects of two issuers are two identities. Clones share
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity(Arc<(Box<str>, Box<str>)>);
+
+impl Identity {
+    /// The subject of that issuer.
+    pub fn new(issuer: &str, subject: &str) -> Self {
+        Self(Arc::new((issuer.into(), subject.into())))
+    }
+
+    /// Who vouches for the subject.
+    pub fn issuer(&self) -> &str {
+        &self.0.0
+    }
+
+    /// Who it is to the issuer.
+    pub fn subject(&self) -> &str {
+        &self.0.1
+    }
+
+    /// How many bytes the two have.
+    pub fn size_bytes(&self) -> usize {
+        self.issuer().len() + self.subject().len()
     }
 }
 

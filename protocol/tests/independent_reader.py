@@ -28,12 +28,14 @@ def fields_of_types():
     }
 
 
-def fields_of_receipt():
-    row = re.search(r"^\| `receipt` \| `(.+)` \|$", (HERE / "README.md").read_text("utf-8"), re.M)
-    return fields_of(row[1])
+def fields_of_parts():
+    """The types in the README that are made of fields: type -> [(field, its type)]."""
+    page = (HERE / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(receipt|identity)` \| `(.+)` \|$", page, re.M)
+    return {name: fields_of(fields) for name, fields in rows}
 
 
-RECEIPT = fields_of_receipt()
+PARTS = fields_of_parts()
 
 
 class Reader:
@@ -54,8 +56,8 @@ class Reader:
             return self.read(kind[4:]) if self.flag() else None
         if kind.startswith("list "):
             return [self.read(kind[5:]) for _ in range(self.number())]
-        if kind == "receipt":
-            fields = [(name, self.read(type_)) for name, type_ in RECEIPT]
+        if kind in PARTS:
+            fields = [(name, self.read(type_)) for name, type_ in PARTS[kind]]
             return {name: value for name, value in fields if value is not None}
         return {
             "u8": lambda: self.take(1)[0],

@@ -75,6 +75,7 @@ mod process;
 mod producers;
 mod publish_all;
 mod publish_many;
+mod publisher;
 mod races;
 mod rates;
 mod receiving;

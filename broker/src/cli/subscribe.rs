@@ -192,6 +192,7 @@ fn message_json(message: Message) -> String {
         topic,
         cursor,
         time_ms,
+        identity,
         payload,
         headers,
     } = message;
@@ -200,6 +201,7 @@ fn message_json(message: Message) -> String {
         offset: cursor.offset,
         prev: None,
         time_ms,
+        identity,
         message,
     };
     let frame = codec::json::encode_message(&topic, &record);

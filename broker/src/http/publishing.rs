@@ -19,7 +19,7 @@ use super::ApiError;
 use super::body::{Body, Lines};
 use crate::budget::Taken;
 use crate::limits::{Rated, TooMuch};
-use crate::topic::{Access, Outcome, Publish, PublishItem, Publisher, Receipt};
+use crate::topic::{Access, Outcome, Publish, Publisher, Receipt};
 
 /// Answers to lines that are held back until the body has ended; behind them so much of it is read ahead as a message may have, and a body
 /// that goes on is answered while it comes.
@@ -213,6 +213,11 @@ async fn publish(
 ) -> Vec<Result<Value, ApiError>> {
     let count = messages.len();
     let all = |error: ApiError| vec![Err(error); count];
+    // Held until the answer, so that the room does not retire; asked for each time, since one may have died meanwhile.
+    let right = match access.publish_to(topic) {
+        Ok(right) => right,
+        Err(refusal) => return all(refusal.into()),
+    };
     let mut items = Vec::with_capacity(count);
     for (tag, (message, idempotency, taken)) in messages.into_iter().enumerate() {
         let Some(taken) = taken else {
@@ -221,20 +226,10 @@ async fn publish(
                 "too much is waiting to be kept; send it again in a moment",
             ));
         };
-        items.push(PublishItem {
-            tag,
-            message,
-            idempotency,
-            taken,
-        });
+        items.push(right.item(tag, message, idempotency, taken));
     }
     let (send, receipts) = oneshot::channel();
     let reply = Arc::new(Reply(Mutex::new(Some(send))));
-    // Held until the answer, so that the room does not retire; asked for each time, since one may have died meanwhile.
-    let right = match access.publish_to(topic) {
-        Ok(right) => right,
-        Err(refusal) => return all(refusal.into()),
-    };
     right.publish(Publish::new(reply, items));
     let Ok(receipts) = receipts.await else {
         return all(no_answer());

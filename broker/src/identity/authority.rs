@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use hark_protocol::{ErrorCode, TopicName};
+use hark_protocol::{ErrorCode, TopicName, TopicPattern};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::api_keys::{self, ApiKey, ApiKeys};
-use super::file::{self, AuthFile, CookieForm, IssuerForm, RuleForm};
+use super::file::{self, AuthFile, CookieForm, IssuerForm, RuleForm, TopicForm};
 use super::grants::{Added, Grants, Rights};
 use super::jwks::Jwks;
 use super::jwt::{Expected, Issuer, Key, Keys, MAX_SUBJECT_BYTES, Unverified, Verified};
@@ -28,6 +28,8 @@ const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(5 * 60);
 /// What rules call the issuer of client certificates, where nothing is said.
 const CERTIFICATES: &str = "client-certificate";
+/// It is kept with each message of a subject.
+const MAX_ISSUER_BYTES: usize = 255;
 /// The algorithms that are taken, by their names in tokens.
 const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("HS256", Algorithm::HS256),
@@ -67,6 +69,8 @@ struct Configured {
     /// What the issuer of client certificates is called, where they say who somebody is.
     certificates: Option<Box<str>>,
     rules: Vec<Rule>,
+    /// In the order of the file: the first that matches a topic counts.
+    topics: Vec<TopicRule>,
     revoked: Revoked,
     anonymous: OnceLock<Identity>,
     /// What it was read from beside `auth.toml`.
@@ -78,6 +82,13 @@ struct Configured {
 pub(crate) struct ReadAgain {
     live: Arc<Live>,
     configured: Configured,
+}
+
+/// What holds for the topics of a pattern.
+#[derive(Debug)]
+struct TopicRule {
+    pattern: TopicPattern,
+    tells_identity: bool,
 }
 
 #[derive(Debug)]
@@ -225,6 +236,15 @@ impl Authority {
     pub(crate) fn takes_certificates(&self) -> bool {
         let live = self.0.as_ref();
         live.is_none_or(|live| live.configured().certificates.is_some())
+    }
+
+    /// Whether readers of `topic` are told who published a message.
+    pub(crate) fn tells_identity(&self, topic: &TopicName) -> bool {
+        let Some(live) = &self.0 else { return false };
+        let configured = live.configured();
+        let mut rules = configured.topics.iter();
+        let first = rules.find(|rule| rule.pattern.matches(topic));
+        first.is_some_and(|rule| rule.tells_identity)
     }
 
     /// Waits until every set of keys has been read, or could not be. For those who ask once and go.
@@ -573,6 +593,11 @@ impl Configured {
                 ));
             }
         }
+        let mut topics: Vec<TopicRule> = Vec::new();
+        for (number, form) in (1..).zip(&form.topic) {
+            let rule = topic_rule(form, &topics);
+            topics.push(rule.map_err(|error| format!("[[topic]] number {number}: {error}"))?);
+        }
         let has_grants = issuers.iter().any(|issuer| issuer.grants_claim);
         if rules.is_empty() && !has_grants && api_keys.is_none() {
             return Err("nobody could do anything; add a [[rule]]".to_owned());
@@ -590,6 +615,7 @@ impl Configured {
             proxy,
             certificates,
             rules,
+            topics,
             revoked,
             anonymous: OnceLock::new(),
             files,
@@ -829,6 +855,9 @@ fn issuer(form: &IssuerForm, dir: &Path, known: &[Issuer]) -> Result<Issuer, Str
     {
         return Err("name: needs the `iss` of the tokens, which has no spaces".to_owned());
     }
+    if form.name.len() > MAX_ISSUER_BYTES {
+        return Err(format!("name: has at most {MAX_ISSUER_BYTES} bytes"));
+    }
     if form.name == api_keys::ISSUER {
         return Err("name: that is what rules call the issuer of API keys".to_owned());
     }
@@ -1058,6 +1087,21 @@ fn rule(
         name: form.name,
         whose,
         rights,
+    })
+}
+
+fn topic_rule(form: &TopicForm, before: &[TopicRule]) -> Result<TopicRule, String> {
+    let pattern = TopicPattern::parse(&form.pattern)
+        .map_err(|error| format!("pattern: {:?}: {error}", form.pattern))?;
+    if before.iter().any(|rule| rule.pattern == pattern) {
+        return Err(format!(
+            "pattern: can never match: {:?} stands before, and the first that matches a topic counts",
+            form.pattern
+        ));
+    }
+    Ok(TopicRule {
+        pattern,
+        tells_identity: form.identity,
     })
 }
 

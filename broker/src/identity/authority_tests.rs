@@ -545,6 +545,53 @@ fn a_claim_is_believed_as_far_as_its_issuer_is() {
 }
 
 #[test]
+fn the_first_topic_rule_that_matches_says_whether_publishers_are_told() {
+    let rules = r#"
+[[topic]]
+pattern = "chat.mute.>"
+identity = false
+
+[[topic]]
+pattern = "chat.>"
+identity = true
+
+[[topic]]
+pattern = "board"
+identity = true
+"#;
+    let authority = Setup::new(&format!("{ISSUERS}{rules}")).load().unwrap();
+    for (name, told) in [
+        ("chat.eu", true),
+        ("chat.eu.x", true),
+        ("chat.mute.eu", false),
+        ("chat.mute", true),
+        ("chat", false),
+        ("board", true),
+        ("board.x", false),
+    ] {
+        assert_eq!(authority.tells_identity(&topic(name)), told, "{name}");
+    }
+    assert!(!Authority::open().tells_identity(&topic("chat.eu")));
+
+    let refused = |rules: &str| Setup::new(&format!("{ISSUERS}{rules}")).load().unwrap_err();
+    for (rules, part) in [
+        (
+            "[[topic]]\npattern = \"a..b\"\nidentity = true\n",
+            "[[topic]] number 1: pattern",
+        ),
+        ("[[topic]]\npattern = \"a\"\n", "identity"),
+        ("[[topic]]\nidentity = true\n", "pattern"),
+        (
+            "[[topic]]\npattern = \"a\"\nidentity = true\n[[topic]]\npattern = \"a\"\nidentity = false\n",
+            "[[topic]] number 2: pattern: can never match",
+        ),
+    ] {
+        let refused = refused(rules);
+        assert!(refused.contains(part), "{refused}");
+    }
+}
+
+#[test]
 fn a_subject_that_is_no_segment_gets_nothing_of_the_rule_and_the_rest_stays() {
     let setup = Setup::new(ISSUERS);
     let authority = setup.load().unwrap();

@@ -27,6 +27,8 @@ pub(super) struct AuthFile {
     pub(super) client_certificates: Option<ClientCertificatesForm>,
     #[serde(default)]
     pub(super) rule: Vec<RuleForm>,
+    #[serde(default)]
+    pub(super) topic: Vec<TopicForm>,
 }
 
 /// Whose tokens are taken.
@@ -104,6 +106,15 @@ pub(super) struct RuleForm {
     pub(super) monitor: bool,
     #[serde(default)]
     pub(super) admin: bool,
+}
+
+/// What holds for topics, whoever publishes or reads.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TopicForm {
+    pub(super) pattern: String,
+    /// Whether readers are told who published a message.
+    pub(super) identity: bool,
 }
 
 /// Reads a file of the configuration.

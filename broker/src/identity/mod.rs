@@ -82,10 +82,7 @@ pub(crate) struct MayAdmin(());
 
 /// (issuer, subject): equal subjects of two issuers never meet. The anonymous one has neither.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Who {
-    issuer: Box<str>,
-    subject: Box<str>,
-}
+pub(crate) struct Who(Option<hark_protocol::Identity>);
 
 /// What somebody wants to do with a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,27 +245,31 @@ impl Identity {
 
 impl Who {
     pub(crate) fn new(issuer: &str, subject: &str) -> Self {
-        Self {
-            issuer: issuer.into(),
-            subject: subject.into(),
-        }
+        Self(Some(hark_protocol::Identity::new(issuer, subject)))
     }
 
-    /// The one without a credential. No issuer has an empty name, and no token an empty subject: nobody else is equal to it.
+    /// The one without a credential.
     pub(crate) fn anonymous() -> Self {
-        Self::new("", "")
+        Self(None)
     }
 
     pub(crate) fn is_anonymous(&self) -> bool {
-        self.issuer.is_empty()
+        self.0.is_none()
     }
 
+    /// Empty of the anonymous one alone.
     pub(crate) fn issuer(&self) -> &str {
-        &self.issuer
+        self.0.as_ref().map_or("", |identity| identity.issuer())
     }
 
+    /// Empty of the anonymous one alone.
     pub(crate) fn subject(&self) -> &str {
-        &self.subject
+        self.0.as_ref().map_or("", |identity| identity.subject())
+    }
+
+    /// As what it publishes: its messages bear this, and its producers and keys count within it. The anonymous one publishes as nobody.
+    pub(crate) fn as_publisher(&self) -> Option<&hark_protocol::Identity> {
+        self.0.as_ref()
     }
 }
 

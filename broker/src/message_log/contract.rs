@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hark_protocol::{
-    GapReason, Headers, Idempotency, JsonText, Message, MessageId, Payload, ProducerId, Record,
-    TopicName,
+    GapReason, Headers, Idempotency, Identity, JsonText, Message, MessageId, Payload, ProducerId,
+    Record, TopicName,
 };
 
 use super::*;
@@ -49,6 +49,7 @@ pub(super) fn text(data: impl Into<Vec<u8>>) -> NewRecord {
     };
     NewRecord {
         message,
+        identity: None,
         idempotency: Idempotency::None,
     }
 }
@@ -69,6 +70,14 @@ fn keyed(key: &str) -> NewRecord {
     NewRecord {
         idempotency: Idempotency::Key(MessageId::parse(key).unwrap()),
         ..text("keyed")
+    }
+}
+
+/// The same, published by that subject of one issuer; `None`: by nobody.
+pub(super) fn by(subject: Option<&str>, record: NewRecord) -> NewRecord {
+    NewRecord {
+        identity: subject.map(|subject| Identity::new("https://login.example", subject)),
+        ..record
     }
 }
 
@@ -155,6 +164,7 @@ impl<'a> Opened<'a> {
             up_to: u64::MAX,
             max_bytes: usize::MAX,
             max_records: usize::MAX,
+            tell_identity: true,
         }
     }
 
@@ -361,6 +371,7 @@ fn promise_2_what_is_appended_is_read_again(make: Make) {
                 payload: payload.clone(),
                 headers: headers.clone(),
             },
+            identity: None,
             idempotency: Idempotency::None,
         })
         .collect();
@@ -804,7 +815,7 @@ fn promise_9_producers_and_keys_are_found_again(make: Make) {
         } = bench.open("orders").found;
         producers.sort_by(|a, b| a.producer.cmp(&b.producer));
         let mark = |producer, seq, offset, time_ms| ProducerMark {
-            producer: ProducerId::parse(producer).unwrap(),
+            producer: ProducerId::parse(producer).unwrap().into(),
             seq,
             offset,
             time_ms,
@@ -814,7 +825,7 @@ fn promise_9_producers_and_keys_are_found_again(make: Make) {
             [mark("p1", 3, 4, NOON + 1000), mark("p2", 1, 2, NOON)]
         );
         let key = |key, offset| KeyMark {
-            key: MessageId::parse(key).unwrap(),
+            key: MessageId::parse(key).unwrap().into(),
             offset,
             time_ms: NOON + 1000,
         };
@@ -830,6 +841,111 @@ fn promise_9_producers_and_keys_are_found_again(make: Make) {
     assert_eq!(bench.open("orders").found.producers.len(), 1);
     bench.clock.set(NOON + 1000 + PRODUCER_MEMORY_MS + 1);
     assert_eq!(bench.open("orders").found.producers, []);
+}
+
+/// Whether they share an append, and a value, or not.
+fn promise_2_who_published_is_kept_and_told_to_those_who_ask(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let subjects = [
+        None,
+        Some("ana"),
+        Some("ana"),
+        None,
+        Some("bob"),
+        Some("ana"),
+    ];
+    let records = |data: &str| {
+        let record = |subject: &Option<&str>| by(*subject, text(data));
+        subjects.iter().map(record).collect::<Vec<_>>()
+    };
+    let large = "x".repeat(20_000);
+    let appends = [records("small"), records(&large), records(&large[..3000])];
+    let expected: Vec<_> = appends
+        .iter()
+        .flatten()
+        .map(|r| r.identity.clone())
+        .collect();
+    for append in appends {
+        let kept = orders.append(append.clone()).unwrap();
+        for (kept, new) in kept.iter().zip(&append) {
+            assert_eq!(kept.identity, new.identity);
+        }
+    }
+    let look = |bench: &Bench| {
+        let orders = bench.open("orders");
+        let told = |tell_identity| {
+            let read = Read {
+                tell_identity,
+                ..orders.read_all()
+            };
+            let items = bench.read(read).unwrap().items.into_iter();
+            let identity = |item| match item {
+                PageItem::Record(record) => record.identity,
+                gap @ PageItem::Gap { .. } => panic!("{gap:?}"),
+            };
+            items.map(identity).collect::<Vec<_>>()
+        };
+        assert_eq!(told(true), expected);
+        assert!(told(false).iter().all(Option::is_none));
+        // From the middle of what was kept together.
+        let page = orders.page(2, 3).items;
+        assert!(matches!(&page[..], [PageItem::Record(r)] if r.identity == expected[2]));
+    };
+    look(&bench);
+    if let Some(bench) = restart(bench) {
+        look(&bench);
+    }
+}
+
+fn promise_9_names_count_within_an_identity(make: Make) {
+    let bench = plain(make);
+    let orders = bench.open("orders");
+    let whose = [None, Some("ana"), Some("bob")];
+    for (n, subject) in (1..).zip(whose) {
+        orders
+            .append(vec![
+                by(subject, sent_by("p", n)),
+                by(subject, keyed("k")),
+                by(subject, sent_by("p", n + 1)),
+            ])
+            .unwrap();
+    }
+    let look = |bench: &Bench| {
+        let OpenedTopic {
+            producers,
+            keys,
+            mut lately,
+            ..
+        } = bench.open("orders").found;
+        for (n, subject) in (1..).zip(whose) {
+            let whose = by(subject, keyed("k")).identity;
+            let found = producers
+                .iter()
+                .find(|mark| mark.producer.identity == whose);
+            let found = found.unwrap();
+            assert_eq!((found.seq, found.offset), (n + 1, 3 * n), "{subject:?}");
+            let places = lately.take(&found.producer, found.seq, found.offset);
+            assert_eq!(places.find(n), Some(3 * n - 2), "{subject:?}");
+            let found = keys.iter().find(|mark| mark.key.identity == whose).unwrap();
+            assert_eq!(found.offset, 3 * n - 1, "{subject:?}");
+        }
+        assert_eq!((producers.len(), keys.len()), (3, 3));
+    };
+    look(&bench);
+    // So much that the numbers are written down, and found there.
+    bench.clock.set(NOON + KEY_MEMORY_MS + 1);
+    let orders = bench.open("orders");
+    orders.append(texts(0..3000)).unwrap();
+    orders.append(texts(0..1)).unwrap();
+    let expected: Vec<_> = bench.open("orders").found.producers;
+    assert_eq!(expected.len(), 3);
+    let Some(bench) = restart(bench) else { return };
+    assert_eq!(bench.open("orders").found.producers, expected);
+    for subject in whose {
+        let whose = by(subject, keyed("k")).identity;
+        assert!(expected.iter().any(|mark| mark.producer.identity == whose));
+    }
 }
 
 fn promise_9_producers_outlive_their_records(make: Make) {
@@ -875,7 +991,7 @@ fn promise_9_only_so_many_producers_and_keys_are_remembered(make: Make) {
     }
     let found = bench.open("others").found.keys;
     assert_eq!(found.len(), MAX_RECENT_KEYS);
-    assert_eq!(found[0].key.as_str(), "k501");
+    assert_eq!(found[0].key.name.as_str(), "k501");
     assert_eq!(found.last().unwrap().offset, keys);
 }
 
@@ -1462,6 +1578,7 @@ for_every_engine! {
     promise_2_what_is_appended_is_read_again
     promise_2_large_messages_are_kept_whole
     promise_2_many_records_in_one_append_lie_together
+    promise_2_who_published_is_kept_and_told_to_those_who_ask
     promise_3_nothing_is_shown_beyond_up_to
     promise_4_pages_follow_each_other_without_a_hole
     promise_5_only_the_newest_generation_may_append
@@ -1473,6 +1590,7 @@ for_every_engine! {
     promise_8_time_does_not_go_back
     a_point_in_time_is_found
     promise_9_producers_and_keys_are_found_again
+    promise_9_names_count_within_an_identity
     promise_9_producers_outlive_their_records
     promise_9_only_so_many_producers_and_keys_are_remembered
     promise_10_by_count

@@ -10,12 +10,13 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use hark_protocol::{Epoch, GapReason, Idempotency, Message, ProducerId, Record, TopicName};
+use hark_protocol::{Epoch, GapReason, Record, TopicName};
 
 use super::{
-    Append, Appended, Done, Health, KEY_MEMORY_MS, KeyMark, Lately, List, LogError, LogNews,
-    MAX_PRODUCERS, MAX_RECENT_KEYS, MessageLog, NewsSink, OpenedTopic, PRODUCER_MEMORY_MS, Page,
-    PageItem, ProducerMark, Read, Retention, RetentionFor, TopicInfo, draw_epoch, give_back,
+    Append, Appended, Done, Health, KEY_MEMORY_MS, KeyMark, KnownBy, Lately, List, LogError,
+    LogNews, MAX_PRODUCERS, MAX_RECENT_KEYS, MessageLog, NewRecord, NewsSink, OpenedTopic,
+    PRODUCER_MEMORY_MS, Page, PageItem, Producer, ProducerMark, Read, Retention, RetentionFor,
+    TopicInfo, draw_epoch, give_back, within,
 };
 use crate::clock::Clock;
 use crate::remembered::{Remembered, Share, YOUNG_MS};
@@ -76,7 +77,7 @@ struct Topic {
     last_time_ms: u64,
     bytes: u64,
     ring: VecDeque<Kept>,
-    producers: HashMap<ProducerId, Mark>,
+    producers: HashMap<Producer, Mark>,
     /// What of the bytes of all topics the producers have; there from the first one on.
     share: Option<Share>,
 }
@@ -84,7 +85,7 @@ struct Topic {
 struct Kept {
     time_ms: u64,
     bytes: u64,
-    new: super::NewRecord,
+    new: NewRecord,
 }
 
 #[derive(Clone, Copy)]
@@ -186,7 +187,7 @@ impl MemoryLog {
         &self,
         name: &TopicName,
         generation: u64,
-        records: Vec<super::NewRecord>,
+        records: Vec<NewRecord>,
     ) -> Result<Appended, LogError> {
         self.is_ended().or_else(|ended| ended)?;
         let found = self.find(name).ok_or(LogError::StaleGeneration)?;
@@ -511,36 +512,33 @@ impl Topic {
         self.share = None;
     }
 
-    fn keep(
-        &mut self,
-        records: Vec<super::NewRecord>,
-        now_ms: u64,
-        settled_ms: u64,
-    ) -> Vec<Record> {
+    fn keep(&mut self, records: Vec<NewRecord>, now_ms: u64, settled_ms: u64) -> Vec<Record> {
         let time_ms = self.last_time_ms.max(now_ms);
         self.last_time_ms = time_ms;
         let mut kept = Vec::with_capacity(records.len());
         for new in records {
             self.head += 1;
             let offset = self.head;
-            if let Idempotency::Sequence { producer, seq } = &new.idempotency {
+            if let KnownBy::Sequence(producer, seq) = new.known_by() {
                 let mark = Mark {
-                    seq: *seq,
+                    seq,
                     offset,
                     time_ms,
                 };
-                let before = self.producers.insert(producer.clone(), mark);
+                let bytes = producer_bytes(&producer);
+                let before = self.producers.insert(producer, mark);
                 if let (None, Some(share)) = (before, &self.share) {
-                    share.add(producer_bytes(producer));
+                    share.add(bytes);
                 }
             }
             kept.push(Record {
                 offset,
                 prev: None,
                 time_ms,
+                identity: new.identity.clone(),
                 message: new.message.clone(),
             });
-            let bytes = cost(&new.message);
+            let bytes = cost(&new);
             self.bytes += bytes;
             self.ring.push_back(Kept {
                 time_ms,
@@ -570,7 +568,7 @@ impl Topic {
     fn forget_producers(&mut self, level_bytes: usize, settled_ms: u64) {
         let held_bytes = self.share.as_ref().map_or(0, Share::bytes);
         let mut too_many = held_bytes.saturating_sub(level_bytes);
-        let mut silent: Vec<(u64, ProducerId)> = self
+        let mut silent: Vec<(u64, Producer)> = self
             .producers
             .iter()
             .filter(|(_, mark)| mark.time_ms.saturating_add(YOUNG_MS) <= settled_ms)
@@ -650,6 +648,7 @@ impl Topic {
                 offset: reached,
                 prev: None,
                 time_ms: kept.time_ms,
+                identity: kept.new.identity.clone().filter(|_| read.tell_identity),
                 message: kept.new.message.clone(),
             }));
         }
@@ -690,28 +689,27 @@ impl Topic {
         let (mut keys, mut lately) = (Vec::new(), Lately::default());
         let recent = self.ring.iter().skip(self.ring.len() - count);
         for (kept, offset) in recent.zip(self.head + 1 - count as u64..) {
-            match &kept.new.idempotency {
-                Idempotency::Key(key) => keys.push(KeyMark {
-                    key: key.clone(),
+            match kept.new.known_by() {
+                KnownBy::Key(key) => keys.push(KeyMark {
+                    key,
                     offset,
                     time_ms: kept.time_ms,
                 }),
-                Idempotency::Sequence { producer, seq } => {
-                    lately.push(producer.clone(), *seq, offset);
-                }
-                Idempotency::None => {}
+                KnownBy::Sequence(producer, seq) => lately.push(producer, seq, offset),
+                KnownBy::Nothing => {}
             }
         }
         (keys, lately)
     }
 }
 
-fn producer_bytes(producer: &ProducerId) -> usize {
-    producer.as_str().len() + PRODUCER_BYTES
+fn producer_bytes(producer: &Producer) -> usize {
+    producer.bytes() + PRODUCER_BYTES
 }
 
-fn cost(message: &Message) -> u64 {
-    message.size_bytes() as u64 + RECORD_OVERHEAD_BYTES
+fn cost(new: &NewRecord) -> u64 {
+    let identity = within::identity_bytes(new.identity.as_ref());
+    (new.message.size_bytes() + identity) as u64 + RECORD_OVERHEAD_BYTES
 }
 
 /// What topics of these sizes may keep each, so that all together keep `target` bytes.

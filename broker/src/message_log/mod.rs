@@ -15,7 +15,8 @@
 //! 7. **Head and first outlive the records.** A topic that retention emptied still has its head.
 //! 8. **Time never goes back** within a topic, whatever the clock does.
 //! 9. **Producers are found again.** `open` answers the newest number of every producer of the last day (at most
-//!    [`MAX_PRODUCERS`] of them, the newest), and the message keys and the places of numbers among the newest records.
+//!    [`MAX_PRODUCERS`] of them, the newest), and the message keys and the places of numbers among the newest records. Each counts within
+//!    the identity that published it, which is kept with the record.
 //! 10. **Retention trims from the front**: by age, bytes or count (which is exact), whichever comes first; the newest record of a topic
 //!     is taken by age, or where all topics together keep too much; what was trimmed is told through [`LogNews::Trimmed`].
 //! 11. **A place has one meaning.** (Epoch, offset) never names two messages; where an engine lost a tail, the topic goes on with a
@@ -27,17 +28,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hark_protocol::{
-    Epoch, GapReason, Idempotency, Message, MessageId, ProducerId, Record, TopicName,
-};
+use hark_protocol::{Epoch, GapReason, Idempotency, Identity, Message, Record, TopicName};
 
 #[cfg(test)]
 mod contract;
 pub mod memory;
 mod places;
 pub mod sled;
+mod within;
 
 pub use places::{Lately, Places};
+pub use within::{KnownBy, MessageKey, Producer, Within};
 
 /// How many producers a topic remembers at most; the ones that have been silent longest are forgotten first.
 pub const MAX_PRODUCERS: usize = 10_000;
@@ -130,7 +131,7 @@ pub struct Lineage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerMark {
     /// Who.
-    pub producer: ProducerId,
+    pub producer: Producer,
     /// The newest number kept.
     pub seq: u64,
     /// Where.
@@ -143,7 +144,7 @@ pub struct ProducerMark {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyMark {
     /// The key.
-    pub key: MessageId,
+    pub key: MessageKey,
     /// Where its message is.
     pub offset: u64,
     /// When it was kept.
@@ -155,8 +156,17 @@ pub struct KeyMark {
 pub struct NewRecord {
     /// The message.
     pub message: Message,
+    /// Who publishes it; nobody who is anonymous.
+    pub identity: Option<Identity>,
     /// How it is known if it comes again.
     pub idempotency: Idempotency,
+}
+
+impl NewRecord {
+    /// What it is known by if the same identity sends it again.
+    pub fn known_by(&self) -> KnownBy {
+        KnownBy::new(self.identity.clone(), self.idempotency.clone())
+    }
 }
 
 /// An order to keep records at the end of a topic.
@@ -202,6 +212,8 @@ pub struct Read {
     pub max_bytes: usize,
     /// Stop at so many records.
     pub max_records: usize,
+    /// Whether the records are to say who published them.
+    pub tell_identity: bool,
 }
 
 /// An order to list topics. Those that are not wanted are not walked over, however many there are.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use hark_protocol::ProducerId;
+use super::Producer;
 
 /// The places of a producer's newest numbers. Numbers that follow each other at offsets that do are one *run*, so that a producer that
 /// has its topic for itself has one, however much it sends.
@@ -93,16 +93,16 @@ impl Places {
 
 /// Where producers' newest messages are, as the newest records of a topic tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lately(HashMap<ProducerId, Places>);
+pub struct Lately(HashMap<Producer, Places>);
 
 impl Lately {
     /// Takes a record down; they come in their order.
-    pub(crate) fn push(&mut self, producer: ProducerId, seq: u64, offset: u64) {
+    pub(crate) fn push(&mut self, producer: Producer, seq: u64, offset: u64) {
         self.0.entry(producer).or_default().push(seq, offset);
     }
 
     /// The places of a producer whose newest number, as the log has it, is at this offset.
-    pub fn take(&mut self, producer: &ProducerId, seq: u64, offset: u64) -> Places {
+    pub fn take(&mut self, producer: &Producer, seq: u64, offset: u64) -> Places {
         let found = self.0.remove(producer);
         let is_its = |places: &Places| places.last_seq == seq && places.last_offset() == offset;
         found
@@ -113,6 +113,8 @@ impl Lately {
 
 #[cfg(test)]
 mod tests {
+    use hark_protocol::ProducerId;
+
     use super::*;
 
     fn places(kept: &[(u64, u64)]) -> Places {
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_records_tell_counts_only_up_to_what_the_log_has() {
-        let p = ProducerId::parse("p").unwrap();
+        let p = Producer::from(ProducerId::parse("p").unwrap());
         let lately = || {
             let mut lately = Lately::default();
             for (seq, offset) in [(1, 4), (2, 6)] {

@@ -132,9 +132,10 @@ impl Publishing {
     fn use_room(&mut self, topic: &TopicName, access: &Access) -> Result<&mut ToRoom, Refusal> {
         let to_room = match self.rooms.entry(topic.clone()) {
             Entry::Occupied(held) => {
+                let held = held.into_mut();
                 // The client may have become another since.
-                access.check_publish(topic)?;
-                held.into_mut()
+                access.publish_again(&mut held.right)?;
+                held
             }
             Entry::Vacant(place) => place.insert(ToRoom {
                 right: access.publish_to(topic)?,
@@ -290,12 +291,8 @@ impl Session {
             // Mostly it stays the only one, and of a message for many topics there are many such lists: no room for more at first.
             to_room.collected.reserve_exact(1);
         }
-        to_room.collected.push(PublishItem {
-            tag,
-            message,
-            idempotency,
-            taken,
-        });
+        let item = to_room.right.item(tag, message, idempotency, taken);
+        to_room.collected.push(item);
         if to_room.collected.len() == 1 {
             publishing.ready.push(topic.clone());
         }

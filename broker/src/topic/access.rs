@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use hark_protocol::{ErrorCode, TopicName};
+use hark_protocol::{ErrorCode, Idempotency, Message, TopicName};
 use tokio::sync::oneshot;
 
 use super::openings::Line;
-use super::{Delete, Deleted, History, Publish, Refusal, Registry, RoomHandle, Subscribe, names};
+use super::{
+    Delete, Deleted, History, Publish, PublishItem, Refusal, Registry, RoomHandle, Subscribe, names,
+};
+use crate::budget::Taken;
 use crate::identity::{Act, Identity};
 use crate::limits::Meter;
 use crate::message_log::{Done, List, TopicInfo};
@@ -28,11 +31,13 @@ pub struct Access {
     meter: Meter,
 }
 
-/// The right to publish to a topic, with its room: as long as it is held, the room does not retire.
+/// The right to publish to a topic as somebody, with its room: as long as it is held, the room does not retire.
 #[derive(Debug)]
 pub struct MayPublish {
     room: Arc<RoomHandle>,
     meter: Meter,
+    /// Whose name is put to what is published; nobody's who is anonymous.
+    identity: Option<hark_protocol::Identity>,
 }
 
 /// The right to read a topic, with its room: as long as it is held, the room does not retire.
@@ -111,7 +116,16 @@ impl Access {
         Ok(MayPublish {
             room: self.registry.room(topic),
             meter: self.meter.clone(),
+            identity: self.identity.who().as_publisher().cloned(),
         })
+    }
+
+    /// Asks again for a right that is held, as who the client is by now.
+    pub fn publish_again(&self, right: &mut MayPublish) -> Result<(), Refusal> {
+        self.ask(Act::Publish, right.room.topic())?;
+        right.meter = self.meter.clone();
+        right.identity = self.identity.who().as_publisher().cloned();
+        Ok(())
     }
 
     /// Whether it may read `topic`.
@@ -189,7 +203,24 @@ impl Access {
 }
 
 impl MayPublish {
-    /// Sends it to the room. Where that cannot be, the envelope answers `busy` by itself.
+    /// A message to be sent to the room, now or later. `tag` is the publisher's own name for it.
+    pub fn item(
+        &self,
+        tag: usize,
+        message: Message,
+        idempotency: Idempotency,
+        taken: Arc<Taken>,
+    ) -> PublishItem {
+        PublishItem {
+            tag,
+            message,
+            identity: self.identity.clone(),
+            idempotency,
+            taken,
+        }
+    }
+
+    /// Sends them to the room. Where that cannot be, the envelope answers `busy` by itself.
     pub fn publish(&self, order: Publish) {
         self.room.order(order.metered(self.meter.clone()));
     }

@@ -124,7 +124,7 @@ impl Room {
         let now_ms = self.settings.clock.passed_ms();
         self.remember(opened);
         for staged in &self.staged {
-            self.producers.take_again(staged.idempotency(), now_ms);
+            self.producers.take_again(staged.known_by(), now_ms);
         }
     }
 

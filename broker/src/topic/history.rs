@@ -45,6 +45,7 @@ impl Room {
             topic: self.topic.clone(),
             place: self.place.clone(),
             log: self.log.clone(),
+            tell_identity: self.tells_identity(),
             order,
         };
         match self
@@ -103,6 +104,7 @@ struct Reading {
     topic: TopicName,
     place: Place,
     log: Arc<dyn MessageLog>,
+    tell_identity: bool,
     order: History,
 }
 
@@ -119,6 +121,7 @@ impl Reading {
             up_to: self.place.head,
             max_bytes: self.order.max_bytes,
             max_records: self.order.max_records,
+            tell_identity: self.tell_identity,
         };
         let log = self.log.clone();
         log.read(read, Box::new(move |found| self.answer(start, found)));

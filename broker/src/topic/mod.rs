@@ -236,6 +236,11 @@ impl Room {
         }
     }
 
+    /// Whether readers are told who published what they read. Asked each time: it may be set otherwise while the room is open.
+    fn tells_identity(&self) -> bool {
+        self.settings.authority.tells_identity(&self.topic)
+    }
+
     /// Begins with what the log found of producers and keys.
     fn remember(&mut self, opened: OpenedTopic) {
         let OpenedTopic {

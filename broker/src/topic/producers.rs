@@ -9,14 +9,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use actix::prelude::*;
-use hark_protocol::{ErrorCode, Idempotency, MessageId, ProducerId};
+use hark_protocol::ErrorCode;
 
 use super::publish::Refusal;
 use super::{Place, Room};
 use crate::clock::Clock;
 use crate::message_log::{
-    KEY_MEMORY_MS, KeyMark, Lately, MAX_PRODUCERS, MAX_RECENT_KEYS, PRODUCER_MEMORY_MS, Places,
-    ProducerMark, give_back,
+    KEY_MEMORY_MS, KeyMark, KnownBy, Lately, MAX_PRODUCERS, MAX_RECENT_KEYS, MessageKey,
+    PRODUCER_MEMORY_MS, Places, Producer, ProducerMark, give_back,
 };
 use crate::remembered::{Forget, Remembered, Share, YOUNG_MS};
 
@@ -37,10 +37,10 @@ pub(super) type Tell = Arc<dyn Fn(Forget) + Send + Sync>;
 
 /// What a room remembers of producers and keys.
 pub(super) struct Producers {
-    counts: HashMap<ProducerId, Count>,
-    keys: HashMap<MessageId, Key>,
+    counts: HashMap<Producer, Count>,
+    keys: HashMap<MessageKey, Key>,
     /// Keys in the order they were used, to forget the oldest.
-    key_order: VecDeque<(MessageId, u64)>,
+    key_order: VecDeque<(MessageKey, u64)>,
     /// Runs beside the newest of each producer.
     runs: usize,
     remembered: Remembered,
@@ -129,17 +129,15 @@ impl Producers {
     }
 
     /// Says whether a message is new, and if so counts it as taken.
-    pub(super) fn look_at(&mut self, idempotency: &Idempotency, now_ms: u64) -> Look {
-        match idempotency {
-            Idempotency::None => Look::New,
-            Idempotency::Sequence { producer, seq } => {
-                self.look_at_sequence(producer, *seq, now_ms)
-            }
-            Idempotency::Key(key) => self.look_at_key(key, now_ms),
+    pub(super) fn look_at(&mut self, known_by: &KnownBy, now_ms: u64) -> Look {
+        match known_by {
+            KnownBy::Nothing => Look::New,
+            KnownBy::Sequence(producer, seq) => self.look_at_sequence(producer, *seq, now_ms),
+            KnownBy::Key(key) => self.look_at_key(key, now_ms),
         }
     }
 
-    fn look_at_sequence(&mut self, producer: &ProducerId, seq: u64, now_ms: u64) -> Look {
+    fn look_at_sequence(&mut self, producer: &Producer, seq: u64, now_ms: u64) -> Look {
         let Some(count) = self.counts.get_mut(producer) else {
             if seq != 1 {
                 return Look::Refused(out_of_sequence(seq, 1));
@@ -166,7 +164,7 @@ impl Producers {
         }
     }
 
-    fn look_at_key(&mut self, key: &MessageId, now_ms: u64) -> Look {
+    fn look_at_key(&mut self, key: &MessageKey, now_ms: u64) -> Look {
         self.forget_old_keys(now_ms);
         match self.keys.get(key) {
             Some(Key {
@@ -184,7 +182,7 @@ impl Producers {
         }
     }
 
-    fn take_producer(&mut self, producer: &ProducerId, seq: u64, now_ms: u64) {
+    fn take_producer(&mut self, producer: &Producer, seq: u64, now_ms: u64) {
         self.add(producer_bytes(producer));
         let count = Count {
             taken_seq: seq,
@@ -194,7 +192,7 @@ impl Producers {
         self.counts.insert(producer.clone(), count);
     }
 
-    fn take_key(&mut self, key: &MessageId, used_ms: u64) {
+    fn take_key(&mut self, key: &MessageKey, used_ms: u64) {
         self.add(key_bytes(key));
         let on_its_way = Key {
             offset: None,
@@ -205,10 +203,10 @@ impl Producers {
     }
 
     /// A message was kept.
-    pub(super) fn kept(&mut self, idempotency: &Idempotency, offset: u64, now_ms: u64) {
-        match idempotency {
-            Idempotency::None => {}
-            Idempotency::Sequence { producer, seq } => {
+    pub(super) fn kept(&mut self, known_by: &KnownBy, offset: u64, now_ms: u64) {
+        match known_by {
+            KnownBy::Nothing => {}
+            KnownBy::Sequence(producer, seq) => {
                 if let Some(count) = self.counts.get_mut(producer) {
                     let before = count.kept.earlier_runs();
                     count.kept.push(*seq, offset);
@@ -220,7 +218,7 @@ impl Producers {
                     self.runs_change(before, after);
                 }
             }
-            Idempotency::Key(key) => {
+            KnownBy::Key(key) => {
                 if let Some(known) = self.keys.get_mut(key) {
                     known.offset = Some(offset);
                 }
@@ -248,10 +246,10 @@ impl Producers {
     }
 
     /// Counts a message as taken that is staged, where all that had been kept is forgotten.
-    pub(super) fn take_again(&mut self, idempotency: &Idempotency, now_ms: u64) {
-        match idempotency {
-            Idempotency::None => {}
-            Idempotency::Sequence { producer, seq } => match self.counts.get_mut(producer) {
+    pub(super) fn take_again(&mut self, known_by: &KnownBy, now_ms: u64) {
+        match known_by {
+            KnownBy::Nothing => {}
+            KnownBy::Sequence(producer, seq) => match self.counts.get_mut(producer) {
                 Some(count) => count.taken_seq = *seq,
                 None => {
                     self.take_producer(producer, *seq, now_ms);
@@ -263,7 +261,7 @@ impl Producers {
                     }
                 }
             },
-            Idempotency::Key(key) => self.take_key(key, now_ms),
+            KnownBy::Key(key) => self.take_key(key, now_ms),
         }
     }
 
@@ -331,7 +329,7 @@ impl Producers {
         let is_silent = |count: &Count| {
             !count.is_unanswered() && count.used_ms.saturating_add(YOUNG_MS) <= now_ms
         };
-        let mut silent: Vec<(u64, ProducerId)> = self
+        let mut silent: Vec<(u64, Producer)> = self
             .counts
             .iter()
             .filter(|(_, count)| is_silent(count))
@@ -409,12 +407,12 @@ impl Handler<Forget> for Room {
     }
 }
 
-fn producer_bytes(producer: &ProducerId) -> usize {
-    producer.as_str().len() + PRODUCER_BYTES
+fn producer_bytes(producer: &Producer) -> usize {
+    producer.bytes() + PRODUCER_BYTES
 }
 
-fn key_bytes(key: &MessageId) -> usize {
-    key.as_str().len() + KEY_BYTES
+fn key_bytes(key: &MessageKey) -> usize {
+    key.bytes() + KEY_BYTES
 }
 
 fn out_of_sequence(seq: u64, expected_seq: u64) -> Refusal {
@@ -436,6 +434,8 @@ fn no_room() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use hark_protocol::{Identity, MessageId, ProducerId};
+
     use super::*;
 
     const ROOM_FOR_ALL: usize = 1 << 30;
@@ -448,19 +448,52 @@ mod tests {
         Producers::new(remembered.clone(), Arc::new(drop))
     }
 
-    fn sequence(seq: u64) -> Idempotency {
+    fn sequence(seq: u64) -> KnownBy {
         sequence_of("p", seq)
     }
 
-    fn sequence_of(producer: &str, seq: u64) -> Idempotency {
-        Idempotency::Sequence {
-            producer: ProducerId::parse(producer).unwrap(),
-            seq,
+    fn sequence_of(producer: &str, seq: u64) -> KnownBy {
+        KnownBy::Sequence(ProducerId::parse(producer).unwrap().into(), seq)
+    }
+
+    fn key(text: &str) -> KnownBy {
+        KnownBy::Key(MessageId::parse(text).unwrap().into())
+    }
+
+    /// The same, published by that subject.
+    fn by(subject: &str, known_by: KnownBy) -> KnownBy {
+        let identity = Some(Identity::new("issuer", subject));
+        match known_by {
+            KnownBy::Nothing => KnownBy::Nothing,
+            KnownBy::Sequence(producer, seq) => {
+                let producer = Producer {
+                    identity,
+                    ..producer
+                };
+                KnownBy::Sequence(producer, seq)
+            }
+            KnownBy::Key(key) => KnownBy::Key(MessageKey { identity, ..key }),
         }
     }
 
-    fn key(text: &str) -> Idempotency {
-        Idempotency::Key(MessageId::parse(text).unwrap())
+    #[test]
+    fn equal_names_of_two_identities_have_nothing_to_do_with_each_other() {
+        let mut producers = producers();
+        for (offset, whose) in (1..).zip([None, Some("ana"), Some("bob")]) {
+            let whose = |known_by| match whose {
+                Some(subject) => by(subject, known_by),
+                None => known_by,
+            };
+            keep(&mut producers, &whose(sequence(1)), 2 * offset, 0);
+            keep(&mut producers, &whose(key("k")), 2 * offset + 1, 0);
+        }
+        for (offset, whose) in (1..).zip(["ana", "bob"]) {
+            let (sequence, key) = (by(whose, sequence(1)), by(whose, key("k")));
+            assert_eq!(kept_at(&mut producers, &sequence), Some(2 * offset + 2));
+            assert_eq!(kept_at(&mut producers, &key), Some(2 * offset + 3));
+        }
+        assert_eq!(kept_at(&mut producers, &sequence(1)), Some(2));
+        check_bytes(&mut producers);
     }
 
     /// After a deletion what is staged is taken again; what was kept before it went with the topic, and nobody waits for it.
@@ -485,15 +518,15 @@ mod tests {
     }
 
     /// Takes a message that is new, and keeps it.
-    fn keep(producers: &mut Producers, idempotency: &Idempotency, offset: u64, now_ms: u64) {
-        assert!(matches!(producers.look_at(idempotency, now_ms), Look::New));
-        producers.kept(idempotency, offset, now_ms);
+    fn keep(producers: &mut Producers, known_by: &KnownBy, offset: u64, now_ms: u64) {
+        assert!(matches!(producers.look_at(known_by, now_ms), Look::New));
+        producers.kept(known_by, offset, now_ms);
     }
 
-    fn kept_at(producers: &mut Producers, idempotency: &Idempotency) -> Option<u64> {
-        match producers.look_at(idempotency, 0) {
+    fn kept_at(producers: &mut Producers, known_by: &KnownBy) -> Option<u64> {
+        match producers.look_at(known_by, 0) {
             Look::Kept { offset } => offset,
-            _ => panic!("{idempotency:?} was not kept"),
+            _ => panic!("{known_by:?} was not kept"),
         }
     }
 
@@ -653,7 +686,7 @@ mod tests {
         producers.forget(all, now_ms);
         assert_eq!(producers.counts.len(), 12);
         producers.forget(
-            all - producer_bytes(&ProducerId::parse("old0").unwrap()) - 1,
+            all - producer_bytes(&ProducerId::parse("old0").unwrap().into()) - 1,
             now_ms,
         );
         assert_eq!(producers.counts.len(), 10);
@@ -662,11 +695,11 @@ mod tests {
             let is_known = producers
                 .counts
                 .keys()
-                .any(|p| p.as_str() == format!("old{n}"));
+                .any(|p| p.name.as_str() == format!("old{n}"));
             assert_eq!(is_known, n >= 2, "{n}");
         }
         producers.forget(0, now_ms);
-        let mut left: Vec<&str> = producers.counts.keys().map(ProducerId::as_str).collect();
+        let mut left: Vec<&str> = producers.counts.keys().map(|p| p.name.as_str()).collect();
         left.sort_unstable();
         assert_eq!(left, ["waits", "young"]);
         assert_eq!(producers.keys.len(), 1);

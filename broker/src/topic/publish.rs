@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use hark_protocol::{Cursor, ErrorCode, Idempotency, Message as Published, TopicOutcome};
+use hark_protocol::{Cursor, ErrorCode, Idempotency, Identity, Message as Published, TopicOutcome};
 
 use super::producers::Look;
 use super::{Batch, Room, tell_room};
 use crate::budget::Taken;
 use crate::identity;
 use crate::limits::{Meter, Rated, TooMuch};
-use crate::message_log::{Append, Appended, LogError, NewRecord, give_back};
+use crate::message_log::{Append, Appended, KnownBy, LogError, NewRecord, give_back};
 
 /// The most bytes of one append's messages (but at least one message): what a slow subscriber can be sent beyond its credit.
 const APPEND_MAX_BYTES: usize = 256 * 1024;
@@ -33,17 +33,19 @@ pub struct Publish {
     meter: Option<Meter>,
 }
 
-/// One message to be kept.
+/// One message to be kept. Made by the right to publish it (`MayPublish`), which knows whose it is.
 #[derive(Debug)]
 pub struct PublishItem {
     /// The publisher's own name for it, told back in the receipt.
-    pub tag: usize,
+    pub(super) tag: usize,
     /// What to keep.
-    pub message: Published,
+    pub(super) message: Published,
+    /// Who publishes it.
+    pub(super) identity: Option<Identity>,
     /// How it is known if it comes again.
-    pub idempotency: Idempotency,
+    pub(super) idempotency: Idempotency,
     /// Its share of the bytes that may be staged in all rooms together; that of a message to several topics is one for all of them.
-    pub taken: Arc<Taken>,
+    pub(super) taken: Arc<Taken>,
 }
 
 /// Whoever publishes: a session, an HTTP request.
@@ -230,6 +232,7 @@ impl Drop for Envelope {
 pub(super) struct Staged {
     answer_to: AnswerTo,
     record: NewRecord,
+    known_by: KnownBy,
     taken: Arc<Taken>,
 }
 
@@ -238,12 +241,12 @@ type AnswerTo = (usize, usize);
 
 /// Messages that came again while they were on their way, by what they are copies of. Each has one that is staged or in flight, and is
 /// answered with it.
-pub(super) type Copies = HashMap<Idempotency, Vec<AnswerTo>>;
+pub(super) type Copies = HashMap<KnownBy, Vec<AnswerTo>>;
 
 impl Staged {
-    /// How the message is known if it comes again.
-    pub(super) fn idempotency(&self) -> &Idempotency {
-        &self.record.idempotency
+    /// What the message is known by if it comes again.
+    pub(super) fn known_by(&self) -> &KnownBy {
+        &self.known_by
     }
 }
 
@@ -256,7 +259,7 @@ pub(super) struct Appending {
 #[derive(Debug)]
 struct Owed {
     answer_to: AnswerTo,
-    idempotency: Idempotency,
+    known_by: KnownBy,
     /// Held until the answer.
     _taken: Arc<Taken>,
 }
@@ -288,20 +291,23 @@ impl Room {
         let now_ms = self.settings.clock.passed_ms();
         for (index, item) in items.into_iter().enumerate() {
             self.settings.faults.strike_before_append(&item.message);
-            match self.producers.look_at(&item.idempotency, now_ms) {
+            let record = NewRecord {
+                message: item.message,
+                identity: item.identity,
+                idempotency: item.idempotency,
+            };
+            let known_by = record.known_by();
+            match self.producers.look_at(&known_by, now_ms) {
                 Look::New => {
-                    let record = NewRecord {
-                        message: item.message,
-                        idempotency: item.idempotency,
-                    };
                     self.staged.push_back(Staged {
                         answer_to: (entry, index),
                         record,
+                        known_by,
                         taken: item.taken,
                     });
                 }
                 Look::OnItsWay => {
-                    let copies = self.copies.entry(item.idempotency).or_default();
+                    let copies = self.copies.entry(known_by).or_default();
                     copies.push((entry, index));
                 }
                 Look::Kept { offset } => {
@@ -367,7 +373,7 @@ impl Room {
             };
             appending.owed.push(Owed {
                 answer_to: staged.answer_to,
-                idempotency: staged.record.idempotency.clone(),
+                known_by: staged.known_by,
                 _taken: staged.taken,
             });
             records.push(staged.record);
@@ -401,13 +407,14 @@ impl Room {
                 let offsets: Vec<u64> = records.iter().map(|record| record.offset).collect();
                 let now_ms = self.settings.clock.passed_ms();
                 for (owed, &offset) in appending.owed.iter().zip(&offsets) {
-                    self.producers.kept(&owed.idempotency, offset, now_ms);
+                    self.producers.kept(&owed.known_by, offset, now_ms);
                 }
                 self.settings.faults.strike_after_append(&records);
                 if let Some(last) = records.last() {
                     self.place.head = last.offset;
-                    self.tail
-                        .push(Arc::new(Batch::new(self.topic.clone(), records)));
+                    let tells_identity = self.tells_identity();
+                    let batch = Batch::new(self.topic.clone(), records, tells_identity);
+                    self.tail.push(Arc::new(batch));
                 }
                 // The disk works on what comes next while this batch is passed on.
                 self.delete_if_wanted(ctx);
@@ -427,7 +434,7 @@ impl Room {
             if self.copies.is_empty() {
                 continue;
             }
-            for answer_to in self.copies.remove(&owed.idempotency).unwrap_or_default() {
+            for answer_to in self.copies.remove(&owed.known_by).unwrap_or_default() {
                 self.answer(answer_to, kept(true));
             }
         }

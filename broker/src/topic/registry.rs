@@ -110,6 +110,11 @@ impl RoomHandle {
         self.address.try_send(order).is_ok()
     }
 
+    /// Whose room it is.
+    pub(super) fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
     /// Whether the room is still there; if not, the registry has or starts another.
     pub(super) fn is_connected(&self) -> bool {
         self.address.connected()

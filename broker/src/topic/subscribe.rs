@@ -388,6 +388,7 @@ impl Room {
             up_to: head,
             max_bytes: PAGE_MAX_BYTES,
             max_records: PAGE_MAX_RECORDS,
+            tell_identity: self.tells_identity(),
         };
         self.log.read(read, Box::new(move |found| page.tell(found)));
     }

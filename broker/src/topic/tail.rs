@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use hark_protocol::{Encoded, Record, Subprotocol, TopicName, codec};
+use hark_protocol::{Encoded, Identity, Record, Subprotocol, TopicName, codec};
 
 use crate::budget::Budget;
 
@@ -30,9 +30,16 @@ struct EncodedBatch {
 }
 
 impl Batch {
-    pub(super) fn new(topic: TopicName, records: Vec<Record>) -> Self {
+    /// `tells_identity`: whether its readers are told who published it.
+    pub(super) fn new(topic: TopicName, mut records: Vec<Record>, tells_identity: bool) -> Self {
         debug_assert!(!records.is_empty());
-        let held = |record: &Record| 2 * (record.message.size_bytes() + FRAME_OVERHEAD_BYTES);
+        if !tells_identity {
+            records.iter_mut().for_each(|record| record.identity = None);
+        }
+        let held = |record: &Record| {
+            let identity = record.identity.as_ref().map_or(0, Identity::size_bytes);
+            2 * (record.message.size_bytes() + identity + FRAME_OVERHEAD_BYTES)
+        };
         let held_bytes = records.iter().map(held).sum();
         Self {
             topic,
@@ -188,11 +195,13 @@ mod tests {
             offset,
             prev: None,
             time_ms: 1,
+            identity: None,
             message: message.clone(),
         };
         Arc::new(Batch::new(
             TopicName::parse("t").unwrap(),
             offsets.map(record).collect(),
+            true,
         ))
     }
 

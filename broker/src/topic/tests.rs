@@ -28,6 +28,7 @@ use super::{
 };
 use crate::budget::Budget;
 use crate::clock::Clock;
+use crate::identity::Authority;
 use crate::message_log::memory::MemoryLog;
 use crate::message_log::{MessageLog, Retention};
 use crate::remembered::Remembered;
@@ -86,6 +87,7 @@ fn registry_that_remembers(
         tail_budget: Budget::new("tail", 1 << 26),
         staged_budget: Budget::new("staged", 1 << 26),
         remembered,
+        authority: Arc::new(Authority::open()),
         faults: Faults { enabled: faults },
         clock,
     };
@@ -171,6 +173,7 @@ fn send(
     let item = |(tag, (message, idempotency))| PublishItem {
         tag,
         message,
+        identity: None,
         idempotency,
         taken: Arc::new(registry.settings().staged_budget.try_take(1).unwrap()),
     };

@@ -313,7 +313,7 @@ export class Inbox {
    * @param {number} size
    */
   message(frame, size) {
-    const { type, topic, offset, prev = offset - 1, time, headers = {}, data, text, data_base64, content_type } = frame;
+    const { type, topic, offset, prev = offset - 1, time, identity, headers = {}, data, text, data_base64, content_type } = frame;
     const seat = this.#seats.get(topic);
     const wanted = this.#listening(topic);
     const position = wanted?.position;
@@ -338,6 +338,7 @@ export class Inbox {
       time,
       data: text ?? (data_base64 === undefined ? data : readBytes(data_base64, content_type)),
       ...(content_type !== undefined && { contentType: content_type }),
+      ...(identity && { identity }),
       headers,
       cursor,
     };

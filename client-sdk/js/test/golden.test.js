@@ -113,6 +113,16 @@ const heard = {
     at: "k3f9a1:1042",
     expect: { offset: 1043, data: { any: "json" }, headers: {}, cursor: "k3f9a1:1043" },
   },
+  message_identity: {
+    at: "k3f9a1:1042",
+    expect: {
+      offset: 1043,
+      data: { say: "hello" },
+      identity: { issuer: "https://login.example", subject: "ana" },
+      headers: {},
+      cursor: "k3f9a1:1043",
+    },
+  },
   message_prev: { at: "k3f9a1:1040", expect: { offset: 1043, data: true, headers: {}, cursor: "k3f9a1:1043" } },
   message_bytes: {
     at: "k3f9a1:1042",

@@ -34,7 +34,7 @@ export async function use(): Promise<number> {
   off();
   hark.on("state", ({ state, retryInMs }) => [state.length, retryInMs?.toFixed()]);
   for await (const event of subscription) {
-    if (event.type === "message") event.data.anything;
+    if (event.type === "message") [event.data.anything, event.identity?.subject.charAt(0)];
     else if (event.type === "gap") event.reason.charAt(0);
     else if (event.type === "lagging") event.behind?.toFixed();
     else if (event.type === "stuck") event.tries.toFixed();

@@ -89,6 +89,7 @@ impl Given {
             offset,
             prev: None,
             time_ms: 1,
+            identity: None,
             message: hark_protocol::Message {
                 payload,
                 headers: Headers::default(),

@@ -338,6 +338,7 @@ pub(crate) fn message_of(offset: u64, payload: Payload) -> ServerFrame {
             offset,
             prev: None,
             time_ms: 1,
+            identity: None,
             message,
         },
     }

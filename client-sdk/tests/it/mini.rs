@@ -211,6 +211,7 @@ impl Mini {
                 offset,
                 prev: None,
                 time_ms: 1_764_230_400_000 + offset,
+                identity: None,
                 message,
             });
             self.changed.send_replace(());

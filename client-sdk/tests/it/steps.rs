@@ -251,6 +251,7 @@ impl Seen {
                     offset: message.cursor.offset,
                     prev: None,
                     time_ms: message.time_ms,
+                    identity: message.identity,
                     message: content,
                 };
                 (ServerFrame::Message { topic, record }, message.cursor)

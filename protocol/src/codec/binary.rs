@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::checks::{self, HeaderMap, HeaderPairs, List, Number, bad_frame, refuse};
 use crate::{
     ClientFrame, Destination, ErrorCode, FrameError, GapReason, Idempotency, IdempotencyInEach,
-    JsonText, MAX_FRAME_BYTES, Message, Payload, PublishAll, Record, ServerFrame, SubscribeFrom,
-    TopicName, TopicOutcome, TopicReceipt,
+    Identity, JsonText, MAX_FRAME_BYTES, Message, Payload, PublishAll, Record, ServerFrame,
+    SubscribeFrom, TopicName, TopicOutcome, TopicReceipt,
 };
 
 /// The first byte of each frame: a client's below 0x80, Hark's from there on. Frozen.
@@ -38,6 +38,7 @@ mod kind {
     pub(super) const PONG: u8 = 0x8b;
     pub(super) const LAGGING: u8 = 0x8c;
     pub(super) const PUBLISHED_ALL: u8 = 0x8d;
+    pub(super) const MESSAGE_V2: u8 = 0x8e;
 }
 
 /// What a payload is, as a byte. Frozen.
@@ -149,6 +150,32 @@ struct MessageV1<'a, H> {
     payload: &'a [u8],
     content_type: Option<&'a str>,
     headers: H,
+}
+
+/// A message of which more is told than `MessageV1` has room for. Sent only where one of the last three is there.
+#[derive(Serialize, Deserialize)]
+struct MessageV2<'a, H> {
+    topic: &'a str,
+    offset: u64,
+    prev: Option<u64>,
+    time_ms: u64,
+    payload_kind: u8,
+    #[serde(with = "serde_bytes")]
+    payload: &'a [u8],
+    content_type: Option<&'a str>,
+    headers: H,
+    #[serde(borrow)]
+    identity: Option<IdentityV1<'a>>,
+    /// Not sent yet: where the message stands among those of all topics.
+    position: Option<u64>,
+    /// Not sent yet: what the message is the newest state of.
+    key: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityV1<'a> {
+    issuer: &'a str,
+    subject: &'a str,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -496,6 +523,27 @@ fn receipt_parts<'a>(receipt: &'a TopicReceipt, cursor: Option<&'a str>) -> Rece
 /// Writes a `message` frame: one allocation of the exact size.
 pub fn encode_message(topic: &TopicName, record: &Record) -> Bytes {
     let (payload_kind, payload, content_type) = payload_parts(&record.message.payload);
+    if let Some(identity) = &record.identity {
+        return write(
+            kind::MESSAGE_V2,
+            &MessageV2 {
+                topic: topic.as_str(),
+                offset: record.offset,
+                prev: record.prev,
+                time_ms: record.time_ms,
+                payload_kind,
+                payload,
+                content_type,
+                headers: HeaderMap(&record.message.headers),
+                identity: Some(IdentityV1 {
+                    issuer: identity.issuer(),
+                    subject: identity.subject(),
+                }),
+                position: None,
+                key: None,
+            },
+        );
+    }
     write(
         kind::MESSAGE,
         &MessageV1 {
@@ -688,6 +736,24 @@ pub fn decode_server(bytes: &Bytes) -> Result<ServerFrame, FrameError> {
                     offset: f.offset,
                     prev: f.prev,
                     time_ms: f.time_ms,
+                    identity: None,
+                    message: Message {
+                        payload: received_payload(f.payload_kind, f.payload, f.content_type)?,
+                        headers: checks::headers(Some(f.headers))?,
+                    },
+                },
+            })
+        }
+        kind::MESSAGE_V2 => {
+            let f: MessageV2<'_, HeaderPairs<'_>> = read(body)?;
+            let identity = |f: IdentityV1<'_>| Identity::new(f.issuer, f.subject);
+            Ok(ServerFrame::Message {
+                topic: checks::topic(f.topic)?,
+                record: Record {
+                    offset: f.offset,
+                    prev: f.prev,
+                    time_ms: f.time_ms,
+                    identity: f.identity.map(identity),
                     message: Message {
                         payload: received_payload(f.payload_kind, f.payload, f.content_type)?,
                         headers: checks::headers(Some(f.headers))?,

@@ -12,13 +12,15 @@ use bytestring::ByteString;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use self::fields::{ClientFields, ReceiptFields, ServerFields, read_id, read_object};
+use self::fields::{
+    ClientFields, IdentityFields, ReceiptFields, ServerFields, read_id, read_object,
+};
 use self::out::Out;
 use super::checks::{self, List, Text, bad_frame, refuse};
 use crate::{
-    ClientFrame, ErrorCode, FrameError, GapReason, Idempotency, IdempotencyInEach, JsonText,
-    Message, Payload, PublishAll, Record, ServerFrame, SubscribeFrom, TopicName, TopicOutcome,
-    TopicReceipt,
+    ClientFrame, ErrorCode, FrameError, GapReason, Idempotency, IdempotencyInEach, Identity,
+    JsonText, Message, Payload, PublishAll, Record, ServerFrame, SubscribeFrom, TopicName,
+    TopicOutcome, TopicReceipt,
 };
 
 /// RFC 4648, section 4; written with padding, read with or without.
@@ -266,6 +268,7 @@ fn write_message(out: &mut dyn Out, topic: &TopicName, record: &Record) {
     out.number("offset", Some(record.offset));
     out.number("prev", record.prev);
     out.number("time", Some(record.time_ms));
+    out.identity(record.identity.as_ref());
     out.headers(&record.message.headers);
     write_payload(out, &record.message.payload);
     out.end();
@@ -489,7 +492,7 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
         }),
         "authenticated" => Ok(ServerFrame::Authenticated {
             id: f.id,
-            identity: text(f.identity, "identity")?,
+            identity: need(f.identity.map(read_name).transpose()?, kind, "identity")?,
             expires_at_ms: f.expires_at.as_ref().map(read_time).transpose()?,
         }),
         "subscribed" => Ok(ServerFrame::Subscribed {
@@ -505,6 +508,7 @@ fn server_frame(bytes: &[u8]) -> Result<ServerFrame, FrameError> {
                 offset: number(f.offset, "offset")?,
                 prev: f.prev,
                 time_ms: number(f.time, "time")?,
+                identity: f.identity.map(read_identity).transpose()?.flatten(),
                 message: Message {
                     payload: received_payload(f.data, &f.data_base64, f.text, &f.content_type)?,
                     headers: checks::headers(f.headers)?,
@@ -639,6 +643,24 @@ fn read_from(raw: &RawValue) -> Result<SubscribeFrom, FrameError> {
             ),
         )
     })
+}
+
+/// What `authenticated` calls the client.
+fn read_name(raw: &RawValue) -> Result<String, FrameError> {
+    let name: Result<Text<'_>, _> = serde_json::from_str(raw.get());
+    name.map(Text::into_string)
+        .map_err(|e| bad_frame(format_args!("`identity`: {e}")))
+}
+
+/// Who published a message.
+fn read_identity(raw: &RawValue) -> Result<Option<Identity>, FrameError> {
+    if raw.get() == "null" {
+        return Ok(None);
+    }
+    let f: IdentityFields<'_> = read_object(raw.get().as_bytes())?;
+    let issuer = need(f.issuer, "an identity", "issuer")?;
+    let subject = need(f.subject, "an identity", "subject")?;
+    Ok(Some(Identity::new(issuer.as_ref(), subject.as_ref())))
 }
 
 fn read_base64(text: &Text<'_>) -> Result<Bytes, FrameError> {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use hark_protocol::{
     ClientFrame, Cursor, Destination, Epoch, ErrorCode, GapReason, Headers, Idempotency,
-    IdempotencyInEach, JsonText, Message, MessageId, Payload, ProducerId, PublishAll, Record,
-    ServerFrame, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt,
+    IdempotencyInEach, Identity, JsonText, Message, MessageId, Payload, ProducerId, PublishAll,
+    Record, ServerFrame, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -183,12 +183,17 @@ fn from() -> impl Strategy<Value = SubscribeFrom> {
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    (number(), id(), number(), message()).prop_map(|(offset, prev, time_ms, message)| Record {
-        offset,
-        prev,
-        time_ms,
-        message,
-    })
+    let identity = (any::<String>(), any::<String>())
+        .prop_map(|(issuer, subject)| Identity::new(&issuer, &subject));
+    (number(), id(), number(), option::of(identity), message()).prop_map(
+        |(offset, prev, time_ms, identity, message)| Record {
+            offset,
+            prev,
+            time_ms,
+            identity,
+            message,
+        },
+    )
 }
 
 fn message() -> impl Strategy<Value = Message> {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use hark_protocol::{
     ClientFrame, Cursor, Destination, ErrorCode, GapReason, Headers, Idempotency,
-    IdempotencyInEach, JsonText, Message, MessageId, Payload, ProducerId, PublishAll, Record,
-    ServerFrame, Subprotocol, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt, codec,
+    IdempotencyInEach, Identity, JsonText, Message, MessageId, Payload, ProducerId, PublishAll,
+    Record, ServerFrame, Subprotocol, SubscribeFrom, TopicName, TopicOutcome, TopicReceipt, codec,
 };
 
 /// A frame of either side.
@@ -260,6 +260,7 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
             offset: 1043,
             prev,
             time_ms: 1_764_230_400_123,
+            identity: None,
             message,
         },
     };
@@ -405,6 +406,23 @@ fn server_samples(add: &mut dyn FnMut(&'static str, &'static str, ServerFrame)) 
                 headers: Headers::default(),
             },
         ),
+    );
+    add(
+        "message_identity",
+        "A message of a topic whose rule tells who published it.",
+        ServerFrame::Message {
+            topic: topic("orders.eu"),
+            record: Record {
+                offset: 1043,
+                prev: None,
+                time_ms: 1_764_230_400_123,
+                identity: Some(Identity::new("https://login.example", "ana")),
+                message: Message {
+                    payload: json(r#"{"say":"hello"}"#),
+                    headers: Headers::default(),
+                },
+            },
+        },
     );
     add(
         "caught_up",

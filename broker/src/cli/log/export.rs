@@ -16,12 +16,12 @@ use crate::message_log::sled::{Exported, OfflineLog};
 /// Write messages as lines of JSON, one each.
 ///
 /// A line holds topic, epoch, offset, time, the message (data, or text or data_base64 and content_type) with its headers, and, from
-/// a data directory, how it is known again (producer and seq, or message_id). What is lost is said on standard error, and
-/// as a line with a gap.
+/// a data directory, who published it (identity) and how it is known again (producer and seq, or message_id). What is lost is
+/// said on standard error, and as a line with a gap.
 ///
 /// From a running broker, each topic is exported up to where it was at the start; what tells a message sent again cannot
-/// be seen there, and is left out. Nothing in a data directory is changed, and it may be read-only: the storage engine writes
-/// to what it opens, so it is given a copy.
+/// be seen there, and is left out; so is who published it, in topics whose readers are not told. Nothing in a data directory is
+/// changed, and it may be read-only: the storage engine writes to what it opens, so it is given a copy.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
     #[command(flatten)]

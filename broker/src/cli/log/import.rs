@@ -16,9 +16,9 @@ const MAX_LINE_BYTES: u64 = 8 * 1024 * 1024;
 /// Read exported messages, one a line, into a log.
 ///
 /// Messages are put at the end of their topics in the order of the lines. Their times are kept (time never goes back within
-/// a topic), and so are headers, content types, producers' numbers and message ids. Offsets and epochs are this log's own:
-/// cursors of where the messages came from mean nothing here. A producer whose numbers have gone on here goes on from there. A
-/// folder that does not exist is made.
+/// a topic), and so are headers, content types, who published them, producers' numbers and message ids. Offsets and epochs are
+/// this log's own: cursors of where the messages came from mean nothing here. A producer whose numbers have gone on here goes on
+/// from there. A folder that does not exist is made.
 ///
 /// A line that cannot be read ends the import; what stood before it stays imported. Names of the system, and content types with
 /// control characters, are refused as in a publish.

@@ -9,14 +9,17 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use bytestring::ByteString;
 use hark_protocol::{
-    Headers, Idempotency, JsonText, MAX_FRAME_BYTES, Message, MessageId, Payload, ProducerId,
-    TopicName, check_content_type, codec,
+    Headers, Idempotency, Identity, JsonText, MAX_FRAME_BYTES, Message, MessageId, Payload,
+    ProducerId, TopicName, check_content_type, codec,
 };
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::message_log::NewRecord;
 use crate::message_log::sled::END_OF_TIMES_MS;
+
+/// No issuer and no subject is longer.
+const MAX_PART_BYTES: usize = 255;
 
 /// The line of a message, of which `frame` is the frame on the wire. `None`: it is no such frame.
 pub(super) fn of_message(
@@ -92,6 +95,7 @@ struct Fields<'a> {
     #[serde(rename = "cursor")]
     _cursor: Option<IgnoredAny>,
     time: Option<u64>,
+    identity: Option<IdentityFields>,
     // `null` is a message, too.
     #[serde(borrow, default, deserialize_with = "there")]
     data: Option<&'a RawValue>,
@@ -106,6 +110,25 @@ struct Fields<'a> {
     #[serde(borrow)]
     message_id: Option<Cow<'a, str>>,
     gap: Option<IgnoredAny>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFields {
+    issuer: String,
+    subject: String,
+}
+
+impl IdentityFields {
+    fn checked(&self) -> Result<Identity, String> {
+        let fits = |part: &String| (1..=MAX_PART_BYTES).contains(&part.len());
+        match fits(&self.issuer) && fits(&self.subject) {
+            true => Ok(Identity::new(&self.issuer, &self.subject)),
+            false => Err(format!(
+                "`identity` has an issuer and a subject of 1 to {MAX_PART_BYTES} bytes each"
+            )),
+        }
+    }
 }
 
 fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -210,8 +233,10 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, String> {
             "the message has {bytes} bytes, and may have {MAX_FRAME_BYTES}"
         ));
     }
+    let identity = fields.identity.as_ref().map(IdentityFields::checked);
     let record = NewRecord {
         message,
+        identity: identity.transpose()?,
         idempotency,
     };
     Ok(Line::Message(Box::new(MessageLine {
@@ -262,13 +287,16 @@ mod tests {
                 Idempotency::None,
             ),
         ];
-        for (payload, headers, idempotency) in cases {
+        let ana = Identity::new("https://login.example", "a\"na");
+        let identities = [None, Some(ana)].into_iter().cycle();
+        for ((payload, headers, idempotency), identity) in cases.into_iter().zip(identities) {
             let headers = Headers::new(headers).unwrap();
             let message = Message { payload, headers };
             let record = Record {
                 offset: 3,
                 prev: None,
                 time_ms: 12,
+                identity: identity.clone(),
                 message: message.clone(),
             };
             let frame = codec::json::encode_message(&topic, &record);
@@ -280,6 +308,7 @@ mod tests {
             assert_eq!((&read.topic, read.time_ms), (&topic, Some(12)), "{line}");
             let expected = NewRecord {
                 message,
+                identity,
                 idempotency,
             };
             assert_eq!(read.record, expected, "{line}");
@@ -316,6 +345,15 @@ mod tests {
             (
                 r#"{"topic":"a","data_base64":"","content_type":"image/png\tx"}"#,
                 "control characters",
+            ),
+            (r#"{"topic":"a","data":1,"identity":"ana"}"#, "identity"),
+            (
+                r#"{"topic":"a","data":1,"identity":{"issuer":"","subject":"ana"}}"#,
+                "1 to 255",
+            ),
+            (
+                r#"{"topic":"a","data":1,"identity":{"subject":"ana"}}"#,
+                "issuer",
             ),
             (r#"{"topic":"a","data":1,"dta":1}"#, "dta"),
             (r#"{"topic":"a","data":1,"producer":"p"}"#, "producer"),

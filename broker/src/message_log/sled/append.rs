@@ -1,6 +1,6 @@
 //! Keeps records at the end of a topic.
 
-use hark_protocol::{Idempotency, Record, TopicName};
+use hark_protocol::{Record, TopicName};
 
 use super::ids;
 use super::layout::TopicId;
@@ -8,7 +8,7 @@ use super::meta::{Ids, Mark, MetaError};
 use super::store::plainly;
 use super::stored::{MAX_PAYLOAD_BYTES, PackError};
 use super::writer::{Answer, Slot, Writer};
-use crate::message_log::{Append, LogError, NewRecord};
+use crate::message_log::{Append, KnownBy, LogError, NewRecord};
 
 impl Writer {
     pub(super) fn append(&mut self, append: Append) {
@@ -83,15 +83,13 @@ impl Writer {
         topic.numbers.bytes += bytes;
         topic.bytes_since_checkpoint += bytes;
         let mut kept = Vec::with_capacity(records.len());
-        for (
-            offset,
-            NewRecord {
+        for (offset, record) in (base..).zip(records) {
+            let NewRecord {
                 message,
+                identity,
                 idempotency,
-            },
-        ) in (base..).zip(records)
-        {
-            if let Idempotency::Sequence { producer, seq } = idempotency {
+            } = record;
+            if let KnownBy::Sequence(producer, seq) = KnownBy::new(identity.clone(), idempotency) {
                 topic.since_checkpoint.insert(
                     producer,
                     Mark {
@@ -106,6 +104,7 @@ impl Writer {
                 offset,
                 prev: None,
                 time_ms,
+                identity,
                 message,
             });
         }

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::ids;
-use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
+use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError, OLDEST_FORMAT};
 use super::open::OpenError;
 use super::replay::find_flaw;
 use super::rows::Records;
@@ -61,8 +61,9 @@ impl Drop for DirectoryLock {
     }
 }
 
+/// The mark of a directory of ours.
 pub(super) fn format_text() -> String {
-    format!("hark message log {FORMAT_VERSION}")
+    format_text_of(FORMAT_VERSION)
 }
 
 /// Whether there is a log in this directory.
@@ -70,14 +71,18 @@ pub fn is_there(dir: &Path) -> bool {
     dir.join(FORMAT_FILE).exists()
 }
 
-/// Whether the format mark is there. Refuses what is not ours.
+fn format_text_of(format: u32) -> String {
+    format!("hark message log {format}")
+}
+
+/// Whether the format mark is there. Refuses what is not ours, and what a newer Hark wrote.
 pub(super) fn check_format(dir: &Path) -> Result<bool, OpenError> {
     let unusable = |source| OpenError::NotWritable {
         dir: dir.to_owned(),
         source,
     };
     match fs::read(dir.join(FORMAT_FILE)) {
-        Ok(found) if found.trim_ascii() == format_text().as_bytes() => Ok(true),
+        Ok(found) if is_read(found.trim_ascii()) => Ok(true),
         Ok(found) => {
             let found = String::from_utf8_lossy(&found[..found.len().min(64)])
                 .trim()
@@ -104,6 +109,17 @@ pub(super) fn check_format(dir: &Path) -> Result<bool, OpenError> {
     }
 }
 
+fn is_read(mark: &[u8]) -> bool {
+    (OLDEST_FORMAT..=FORMAT_VERSION).any(|format| mark == format_text_of(format).as_bytes())
+}
+
+/// Whether the format mark says that an older Hark is to leave the directory alone.
+pub(super) fn is_marked_as_ours(dir: &Path) -> io::Result<bool> {
+    let mark = fs::read(dir.join(FORMAT_FILE))?;
+    Ok(mark.trim_ascii() == format_text().as_bytes())
+}
+
+/// Marks a directory as one of ours, so that an older Hark leaves it alone.
 pub(super) fn write_format(dir: &Path) -> io::Result<()> {
     let new = dir.join(NEW_FORMAT_FILE);
     let mut file = File::create(&new)?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hark_protocol::{Idempotency, ProducerId, TopicName};
+use hark_protocol::TopicName;
 
 use super::load::load;
 use super::meta::{Identity, Ids, Mark, MetaError, Numbers, TIME_BYTES};
@@ -13,7 +13,7 @@ use super::open::{self, OpenDirectory, OpenError};
 use super::store::{Store, plainly};
 use super::stored::{PackError, Packer};
 use crate::clock::Clock;
-use crate::message_log::{LogError, NewRecord};
+use crate::message_log::{KnownBy, LogError, NewRecord, Producer};
 
 /// No record's time is so late: the log has six bytes for it.
 pub const END_OF_TIMES_MS: u64 = 1 << (8 * TIME_BYTES);
@@ -59,7 +59,7 @@ struct Importing {
     /// Records of one time, to be packed together.
     waiting: Vec<NewRecord>,
     waiting_ms: u64,
-    marks: HashMap<ProducerId, Mark>,
+    marks: HashMap<Producer, Mark>,
 }
 
 impl Importer {
@@ -212,14 +212,14 @@ impl Importing {
         })?;
         for (offset, record) in (base..).zip(&records) {
             self.numbers.head = offset;
-            if let Idempotency::Sequence { producer, seq } = &record.idempotency {
+            if let KnownBy::Sequence(producer, seq) = record.known_by() {
                 let mark = Mark {
-                    seq: *seq,
+                    seq,
                     offset,
                     time_ms,
                 };
                 self.marks
-                    .entry(producer.clone())
+                    .entry(producer)
                     .and_modify(|before| *before = mark.after(*before))
                     .or_insert(mark);
             }

@@ -4,16 +4,16 @@
 use std::collections::HashMap;
 use std::ops::RangeBounds;
 
-use hark_protocol::{Idempotency, ProducerId, TopicName};
+use hark_protocol::TopicName;
 
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
 use super::meta::{Deletions, Identity, Mark, Meta, MetaError, Numbers};
 use super::scan::{Scan, Value, last_key, span};
 use super::store::{Store, plainly};
-use super::stored::{Body, idempotency_of_first_part};
+use super::stored::{Body, known_by_first_part};
 use crate::message_log::{
-    KEY_MEMORY_MS, KeyMark, Lately, LogError, MAX_RECENT_KEYS, PRODUCER_MEMORY_MS, ProducerMark,
-    keep_newest,
+    KEY_MEMORY_MS, KeyMark, KnownBy, Lately, LogError, MAX_RECENT_KEYS, PRODUCER_MEMORY_MS,
+    Producer, ProducerMark, keep_newest,
 };
 
 /// A topic as found, and what differs from what is stored.
@@ -33,7 +33,7 @@ pub(super) struct Loaded {
     /// Producers whose number in `meta` is that of a record which is lost, and what is to stand there instead, if anything.
     pub(super) corrected: Corrected,
     /// Those of the producers' numbers that are not in `meta` yet.
-    pub(super) since_checkpoint: HashMap<ProducerId, Mark>,
+    pub(super) since_checkpoint: HashMap<Producer, Mark>,
     /// Producers that may be forgotten.
     pub(super) forgotten: Vec<ProducerMark>,
     pub(super) keys: Vec<KeyMark>,
@@ -225,7 +225,7 @@ fn bytes_of(store: &Store, topic: TopicId, offsets: impl RangeBounds<u64>) -> sl
 }
 
 /// See [`Loaded::corrected`].
-type Corrected = HashMap<ProducerId, Option<Mark>>;
+type Corrected = HashMap<Producer, Option<Mark>>;
 
 /// The producers' numbers in `meta`, and what is to be corrected there. Those of records beyond the head were lost with these: were
 /// they believed, a message that comes again because it was not answered would be taken for kept. What is left of their producers
@@ -264,8 +264,8 @@ fn marks_after_checkpoint(
     numbers: &Numbers,
     stored: &[ProducerMark],
     sent: &mut Vec<Sent>,
-) -> Result<HashMap<ProducerId, Mark>, LogError> {
-    let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
+) -> Result<HashMap<Producer, Mark>, LogError> {
+    let mut marks: HashMap<Producer, Mark> = HashMap::new();
     // Also those before `first`: of records that share a value with later ones, no checkpoint is made when they go.
     let (first, last) = (numbers.checkpoint + 1, numbers.head);
     for_each_number(store, topic, first, last, |producer, mark| {
@@ -293,7 +293,7 @@ fn for_each_number(
     topic: TopicId,
     first: u64,
     last: u64,
-    mut found: impl FnMut(ProducerId, Mark),
+    mut found: impl FnMut(Producer, Mark),
 ) -> Result<(), LogError> {
     if first > last {
         return Ok(());
@@ -303,10 +303,10 @@ fn for_each_number(
         let time_ms = value.time_ms;
         let mut body = Body::new(value.body);
         for offset in value.base..=value.end {
-            let Ok(idempotency) = body.next_idempotency() else {
+            let Ok(known_by) = body.next_known_by() else {
                 break;
             };
-            if let Idempotency::Sequence { producer, seq } = idempotency {
+            if let KnownBy::Sequence(producer, seq) = known_by {
                 let mark = Mark {
                     seq,
                     offset,
@@ -323,7 +323,7 @@ fn for_each_number(
 fn producers(
     store: &Store,
     stored: Vec<ProducerMark>,
-    since_checkpoint: &HashMap<ProducerId, Mark>,
+    since_checkpoint: &HashMap<Producer, Mark>,
 ) -> (Vec<ProducerMark>, Vec<ProducerMark>) {
     let oldest_ms = store.clock.settled_ms().saturating_sub(PRODUCER_MEMORY_MS);
     let stored = stored
@@ -355,7 +355,7 @@ pub(super) fn forgotten_producers(
 
 /// A producer's message in a record.
 struct Sent {
-    producer: ProducerId,
+    producer: Producer,
     seq: u64,
     offset: u64,
 }
@@ -397,25 +397,25 @@ fn recent(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Recent, Lo
             break;
         }
         let body = bytes::Bytes::from_owner(value).slice(HEADER_BYTES..);
-        let idempotencies = match header.is_part {
-            true => idempotency_of_first_part(&body).into_iter().collect(),
-            false => all_idempotencies(body, header.count),
+        let all_known_by = match header.is_part {
+            true => known_by_first_part(body).into_iter().collect(),
+            false => all_known_by(body, header.count),
         };
         let (keys, sent) = (recent.keys.len(), recent.sent.len());
-        let looked_at = (key.base..).zip(idempotencies);
+        let looked_at = (key.base..).zip(all_known_by);
         for (offset, found) in looked_at.filter(|(offset, _)| *offset >= oldest_offset) {
             match found {
-                Idempotency::Key(key) => recent.keys.push(KeyMark {
+                KnownBy::Key(key) => recent.keys.push(KeyMark {
                     key,
                     offset,
                     time_ms,
                 }),
-                Idempotency::Sequence { producer, seq } => recent.sent.push(Sent {
+                KnownBy::Sequence(producer, seq) => recent.sent.push(Sent {
                     producer,
                     seq,
                     offset,
                 }),
-                Idempotency::None => {}
+                KnownBy::Nothing => {}
             }
         }
         recent.keys[keys..].reverse();
@@ -427,10 +427,10 @@ fn recent(store: &Store, topic: TopicId, numbers: &Numbers) -> Result<Recent, Lo
     Ok(recent)
 }
 
-fn all_idempotencies(body: bytes::Bytes, count: u16) -> Vec<Idempotency> {
+fn all_known_by(body: bytes::Bytes, count: u16) -> Vec<KnownBy> {
     let mut body = Body::new(body);
     (0..count)
-        .map_while(|_| body.next_idempotency().ok())
+        .map_while(|_| body.next_known_by().ok())
         .collect()
 }
 

@@ -9,7 +9,8 @@
 //! i                   how many topic ids were drawn, and how many topics there are
 //! l | topic id        what the topic lost before it was recovered
 //! n | name            a topic's identity
-//! p | topic id | name a producer's newest number, as of the topic's last checkpoint
+//! p | topic id | producer
+//!                     a producer's newest number, as of the topic's last checkpoint; a producer is a name, or issuer ff subject ff name
 //! x | name            the sequences of that name that were deleted
 //! ```
 //! sled recovers a prefix of its log. So whatever must not be seen without another is written after that other.
@@ -20,10 +21,14 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::TopicId;
 use super::store::plainly;
-use crate::message_log::{Lineage, LogError, PRODUCER_MEMORY_MS, ProducerMark, draw_epoch};
+use crate::message_log::{
+    Lineage, LogError, PRODUCER_MEMORY_MS, Producer, ProducerMark, draw_epoch,
+};
 
-/// The format of everything in the directory.
-pub(super) const FORMAT_VERSION: u32 = 2;
+/// The format of everything in the directory. In format 2 nobody had an identity, and all else was the same.
+pub(super) const FORMAT_VERSION: u32 = 3;
+/// The oldest that is read. What is written to a directory of an older format is of ours, and it is marked so before.
+pub(super) const OLDEST_FORMAT: u32 = 2;
 /// How many earlier epochs are remembered, of the directory and of a topic.
 const MAX_LINEAGE: usize = 64;
 
@@ -166,7 +171,7 @@ impl Mark {
         }
     }
 
-    pub(super) fn of(self, producer: ProducerId) -> ProducerMark {
+    pub(super) fn of(self, producer: Producer) -> ProducerMark {
         let Self {
             seq,
             offset,
@@ -651,7 +656,7 @@ impl Meta {
     pub(super) fn set_mark(
         &self,
         topic: TopicId,
-        producer: &ProducerId,
+        producer: &Producer,
         mark: &Mark,
     ) -> Result<(), MetaError> {
         self.set(&mark_key(topic, producer), mark)
@@ -660,12 +665,12 @@ impl Meta {
     pub(super) fn mark(
         &self,
         topic: TopicId,
-        producer: &ProducerId,
+        producer: &Producer,
     ) -> Result<Option<Mark>, MetaError> {
         self.get(&mark_key(topic, producer), "number of a producer")
     }
 
-    pub(super) fn remove_mark(&self, topic: TopicId, producer: &ProducerId) -> sled::Result<()> {
+    pub(super) fn remove_mark(&self, topic: TopicId, producer: &Producer) -> sled::Result<()> {
         self.0.remove(mark_key(topic, producer)).map(drop)
     }
 
@@ -676,8 +681,7 @@ impl Meta {
     ) -> impl Iterator<Item = Result<ProducerMark, MetaError>> {
         self.0.scan_prefix(marks_prefix(topic)).map(|found| {
             let (key, value) = found?;
-            let producer = key.get(9..).and_then(|name| std::str::from_utf8(name).ok());
-            let producer = producer.and_then(|name| ProducerId::parse(name).ok());
+            let producer = key.get(9..).and_then(producer_in);
             let producer = producer.ok_or(MetaError::Malformed("name of a producer"))?;
             let mark: Mark = decode(&key, &value, "number of a producer")?;
             Ok(mark.of(producer))
@@ -810,8 +814,32 @@ fn marks_prefix(topic: TopicId) -> [u8; 9] {
     prefixed(b'p', topic)
 }
 
-fn mark_key(topic: TopicId, producer: &ProducerId) -> Vec<u8> {
-    [&marks_prefix(topic), producer.as_str().as_bytes()].concat()
+fn mark_key(topic: TopicId, producer: &Producer) -> Vec<u8> {
+    let mut key = marks_prefix(topic).to_vec();
+    if let Some(identity) = &producer.identity {
+        for part in [identity.issuer(), identity.subject()] {
+            key.extend_from_slice(part.as_bytes());
+            key.push(PART_END);
+        }
+    }
+    key.extend_from_slice(producer.name.as_str().as_bytes());
+    key
+}
+
+/// Stands behind each part of an identity. No byte of UTF-8 is the largest there is.
+const PART_END: u8 = 0xff;
+
+/// The producer that a mark's key names.
+fn producer_in(bytes: &[u8]) -> Option<Producer> {
+    let parts = bytes.split(|byte| *byte == PART_END);
+    let parts: Option<Vec<&str>> = parts.map(|part| std::str::from_utf8(part).ok()).collect();
+    let (identity, name) = match parts?[..] {
+        [name] => (None, name),
+        [issuer, subject, name] => (Some(hark_protocol::Identity::new(issuer, subject)), name),
+        _ => return None,
+    };
+    let name = ProducerId::parse(name).ok()?;
+    Some(Producer { identity, name })
 }
 
 fn prefixed(tag: u8, topic: TopicId) -> [u8; 9] {
@@ -860,8 +888,7 @@ impl Entry {
                 Some(Self::Numbers(whole.collect()))
             }
             b'p' => {
-                let producer = std::str::from_utf8(key.get(9..)?).ok()?;
-                let producer = ProducerId::parse(producer).ok()?;
+                let producer = producer_in(key.get(9..)?)?;
                 let mark: Mark = decode(key, value, "").ok()?;
                 Some(Self::Mark(topic()?, mark.of(producer)))
             }
@@ -875,6 +902,7 @@ impl Directory {
     /// topic, or any deletion, has taken notice of.
     pub(super) fn salvaged(found: Option<Self>, cuts_seen: u64) -> Self {
         let mut directory = found.unwrap_or_else(Self::new);
+        directory.format = FORMAT_VERSION;
         directory.cuts = directory.cuts.max(cuts_seen);
         directory.cut();
         directory

@@ -51,7 +51,7 @@ pub enum Exported<'a> {
     Record {
         /// Its topic's sequence.
         epoch: Epoch,
-        /// The record.
+        /// The record, with its identity.
         record: &'a Record,
         /// How it is known again.
         idempotency: &'a Idempotency,
@@ -176,7 +176,7 @@ impl OfflineLog {
         while let Some(value) = scan.next_value().map_err(unreadable)? {
             let mut body = Body::new(value.body);
             for offset in value.base..=value.end.min(numbers.head) {
-                let Ok((message, idempotency)) = body.next_record() else {
+                let Ok((message, identity, idempotency)) = body.next_record() else {
                     break;
                 };
                 if offset < next {
@@ -190,6 +190,7 @@ impl OfflineLog {
                     offset,
                     prev: None,
                     time_ms: value.time_ms,
+                    identity,
                     message,
                 };
                 let exported = Exported::Record {

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::delete::{Garbage, finish_deletions};
 use super::directory::{
-    DirectoryLock, Fault, check_format, check_sleds_files, format_text, keep_private, look,
-    make_private, open_sled, quietly, remove_unfinished_snapshots, sync_directory, take_lock,
-    write_format,
+    DirectoryLock, Fault, check_format, check_sleds_files, format_text, is_marked_as_ours,
+    keep_private, look, make_private, open_sled, quietly, remove_unfinished_snapshots,
+    sync_directory, take_lock, write_format,
 };
-use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError};
+use super::meta::{Directory, FORMAT_VERSION, Ids, Meta, MetaError, OLDEST_FORMAT};
 use super::rows::Records;
 use super::witness::{self, Witness};
 
@@ -197,10 +197,12 @@ fn find(
     let found = quietly(|| look(&records, &meta)).map_err(refuse(dir))?;
     let (directory, commits, ids) = found;
     match &directory {
-        Some(directory) if directory.format != FORMAT_VERSION => Err(OpenError::OtherFormat {
-            dir: dir.to_owned(),
-            found: directory.format.to_string(),
-        }),
+        Some(directory) if !(OLDEST_FORMAT..=FORMAT_VERSION).contains(&directory.format) => {
+            Err(OpenError::OtherFormat {
+                dir: dir.to_owned(),
+                found: directory.format.to_string(),
+            })
+        }
         None if answered > 0 => {
             let what = format!("nothing is left of {answered} commits");
             Err(refuse(dir)(Fault::Damaged(what)))
@@ -242,6 +244,7 @@ impl FoundDirectory {
             ..
         } = self;
         let mut directory = directory.unwrap_or_else(Directory::new);
+        let found_format = std::mem::replace(&mut directory.format, FORMAT_VERSION);
         let mut warnings = Vec::new();
         if lost > 0 {
             warnings.push(format!(
@@ -273,6 +276,16 @@ impl FoundDirectory {
             .and_then(|()| witness.sync())
             .map_err(unusable(&dir))?;
         sync_directory(&dir).map_err(unusable(&dir))?;
+        // Before anything of the new format is written; where this is cut short, what the tree `meta` says keeps an older Hark out.
+        if !is_marked_as_ours(&dir).map_err(unusable(&dir))? {
+            write_format(&dir).map_err(unusable(&dir))?;
+        }
+        if found_format != FORMAT_VERSION {
+            tracing::info!(
+                found_format,
+                "the data directory is brought along: from now on it is of format {FORMAT_VERSION}, which an older Hark does not open"
+            );
+        }
         Ok(OpenDirectory {
             db,
             records,

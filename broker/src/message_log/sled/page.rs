@@ -96,6 +96,7 @@ struct PageInWork {
     records: usize,
     max_bytes: usize,
     max_records: usize,
+    tell_identity: bool,
     full: bool,
 }
 
@@ -114,6 +115,7 @@ impl PageInWork {
             records: 0,
             max_bytes: read.max_bytes,
             max_records: read.max_records.max(1),
+            tell_identity: read.tell_identity,
             full: false,
         }
     }
@@ -146,7 +148,7 @@ impl PageInWork {
                 let _passed = body.skip();
                 continue;
             }
-            let Ok(message) = body.next_message() else {
+            let Ok((message, identity)) = body.next_message() else {
                 self.miss_until(value.end.min(self.up_to) + 1);
                 return;
             };
@@ -159,6 +161,7 @@ impl PageInWork {
                 offset,
                 prev: None,
                 time_ms: value.time_ms,
+                identity: identity.filter(|_| self.tell_identity),
                 message,
             };
             self.items.push(Item::Record(record));

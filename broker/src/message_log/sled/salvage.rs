@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hark_protocol::{Idempotency, ProducerId, TopicName};
+use hark_protocol::TopicName;
 
 use super::directory::{
     DirectoryLock, check_format, keep_private, runs_away, sync_directory, take_lock,
@@ -29,7 +29,7 @@ use super::scan::{Scan, Value, span};
 use super::stored::Body;
 use super::{SledLog, SledOptions};
 use crate::identity::KEPT_FILE_NAME;
-use crate::message_log::keep_newest;
+use crate::message_log::{KnownBy, Producer, keep_newest};
 
 /// What sled keeps in memory meanwhile.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
@@ -563,7 +563,7 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
     let mut first = topic.numbers.map(|numbers| numbers.first);
     let mut next = first.unwrap_or(0);
     let mut time_ms = topic.numbers.map_or(0, |numbers| numbers.last_time_ms);
-    let mut marks: HashMap<ProducerId, Mark> = HashMap::new();
+    let mut marks: HashMap<Producer, Mark> = HashMap::new();
     let mut losses = Losses::default();
     let (mut ahead, mut stale) = (None, Vec::new());
     let mut scan = Scan::new(&into.records, id, next, u64::MAX)?;
@@ -581,10 +581,10 @@ fn rebuild(into: &OpenDirectory, id: TopicId, topic: Topic) -> Result<Rebuilt, M
         time_ms = time_ms.max(value.time_ms);
         let mut body = Body::new(value.body);
         for offset in value.base..=value.end {
-            let Ok(idempotency) = body.next_idempotency() else {
+            let Ok(known_by) = body.next_known_by() else {
                 break;
             };
-            if let Idempotency::Sequence { producer, seq } = idempotency {
+            if let KnownBy::Sequence(producer, seq) = known_by {
                 let mark = Mark {
                     seq,
                     offset,
@@ -663,7 +663,7 @@ fn write_marks(
     into: &OpenDirectory,
     id: TopicId,
     head: u64,
-    found: HashMap<ProducerId, Mark>,
+    found: HashMap<Producer, Mark>,
 ) -> Result<(), MetaError> {
     let mut found = newest(found);
     for copied in into.meta.marks(id).collect::<Result<Vec<_>, _>>()? {
@@ -685,7 +685,7 @@ fn write_marks(
 }
 
 /// The numbers of those producers that are remembered.
-fn newest(marks: HashMap<ProducerId, Mark>) -> HashMap<ProducerId, Mark> {
+fn newest(marks: HashMap<Producer, Mark>) -> HashMap<Producer, Mark> {
     let marks = marks.into_iter();
     let mut newest = marks.map(|(producer, mark)| mark.of(producer)).collect();
     keep_newest(&mut newest);
@@ -701,7 +701,7 @@ mod tests {
 
     use super::super::tests::{contents, long, options, start_in, with_trees};
     use super::*;
-    use crate::message_log::contract::{Bench, NOON, messages, sent_by, text, topic};
+    use crate::message_log::contract::{Bench, NOON, by, messages, sent_by, text, topic};
     use crate::message_log::{Lineage, PageItem};
 
     /// A log with topics that grow at once, a large message, a producer, and what retention took.
@@ -721,6 +721,7 @@ mod tests {
                 text(vec![3; 200_000]),
                 sent_by("p", 1),
                 sent_by("p", 2),
+                by(Some("ana"), sent_by("p", 1)),
             ])
             .unwrap();
         all_of(&bench)
@@ -761,7 +762,7 @@ mod tests {
 
         let salvaged = recover(&dir).unwrap();
 
-        assert_eq!((salvaged.topics, salvaged.records), (6, 3003));
+        assert_eq!((salvaged.topics, salvaged.records), (6, 3004));
         assert_eq!((salvaged.damaged_topics, salvaged.nameless_records), (0, 0));
         let mut aside = contents(&salvaged.moved_to);
         aside.insert("lock".into(), files["lock"].clone());
@@ -1012,7 +1013,7 @@ mod tests {
         counts.sort_by(|a, b| a.producer.cmp(&b.producer));
         let counts: Vec<_> = counts
             .iter()
-            .map(|mark| (mark.producer.as_str(), mark.seq, mark.offset))
+            .map(|mark| (mark.producer.name.as_str(), mark.seq, mark.offset))
             .collect();
         // What is lost in the middle had been answered, and is told as lost. What is lost at the end may not have been.
         assert_eq!(counts, [("p", 2, 2), ("q", 1, 4)]);

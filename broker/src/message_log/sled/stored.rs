@@ -1,15 +1,22 @@
 //! How records are written into values: bincode, and how many records share a value. Owns the stored form of a record;
 //! leaves where values lie and how they are guarded to `layout`.
+//!
+//! ```text
+//! of nobody        idempotency (which begins with 0, 1 or 2) | headers | payload     all there was until format 3
+//! of an identity   BY_IDENTITY (3) | identity | the same
+//! ```
+//! Who publishes much, alone or by turns with others of the same issuer, is named once in a value.
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use hark_protocol::{
-    Headers, Idempotency, JsonText, MAX_FRAME_BYTES, Message, MessageId, Payload, ProducerId,
+    Headers, Idempotency, Identity, JsonText, MAX_FRAME_BYTES, Message, MessageId, Payload,
+    ProducerId,
 };
 use serde::{Deserialize, Serialize};
 
 use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, MAX_VALUE_BYTES, TopicId};
-use crate::message_log::NewRecord;
+use crate::message_log::{KnownBy, NewRecord};
 
 /// No claim of a stored length is believed beyond this. Bincode counts sizes in memory, hence far above the largest message.
 const DECODE_LIMIT: usize = 16 * MAX_FRAME_BYTES;
@@ -21,7 +28,23 @@ fn bincode_config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODE_LIMIT>()
 }
 
-/// Format 1 of a record, frozen. What knows a message again comes first, so that of a record in parts one part is enough.
+/// The first byte of a record that somebody with an identity published. That of others says how they are known again.
+const BY_IDENTITY: u8 = 3;
+
+/// Who published a record, frozen.
+#[derive(Serialize, Deserialize)]
+enum StoredIdentity<'a> {
+    /// The one of the identified record before, in the same value.
+    Same,
+    /// Another subject of that one's issuer.
+    Subject(&'a str),
+    Whole {
+        issuer: &'a str,
+        subject: &'a str,
+    },
+}
+
+/// A record without its identity, frozen. What knows a message again comes first, so that of a record in parts one part is enough.
 #[derive(Serialize, Deserialize)]
 struct StoredRecord<'a> {
     #[serde(borrow)]
@@ -98,27 +121,32 @@ impl Packer {
         };
         self.value.clear();
         self.value.resize(HEADER_BYTES, 0);
+        // The newest identity in the value.
+        let mut named = None;
         for (offset, record) in (base..).zip(records) {
             let end = self.value.len();
             let payload = record.message.payload.len();
-            if payload > MAX_PAYLOAD_BYTES || encode(record, &mut self.value).is_err() {
+            let too_large = |_| PackError::TooLarge(payload);
+            if payload > MAX_PAYLOAD_BYTES {
                 return Err(PackError::TooLarge(payload));
             }
+            encode(record, named, &mut self.value).map_err(too_large)?;
             if self.value.len() <= MAX_VALUE_BYTES && place.count < u16::MAX {
                 place.count += 1;
+                named = record.identity.as_ref().or(named);
                 continue;
             }
             // The value was full without this record: write it, and begin another with this one.
             if place.count > 0 {
-                std::mem::swap(&mut self.value, &mut self.other);
+                self.value.truncate(end);
+                put(place.key(), place.header(), &mut self.value)?;
                 self.value.clear();
                 self.value.resize(HEADER_BYTES, 0);
-                self.value.extend_from_slice(&self.other[end..]);
-                self.other.truncate(end);
-                put(place.key(), place.header(), &mut self.other)?;
+                encode(record, None, &mut self.value).map_err(too_large)?;
             }
             place.base = offset;
             place.count = 1;
+            named = record.identity.as_ref();
             if self.value.len() > MAX_VALUE_BYTES {
                 let body = self.value.len() - HEADER_BYTES;
                 let parts = body.div_ceil(MAX_BODY_BYTES);
@@ -136,6 +164,7 @@ impl Packer {
                 }
                 place.base = offset + 1;
                 place.count = 0;
+                named = None;
                 self.value.truncate(HEADER_BYTES);
             }
         }
@@ -169,7 +198,16 @@ impl Place {
     }
 }
 
-fn encode(record: &NewRecord, into: &mut Vec<u8>) -> Result<(), Malformed> {
+/// `named`: whom a record before it in the same value names.
+fn encode(
+    record: &NewRecord,
+    named: Option<&Identity>,
+    into: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    if let Some(identity) = &record.identity {
+        into.push(BY_IDENTITY);
+        write(&StoredIdentity::of(identity, named), into)?;
+    }
     let stored = StoredRecord {
         idempotency: match &record.idempotency {
             Idempotency::None => StoredIdempotency::None,
@@ -192,8 +230,36 @@ fn encode(record: &NewRecord, into: &mut Vec<u8>) -> Result<(), Malformed> {
             } => StoredPayload::Typed(typ, data),
         },
     };
+    write(&stored, into)
+}
+
+fn write(stored: &impl Serialize, into: &mut Vec<u8>) -> Result<(), Malformed> {
     bincode::serde::encode_into_writer(stored, Behind(into), bincode_config())
         .map_err(|_| Malformed)
+}
+
+impl<'a> StoredIdentity<'a> {
+    fn of(identity: &'a Identity, named: Option<&Identity>) -> Self {
+        match named {
+            Some(named) if named == identity => Self::Same,
+            Some(named) if named.issuer() == identity.issuer() => Self::Subject(identity.subject()),
+            _ => Self::Whole {
+                issuer: identity.issuer(),
+                subject: identity.subject(),
+            },
+        }
+    }
+
+    fn resolved(&self, named: Option<&Identity>) -> Result<Identity, Malformed> {
+        match *self {
+            Self::Same => named.cloned().ok_or(Malformed),
+            Self::Subject(subject) => {
+                let issuer = named.ok_or(Malformed)?.issuer();
+                Ok(Identity::new(issuer, subject))
+            }
+            Self::Whole { issuer, subject } => Ok(Identity::new(issuer, subject)),
+        }
+    }
 }
 
 /// Lets bincode write behind what a buffer holds already.
@@ -211,70 +277,60 @@ impl bincode::enc::write::Writer for Behind<'_> {
 pub(super) struct Body {
     bytes: Bytes,
     at: usize,
+    /// The newest identity that was met.
+    named: Option<Identity>,
 }
 
 impl Body {
     pub(super) fn new(bytes: Bytes) -> Self {
-        Self { bytes, at: 0 }
+        Self {
+            bytes,
+            at: 0,
+            named: None,
+        }
     }
 
-    /// The next record's message.
-    pub(super) fn next_message(&mut self) -> Result<Message, Malformed> {
+    /// The next record, with who published it and how it is known again.
+    pub(super) fn next_record(
+        &mut self,
+    ) -> Result<(Message, Option<Identity>, Idempotency), Malformed> {
+        let identity = self.next_identity()?;
         let (stored, bytes) = self.take::<StoredRecord<'_>>()?;
-        let shared = |part: &[u8]| bytes.slice_ref(part);
-        let shared_text = |part: &str| ByteString::try_from(shared(part.as_bytes()));
-        let payload = match stored.payload {
-            // Was checked before it was stored, and has a checksum since.
-            StoredPayload::Json(text) => {
-                Payload::Json(JsonText::from_checked(shared(text)).map_err(|_| Malformed)?)
-            }
-            StoredPayload::Bytes(data) => Payload::Bytes {
-                data: shared(data),
-                content_type: None,
-            },
-            StoredPayload::Typed(content_type, data) => Payload::Bytes {
-                data: shared(data),
-                content_type: Some(shared_text(content_type).map_err(|_| Malformed)?),
-            },
-        };
-        let headers = match stored.headers.is_empty() {
-            true => Headers::default(),
-            false => {
-                let pair = |(name, value): (&str, &str)| {
-                    Ok((
-                        shared_text(name).map_err(|_| Malformed)?,
-                        shared_text(value).map_err(|_| Malformed)?,
-                    ))
-                };
-                let pairs = stored
-                    .headers
-                    .into_iter()
-                    .map(pair)
-                    .collect::<Result<_, Malformed>>()?;
-                Headers::new(pairs).map_err(|_| Malformed)?
-            }
-        };
-        Ok(Message { payload, headers })
+        let idempotency = stored.idempotency.checked()?;
+        Ok((message(stored, bytes)?, identity, idempotency))
     }
 
-    /// The next record, with how it is known again.
-    pub(super) fn next_record(&mut self) -> Result<(Message, Idempotency), Malformed> {
-        let mut again = Self {
-            bytes: self.bytes.clone(),
-            at: self.at,
-        };
-        Ok((self.next_message()?, again.next_idempotency()?))
+    /// The next record's message, and who published it.
+    pub(super) fn next_message(&mut self) -> Result<(Message, Option<Identity>), Malformed> {
+        let identity = self.next_identity()?;
+        let (stored, bytes) = self.take::<StoredRecord<'_>>()?;
+        Ok((message(stored, bytes)?, identity))
     }
 
-    /// How the next record is known again; its message is passed over.
-    pub(super) fn next_idempotency(&mut self) -> Result<Idempotency, Malformed> {
+    /// What the next record is known by; its message is passed over.
+    pub(super) fn next_known_by(&mut self) -> Result<KnownBy, Malformed> {
+        let identity = self.next_identity()?;
         let (stored, _) = self.take::<StoredRecord<'_>>()?;
-        stored.idempotency.checked()
+        Ok(KnownBy::new(identity, stored.idempotency.checked()?))
     }
 
     /// Passes over the next record.
     pub(super) fn skip(&mut self) -> Result<(), Malformed> {
+        self.next_identity()?;
         self.take::<StoredRecord<'_>>().map(|_| ())
+    }
+
+    /// Who published the next record, which is not passed over.
+    fn next_identity(&mut self) -> Result<Option<Identity>, Malformed> {
+        if self.bytes.get(self.at) != Some(&BY_IDENTITY) {
+            return Ok(None);
+        }
+        self.at += 1;
+        let named = self.named.take();
+        let (stored, _) = self.take::<StoredIdentity<'_>>()?;
+        let identity = stored.resolved(named.as_ref())?;
+        self.named = Some(identity.clone());
+        Ok(Some(identity))
     }
 
     fn take<'a, T: Deserialize<'a>>(&'a mut self) -> Result<(T, &'a Bytes), Malformed> {
@@ -286,11 +342,50 @@ impl Body {
     }
 }
 
-/// How the record is known again whose first part this is.
-pub(super) fn idempotency_of_first_part(body: &[u8]) -> Result<Idempotency, Malformed> {
-    let (stored, _): (StoredIdempotency<'_>, _) =
-        bincode::serde::borrow_decode_from_slice(body, bincode_config()).map_err(|_| Malformed)?;
-    stored.checked()
+/// The message of a stored record; what it holds is shared with `bytes`, in which it lies.
+fn message(stored: StoredRecord<'_>, bytes: &Bytes) -> Result<Message, Malformed> {
+    let shared = |part: &[u8]| bytes.slice_ref(part);
+    let shared_text = |part: &str| ByteString::try_from(shared(part.as_bytes()));
+    let payload = match stored.payload {
+        // Was checked before it was stored, and has a checksum since.
+        StoredPayload::Json(text) => {
+            Payload::Json(JsonText::from_checked(shared(text)).map_err(|_| Malformed)?)
+        }
+        StoredPayload::Bytes(data) => Payload::Bytes {
+            data: shared(data),
+            content_type: None,
+        },
+        StoredPayload::Typed(content_type, data) => Payload::Bytes {
+            data: shared(data),
+            content_type: Some(shared_text(content_type).map_err(|_| Malformed)?),
+        },
+    };
+    let headers = match stored.headers.is_empty() {
+        true => Headers::default(),
+        false => {
+            let pair = |(name, value): (&str, &str)| {
+                Ok((
+                    shared_text(name).map_err(|_| Malformed)?,
+                    shared_text(value).map_err(|_| Malformed)?,
+                ))
+            };
+            let pairs = stored
+                .headers
+                .into_iter()
+                .map(pair)
+                .collect::<Result<_, Malformed>>()?;
+            Headers::new(pairs).map_err(|_| Malformed)?
+        }
+    };
+    Ok(Message { payload, headers })
+}
+
+/// What the record is known by whose first part this is.
+pub(super) fn known_by_first_part(body: Bytes) -> Result<KnownBy, Malformed> {
+    let mut body = Body::new(body);
+    let identity = body.next_identity()?;
+    let (stored, _) = body.take::<StoredIdempotency<'_>>()?;
+    Ok(KnownBy::new(identity, stored.checked()?))
 }
 
 impl StoredIdempotency<'_> {
@@ -348,10 +443,43 @@ mod tests {
             }),
             "[a-zß]{1,30}".prop_map(|key| Idempotency::Key(MessageId::parse(&key).unwrap())),
         ];
-        (payloads(), headers, idempotency).prop_map(|(payload, headers, idempotency)| NewRecord {
-            message: Message { payload, headers },
-            idempotency,
-        })
+        // Few, so that they come again; the issuer's name is as long as one may be, so that a record may not fit into its value.
+        let identity = proptest::option::of(("[ab]{0,255}", "[ab]"))
+            .prop_map(|parts| parts.map(|(issuer, subject)| Identity::new(&issuer, &subject)));
+        (payloads(), headers, identity, idempotency).prop_map(
+            |(payload, headers, identity, idempotency)| NewRecord {
+                message: Message { payload, headers },
+                identity,
+                idempotency,
+            },
+        )
+    }
+
+    fn packed_bytes(identities: &[Option<Identity>]) -> u64 {
+        let record = |identity: &Option<Identity>| NewRecord {
+            message: Message {
+                payload: Payload::Json(JsonText::check("1".into()).unwrap()),
+                headers: Headers::default(),
+            },
+            identity: identity.clone(),
+            idempotency: Idempotency::None,
+        };
+        let records: Vec<NewRecord> = identities.iter().map(record).collect();
+        let packed = Packer::default().pack(TopicId(1), 1, 1, &records, |_, _| Ok::<(), ()>(()));
+        packed.unwrap()
+    }
+
+    /// Without an identity a record is what it was before there were any.
+    #[test]
+    fn an_identity_costs_little_where_it_comes_again_and_nothing_where_there_is_none() {
+        let of = |subject: &str| Some(Identity::new("https://login.example", subject));
+        let around = (KEY_BYTES + HEADER_BYTES) as u64;
+        assert_eq!(packed_bytes(&[None]), around + 5);
+        assert_eq!(packed_bytes(&vec![None; 10]), around + 50);
+        let first = around + 5 + 2 + 22 + 4;
+        assert_eq!(packed_bytes(&[of("ana")]), first);
+        assert_eq!(packed_bytes(&[of("ana"), None, of("ana")]), first + 5 + 7);
+        assert_eq!(packed_bytes(&[of("ana"), of("bob")]), first + 7 + 4);
     }
 
     proptest! {
@@ -377,7 +505,8 @@ mod tests {
                 let mut count = header.count;
                 if header.is_part {
                     let first = &records[usize::try_from(next - 100).unwrap()];
-                    prop_assert_eq!(&idempotency_of_first_part(&body).unwrap(), &first.idempotency);
+                    let known = known_by_first_part(body.clone().into()).unwrap();
+                    prop_assert_eq!(known, first.known_by());
                     for part in 1..header.count {
                         at += 1;
                         let (key, value) = &values[at];
@@ -388,11 +517,15 @@ mod tests {
                     count = 1;
                 }
                 prop_assert!(values[at].1.len() <= MAX_VALUE_BYTES);
-                let (mut messages, mut marks) = (Body::new(body.clone().into()), Body::new(body.into()));
+                let body = Bytes::from(body);
+                let [mut messages, mut marks, mut whole] = [(); 3].map(|()| Body::new(body.clone()));
                 for _ in 0..count {
                     let record = &records[usize::try_from(next - 100).unwrap()];
-                    prop_assert_eq!(&messages.next_message().unwrap(), &record.message);
-                    prop_assert_eq!(&marks.next_idempotency().unwrap(), &record.idempotency);
+                    let (message, identity) = messages.next_message().unwrap();
+                    prop_assert_eq!((&message, &identity), (&record.message, &record.identity));
+                    prop_assert_eq!(marks.next_known_by().unwrap(), record.known_by());
+                    let expected = (message, identity, record.idempotency.clone());
+                    prop_assert_eq!(whole.next_record().unwrap(), expected);
                     next += 1;
                 }
                 prop_assert_eq!(messages.next_message(), Err(Malformed));
@@ -403,8 +536,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_record_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _is_part = idempotency_of_first_part(&bytes);
-            let mut body = Body::new(bytes.into());
+            let bytes = Bytes::from(bytes);
+            let _is_part = known_by_first_part(bytes.clone());
+            let mut body = Body::new(bytes);
             while body.next_message().is_ok() {}
         }
     }

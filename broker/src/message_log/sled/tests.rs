@@ -10,11 +10,12 @@ use hark_protocol::{Epoch, GapReason};
 use tempfile::TempDir;
 
 use super::layout::{HEADER_BYTES, Header, Key, TopicId};
-use super::meta::{Meta, Numbers};
+use super::meta::{Directory, FORMAT_VERSION, Meta, Numbers, OLDEST_FORMAT};
 use super::rows::Records;
 use super::*;
 use crate::message_log::contract::{
-    Bench, NOON, answer, assert_covered, messages, offsets, sent_by, text, texts, topic, wait_for,
+    Bench, NOON, answer, assert_covered, by, messages, offsets, sent_by, text, texts, topic,
+    wait_for,
 };
 use crate::message_log::{KEY_MEMORY_MS, Lineage, NewRecord, PageItem, TopicInfo};
 
@@ -266,6 +267,48 @@ fn another_format_is_left_alone() {
         "{refused}"
     );
     assert_eq!(contents(dir.path()), before);
+
+    // That of a newer Hark.
+    fs::write(dir.path().join("FORMAT"), b"hark message log 4\n").unwrap();
+    let refused = SledLog::open(options(dir.path())).unwrap_err();
+    assert!(refused.to_string().contains("log 4"), "{refused}");
+}
+
+/// Whether it is killed before or after what the tree says, and before the mark is written: the next start goes on.
+#[test]
+fn an_older_directory_is_brought_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let of_ours = format!("hark message log {FORMAT_VERSION}\n");
+    start_in(dir.path())
+        .open("orders")
+        .append(vec![sent_by("p", 1)])
+        .unwrap();
+    let mark = dir.path().join("FORMAT");
+    for (offset, format) in [(2, OLDEST_FORMAT), (3, FORMAT_VERSION)] {
+        with_trees(dir.path(), |_, meta| {
+            let directory = meta.directory().unwrap().unwrap();
+            assert_eq!(directory.format, FORMAT_VERSION);
+            meta.set_directory(&Directory {
+                format,
+                ..directory
+            })
+            .unwrap();
+        });
+        fs::write(&mark, format!("hark message log {OLDEST_FORMAT}\n")).unwrap();
+
+        let bench = start_in(dir.path());
+        let orders = bench.open("orders");
+        assert_eq!(fs::read_to_string(&mark).unwrap(), of_ours);
+        assert_eq!(orders.found.head, offset - 1);
+        let kept = orders.append(vec![by(Some("ana"), sent_by("p", offset))]);
+        assert_eq!(kept.unwrap()[0].offset, offset);
+    }
+    let found = start_in(dir.path()).open("orders").found.producers.clone();
+    let counts: Vec<_> = found
+        .iter()
+        .map(|mark| (mark.producer.identity.is_some(), mark.seq))
+        .collect();
+    assert_eq!(counts, [(false, 1), (true, 3)]);
 }
 
 #[test]
@@ -810,7 +853,7 @@ fn producers_are_found_again_without_reading_everything() {
     producers.sort_by(|a, b| a.producer.cmp(&b.producer));
     let found: Vec<(&str, u64, u64)> = producers
         .iter()
-        .map(|mark| (mark.producer.as_str(), mark.seq, mark.offset))
+        .map(|mark| (mark.producer.name.as_str(), mark.seq, mark.offset))
         .collect();
     assert_eq!(found, [("early", 5, 1), ("late", 9, 3002)]);
 }
@@ -833,14 +876,18 @@ fn forgotten_producers_leave_the_disk() {
         let id = meta.identity(&topic("orders")).unwrap().unwrap().id();
         let left: Vec<_> = meta.marks(id).map(|mark| mark.unwrap().producer).collect();
         assert!(left.len() < 700, "{} are left", left.len());
-        assert!(left.iter().any(|producer| producer.as_str() == "p3"));
+        assert!(left.iter().any(|producer| producer.name.as_str() == "p3"));
     });
 }
 
 /// Producers with their newest number and where it is, by name.
 fn counts(found: &OpenedTopic) -> Vec<(String, u64, u64)> {
     let count = |mark: &super::super::ProducerMark| {
-        (mark.producer.as_str().to_owned(), mark.seq, mark.offset)
+        (
+            mark.producer.name.as_str().to_owned(),
+            mark.seq,
+            mark.offset,
+        )
     };
     let mut counts: Vec<_> = found.producers.iter().map(count).collect();
     counts.sort();
@@ -1127,6 +1174,7 @@ fn keys_of_large_messages_are_found_too() {
     let keyed = |key: &str, size| {
         let key = hark_protocol::MessageId::parse(key).unwrap();
         NewRecord {
+            identity: None,
             idempotency: hark_protocol::Idempotency::Key(key),
             ..text(vec![3; size])
         }
@@ -1146,7 +1194,7 @@ fn keys_of_large_messages_are_found_too() {
         .keys;
     let found: Vec<_> = keys
         .iter()
-        .map(|mark| (mark.key.as_str(), mark.offset))
+        .map(|mark| (mark.key.name.as_str(), mark.offset))
         .collect();
     assert_eq!(found, [("a", 2), ("b", 3), ("c", 4), ("d", 5)]);
 }
@@ -1186,6 +1234,7 @@ fn victim() {
                     let size = (head * 31 + n * 7) % 40;
                     let records: Vec<NewRecord> = (0..size + 1)
                         .map(|k| NewRecord {
+                            identity: None,
                             idempotency: sent_by("p", seq + k + 1).idempotency,
                             ..victims(head + k + 1)
                         })

@@ -8,7 +8,7 @@ use super::layout::{HEADER_BYTES, Header, KEY_BYTES, Key, TopicId};
 use super::meta::{Identity, Losses, MetaError, Numbers};
 use super::offline::OfflineLog;
 use super::scan::{Scan, is_damage, span};
-use super::stored::{Body, idempotency_of_first_part};
+use super::stored::{Body, known_by_first_part};
 
 /// What was verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -240,7 +240,9 @@ impl Walk<'_> {
         let bytes = (KEY_BYTES + value.len()) as u64;
         let open = match parts.take() {
             None if key.part == 0 => {
-                if idempotency_of_first_part(&value[HEADER_BYTES..]).is_err() {
+                if known_by_first_part(bytes::Bytes::copy_from_slice(&value[HEADER_BYTES..]))
+                    .is_err()
+                {
                     self.damage = Some("do not hold what they should");
                     return;
                 }

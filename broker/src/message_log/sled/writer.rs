@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hark_protocol::{ProducerId, Record, TopicName};
+use hark_protocol::{Record, TopicName};
 
 use super::blobs::Blobs;
 use super::delete::Garbage;
@@ -35,8 +35,8 @@ use super::stored::Packer;
 use super::witness::Witness;
 use crate::logging;
 use crate::message_log::{
-    Append, Appended, Done, LogError, LogNews, NewsSink, OpenedTopic, ProducerMark, Retention,
-    RetentionFor,
+    Append, Appended, Done, LogError, LogNews, NewsSink, OpenedTopic, Producer, ProducerMark,
+    Retention, RetentionFor,
 };
 
 /// How many commands wait for the writer at most; beyond it an append or open is answered with `Busy`.
@@ -164,7 +164,7 @@ pub(super) struct OpenTopic {
     pub(super) news: NewsSink,
     pub(super) retention: Retention,
     /// The producers' numbers since the last checkpoint.
-    pub(super) since_checkpoint: HashMap<ProducerId, Mark>,
+    pub(super) since_checkpoint: HashMap<Producer, Mark>,
     pub(super) bytes_since_checkpoint: u64,
     /// How many producers' numbers were written since those to be forgotten were last looked up.
     pub(super) marks_written: usize,

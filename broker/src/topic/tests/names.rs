@@ -26,6 +26,7 @@ fn keep_one(log: &Gated, name: &str) {
         generation: opened.recv().unwrap(),
         records: vec![NewRecord {
             message,
+            identity: None,
             idempotency: Idempotency::None,
         }],
         done: Box::new(|kept| drop(kept.unwrap())),

@@ -86,7 +86,8 @@ fields! {
         "heartbeat_ms" => number heartbeat_ms: u64,
         "max_message_bytes" => number max_message_bytes: u64,
         "max_inflight" => number max_inflight: u64,
-        "identity" => optional identity: Text<'a>,
+        // A name in one frame, issuer and subject in another.
+        "identity" => value identity: &'a RawValue,
         "expires_at" => optional expires_at: Text<'a>,
         "topic" => optional topic: Text<'a>,
         "cursor" => optional cursor: Text<'a>,
@@ -110,6 +111,14 @@ fields! {
         "message" => optional message: Text<'a>,
         "expected_seq" => number expected_seq: u64,
         "retry_after_ms" => number retry_after_ms: u64,
+    }
+}
+
+fields! {
+    /// Who published a message.
+    IdentityFields {
+        "issuer" => optional issuer: Text<'a>,
+        "subject" => optional subject: Text<'a>,
     }
 }
 

@@ -9,7 +9,7 @@ use base64::Engine;
 use bytestring::ByteString;
 
 use super::BASE64;
-use crate::{Cursor, Headers, JsonText, TopicName};
+use crate::{Cursor, Headers, Identity, JsonText, TopicName};
 
 /// Writes with `write` into a text that holds exactly what was written.
 pub(super) fn to_text(write: impl Fn(&mut dyn Out)) -> ByteString {
@@ -98,6 +98,16 @@ pub(super) trait Out {
             self.raw(":");
             self.quoted(value);
         }
+        self.raw("}");
+    }
+
+    /// The field `identity` of a message, left out where there is none.
+    fn identity(&mut self, identity: Option<&Identity>) {
+        let Some(identity) = identity else { return };
+        self.name("identity");
+        self.raw(r#"{"issuer":"#);
+        self.quoted(identity.issuer());
+        self.string("subject", Some(identity.subject()));
         self.raw("}");
     }
 
