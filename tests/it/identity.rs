@@ -8,20 +8,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hark_tests::{Broker, Cli, EventStream, RawWs, Setup, raw_http, upgrade, wait_until};
+use hark_tests::{Broker, Cli, EventStream, RawWs, Setup, hark, raw_http, upgrade, wait_until};
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// By a secret.
-const SHARED: &str = "https://shared.example";
+pub(crate) const SHARED: &str = "https://shared.example";
 /// By a set of public keys.
-const PUBLIC: &str = "https://public.example";
+pub(crate) const PUBLIC: &str = "https://public.example";
 const UNKNOWN_KEY: &str = "unknown kid";
-const RULES: &str = r#"
+pub(crate) const RULES: &str = r#"
 [[issuer]]
 name = "https://shared.example"
 audience = ["hark"]
@@ -52,7 +52,7 @@ monitor = true
 "#;
 
 /// Who signs, and a folder with all that the broker is told of it.
-struct Issuers {
+pub(crate) struct Issuers {
     dir: TempDir,
     pair: Ed25519KeyPair,
 }
@@ -62,7 +62,7 @@ impl Issuers {
         Self::with(RULES)
     }
 
-    fn with(rules: &str) -> Self {
+    pub(crate) fn with(rules: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
@@ -74,22 +74,31 @@ impl Issuers {
         Self { dir, pair }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.dir.path().join("auth.toml")
     }
 
-    fn setup(&self) -> Setup {
+    pub(crate) fn setup(&self) -> Setup {
         Setup::new().flag("auth", self.file().display())
     }
 
-    fn by_pair(&self, header: &Value, claims: &Value) -> String {
+    /// Runs `hark ARGS…` in its folder, and gives what it prints.
+    pub(crate) fn hark(&self, args: &str) -> String {
+        let mut command = hark();
+        let command = command.args(args.split(' ')).current_dir(self.dir.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn by_pair(&self, header: &Value, claims: &Value) -> String {
         let signed = unsigned(header, claims);
         let signature = self.pair.sign(signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 
-fn write_private(path: &Path, bytes: &[u8]) {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options
         .write(true)
@@ -105,25 +114,25 @@ fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", part(header), part(claims))
 }
 
-fn by_secret(secret: &[u8], claims: &Value) -> String {
+pub(crate) fn by_secret(secret: &[u8], claims: &Value) -> String {
     let signed = unsigned(&json!({"alg": "HS256"}), claims);
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let signature = hmac::sign(&key, signed.as_bytes());
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap().as_secs()
 }
 
-fn claims(issuer: &str, subject: &str) -> Value {
+pub(crate) fn claims(issuer: &str, subject: &str) -> Value {
     let now = now_s();
     json!({"iss": issuer, "sub": subject, "aud": "hark", "iat": now, "exp": now + 600})
 }
 
 /// `claims`, with some of them otherwise; `null` takes one away.
-fn but(mut claims: Value, changes: Value) -> Value {
+pub(crate) fn but(mut claims: Value, changes: Value) -> Value {
     for (name, value) in changes.as_object().unwrap() {
         match value {
             Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
