@@ -10,7 +10,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use crate::machine::{Server, Timings};
-use crate::wire::{BINARY, Reader, TEXT, connect, connect_events, frame};
+use crate::wire::{BINARY, Reader, TEXT, connect, connect_as, connect_events, frame};
 
 /// One in so many deliveries is timed: reading the clock for each would cost more than the delivery.
 const TIMED_ONE_IN: u64 = 8;
@@ -38,9 +38,9 @@ impl Peer {
         }
     }
 
-    async fn connect(self, address: &str) -> (Reader, OwnedWriteHalf) {
+    async fn connect(self, address: &str, shown: &str) -> (Reader, OwnedWriteHalf) {
         match self {
-            Self::Hark | Self::HarkEvents => connect(address, "/ws").await,
+            Self::Hark | Self::HarkEvents => connect_as(address, "/ws", shown).await,
             Self::Nats => {
                 let (reader, mut writer) = connect(address, "/").await;
                 let hello = b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
@@ -61,10 +61,10 @@ impl Peer {
     }
 
     /// A connection that reads what is published from now on.
-    async fn subscriber(self, address: &str) -> (Reader, OwnedWriteHalf) {
+    async fn subscriber(self, address: &str, shown: &str) -> (Reader, OwnedWriteHalf) {
         let (mut reader, mut writer) = match self {
             Self::HarkEvents => connect_events(address, "/v1/topics/fan-out/events").await,
-            _ => self.connect(address).await,
+            _ => self.connect(address, shown).await,
         };
         self.subscribe(&mut reader, &mut writer).await;
         (reader, writer)
@@ -106,6 +106,8 @@ impl Peer {
 /// One publisher, many subscribers of its topic.
 pub(crate) struct FanOut {
     pub(crate) peer: Peer,
+    /// The header lines by which WebSockets say who they are; each ends in `\r\n`.
+    pub(crate) shown: String,
     pub(crate) subscribers: u64,
     pub(crate) payload_bytes: usize,
     /// Messages that may be on their way, not yet delivered to every subscriber.
@@ -126,13 +128,14 @@ struct Counted {
 }
 
 impl FanOut {
-    pub(crate) async fn run(&self, server: &Server, run: Duration) {
+    /// Prints what it found, and gives the microseconds of the server's CPU that a delivery took.
+    pub(crate) async fn run(&self, server: &Server, run: Duration) -> f64 {
         let counted = Rc::new(Counted::default());
         counted.began.set(Some(Instant::now()));
         let message_bytes = self.peer.message_bytes(self.payload_bytes);
         let subscribers = self.subscribers;
         for _ in 0..self.subscribers {
-            let (mut reader, writer) = self.peer.subscriber(&server.address).await;
+            let (mut reader, writer) = self.peer.subscriber(&server.address, &self.shown).await;
             let counted = counted.clone();
             tokio::task::spawn_local(async move {
                 let _kept_open = writer;
@@ -147,7 +150,7 @@ impl FanOut {
                 reader.each_frame(see).await;
             });
         }
-        let (mut answers, mut writer) = self.peer.connect(&server.address).await;
+        let (mut answers, mut writer) = self.peer.connect(&server.address, &self.shown).await;
         tokio::task::spawn_local(async move {
             let refused = |frame: &[u8]| {
                 let error = frame.starts_with(br#"{"type":"error""#) || frame.starts_with(b"-ERR");
@@ -182,6 +185,7 @@ impl FanOut {
         }
         let (took, cpu) = (measured.began.elapsed(), server.cpu() - measured.cpu);
         let delivered = (counted.delivered.get() - measured.delivered) as f64;
+        let cpu_each = cpu.as_secs_f64() * 1e6 / delivered;
         let mut timings = counted.timings.borrow_mut();
         timings.sort();
         println!(
@@ -191,11 +195,12 @@ impl FanOut {
             self.payload_bytes,
             self.window,
             delivered / took.as_secs_f64() / 1e6,
-            cpu.as_secs_f64() * 1e6 / delivered,
+            cpu_each,
             timings.at(0.5),
             timings.at(0.99),
             timings.at(0.999),
         );
+        cpu_each
     }
 }
 

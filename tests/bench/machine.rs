@@ -53,6 +53,12 @@ pub(crate) fn pin_to_core(core: usize) {
     rustix::thread::sched_setaffinity(None, &cores).unwrap();
 }
 
+/// The broker's binary: `HARK_BIN`, or the one beside this program.
+pub(crate) fn hark() -> PathBuf {
+    let beside = || std::env::current_exe().unwrap().with_file_name("hark");
+    std::env::var_os("HARK_BIN").map_or_else(beside, PathBuf::from)
+}
+
 /// A broker on the cores it is given.
 pub(crate) struct Server {
     process: Child,
@@ -66,13 +72,11 @@ impl Server {
         Self::serve(&data, cores, &["--workers", "1"])
     }
 
-    /// A broker on this directory; returns when it serves. `HARK_BIN` names another binary than the one beside this program.
+    /// A broker on this directory; returns when it serves.
     pub(crate) fn serve(data: &Path, cores: &str, flags: &[&str]) -> Self {
-        let beside = || std::env::current_exe().unwrap().with_file_name("hark");
-        let binary = std::env::var_os("HARK_BIN").map_or_else(beside, PathBuf::from);
         let mut process = Command::new("taskset")
             .args(["-c", cores])
-            .arg(binary)
+            .arg(hark())
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data)
             .args(flags)

@@ -5,10 +5,12 @@
 //! The load speaks raw WebSocket frames, so that on one core it can outrun the broker it measures.
 //!
 //! `hark-bench growth` (many topics), `fairness` (a quiet topic beside floods) and `soak` (retention) are tables of their own; so is
-//! `fan-out`, `receipts` and `many`, what a delivery, a receipt and a message to a thousand topics cost, which are part of the first run too.
+//! `fan-out`, `receipts`, `many` and `auth`, what a delivery, a receipt, a message to a thousand topics and authentication cost, which are
+//! part of the first run too.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a program for people; what goes wrong may end it
 
+mod auth;
 mod fairness;
 mod growth;
 mod load;
@@ -49,6 +51,10 @@ fn main() {
                 tokio::task::LocalSet::new().block_on(&runtime, fan_out(dir, None));
             }
         }
+        Some("auth") => {
+            pin_to_core(1);
+            local.block_on(&runtime, auth::run(dir, ONE_CORE));
+        }
         Some("growth") => local.block_on(&runtime, growth::run(dir)),
         Some("fairness") => local.block_on(&runtime, fairness::run(dir, repeats)),
         Some("many") => local.block_on(&runtime, many::run(dir, ONE_CORE, 100)),
@@ -57,7 +63,9 @@ fn main() {
             local.block_on(&runtime, receipts(dir));
         }
         Some("soak") => local.block_on(&runtime, soak::run(dir)),
-        Some(other) => panic!("{other:?} is not fan-out, growth, fairness, many, receipts or soak"),
+        Some(other) => {
+            panic!("{other:?} is not auth, fan-out, growth, fairness, many, receipts or soak")
+        }
     }
 }
 
@@ -65,6 +73,7 @@ fn main() {
 async fn fan_out(dir: &Path, nats: Option<&Path>) {
     let load = |peer| FanOut {
         peer,
+        shown: String::new(),
         subscribers: 1000,
         payload_bytes: 128,
         window: 64,
@@ -109,6 +118,7 @@ fn costs(runtime: &tokio::runtime::Runtime, dir: &Path, repeats: u32) {
             fan_out(dir, nats.as_deref()).await;
             receipts(dir).await;
             many::run(dir, ONE_CORE, 100).await;
+            auth::run(dir, ONE_CORE).await;
 
             // Alone, it is the time that counts, not the CPU: the broker may use both cores, as it would.
             let server = Server::start(dir, BOTH_CORES);

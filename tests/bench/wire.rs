@@ -5,9 +5,18 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 pub(crate) async fn connect(address: &str, path: &str) -> (Reader, OwnedWriteHalf) {
+    connect_as(address, path, "").await
+}
+
+/// With these header lines, each of which ends in `\r\n`, in the upgrade.
+pub(crate) async fn connect_as(
+    address: &str,
+    path: &str,
+    headers: &str,
+) -> (Reader, OwnedWriteHalf) {
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
-    open(address, path, upgrade, 101).await
+    open(address, path, &format!("{upgrade}{headers}"), 101).await
 }
 
 /// An event stream, whose events are read as frames are.
@@ -25,14 +34,21 @@ async fn open(address: &str, path: &str, headers: &str, status: u16) -> (Reader,
     stream.set_nodelay(true).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
+    // Looked at first, so that nothing of what follows is taken.
+    let mut head = [0; 4096];
+    let end = loop {
+        let there = stream.peek(&mut head).await.unwrap();
+        assert!(there > 0, "the broker closed the connection");
+        let end = head[..there].windows(4).position(|end| end == b"\r\n\r\n");
+        if let Some(end) = end {
+            break end + 4;
+        }
+    };
+    stream.read_exact(&mut head[..end]).await.unwrap();
     assert!(
         head.starts_with(format!("HTTP/1.1 {status}").as_bytes()),
         "{}",
-        String::from_utf8_lossy(&head)
+        String::from_utf8_lossy(&head[..end])
     );
     let (read, write) = stream.into_split();
     (

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use hark_tests::{Cli, Exit, hark};
+use hark_tests::{Cli, Exit, Setup, hark};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -27,6 +27,8 @@ publish = ["in.>"]
 who = "*"
 subscribe = ["user.{sub}.>"]
 "#;
+
+const PUBLIC_PEM: &str = include_str!("../../broker/src/identity/testdata/p256-public.pem");
 
 /// A directory with a configuration and a secret, in which the commands run.
 fn setup() -> TempDir {
@@ -148,4 +150,145 @@ fn a_token_is_made_and_explained() {
     // A secret is no argument.
     let refused = run(&dir, "token make --secret abc --issuer a --subject b", "");
     assert_eq!(refused.code, Some(2), "{refused:#?}");
+}
+
+/// Sooner than anybody could be judged wrongly: one sentence, which names the setting.
+#[test]
+fn a_broker_that_cannot_judge_does_not_start() {
+    let issuer = |fields: &str| {
+        format!(
+            "[[issuer]]\nname = \"https://id.example\"\naudience = [\"hark\"]\n{fields}\n[[rule]]\nwho = \"*\"\npublish = [\"a\"]\n"
+        )
+    };
+    let secret = "algorithm = \"HS256\"\nsecret_file = \"secret\"";
+    let rule = |fields: &str| format!("{}[[rule]]\n{fields}\n", issuer(secret));
+    for (auth, words) in [
+        ("[[issuer]\n".to_owned(), &["line 1"][..]),
+        // A key file that cannot be read.
+        (
+            issuer("algorithm = \"ES256\"\nkey_file = \"nowhere.pem\""),
+            &["key_file", "nowhere.pem"],
+        ),
+        (
+            issuer("algorithm = \"ES256\"\nkey_file = \".\""),
+            &["key_file"],
+        ),
+        (
+            issuer("algorithm = \"HS256\"\nsecret_file = \"open\""),
+            &["secret_file", "chmod 600"],
+        ),
+        (
+            issuer("algorithm = \"HS256\"\nsecret_file = \"short\""),
+            &["secret_file", "32 bytes"],
+        ),
+        // Keys that are none.
+        (issuer("jwks_file = \"secret\""), &["jwks_file", "JWKS"]),
+        (issuer("jwks_file = \"list.json\""), &["jwks_file", "keys"]),
+        (
+            issuer("jwks_file = \"odd.json\""),
+            &["jwks_file", "no key that can be used"],
+        ),
+        (
+            issuer("jwks_url = \"http://id.example/keys\""),
+            &["jwks_url", "https"],
+        ),
+        // An algorithm that is none, or another than the key's.
+        (
+            issuer("algorithm = \"none\"\nkey_file = \"public.pem\""),
+            &["algorithm", "none", "HS256"],
+        ),
+        (
+            issuer("algorithm = \"RS256\"\nkey_file = \"public.pem\""),
+            &["key_file", "RS256"],
+        ),
+        (
+            issuer("algorithm = \"HS256\"\nkey_file = \"public.pem\""),
+            &["algorithm", "secret_file"],
+        ),
+        // A rule that can never match.
+        (
+            rule("who = \"https://other.example ana\"\npublish = [\"a\"]"),
+            &["[[rule]] number 2", "who", "never"],
+        ),
+        (
+            rule("who = \"https://id.example a.b\"\npublish = [\"user.{sub}\"]"),
+            &["[[rule]] number 2", "who", "never"],
+        ),
+        (
+            rule("who = \"*\"\npublish = [\"$sys.a\"]"),
+            &["publish", "never"],
+        ),
+        (
+            rule("who = \"*\"\nsubscribe = [\"a.>.b\"]"),
+            &["subscribe", "a.>.b"],
+        ),
+        (
+            rule("who = \"*\""),
+            &["[[rule]] number 2", "grants nothing"],
+        ),
+    ] {
+        let dir = setup();
+        fs::write(dir.path().join("auth.toml"), &auth).unwrap();
+        fs::write(dir.path().join("public.pem"), PUBLIC_PEM).unwrap();
+        fs::write(dir.path().join("list.json"), "[1]").unwrap();
+        fs::write(
+            dir.path().join("odd.json"),
+            r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#,
+        )
+        .unwrap();
+        for (name, bytes, mode) in [
+            ("open", &[b'x'; 32][..], 0o644),
+            ("short", &[b'x'; 31], 0o600),
+        ] {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let file = dir.path().join("auth.toml");
+        let exit = Setup::new().flag("auth", file.display()).try_start();
+        let exit = exit
+            .err()
+            .unwrap_or_else(|| panic!("it started with:\n{auth}"));
+        assert!(matches!(exit.code, Some(1 | 2)), "{exit:#?}");
+        assert_eq!(exit.stderr.trim().lines().count(), 1, "{}", exit.stderr);
+        for word in words.iter().chain(&["auth.toml"]) {
+            assert!(
+                exit.stderr.contains(word),
+                "{word}: {}\n{auth}",
+                exit.stderr
+            );
+        }
+    }
+}
+
+/// What only shows when a token comes is said by `hark token explain`, before anybody is turned away.
+#[test]
+fn a_token_that_is_too_long_or_a_clock_that_is_off_is_explained() {
+    let dir = setup();
+    fs::write(dir.path().join("keys.toml"), "").unwrap();
+    let keys = dir.path().join("keys.toml");
+    fs::set_permissions(keys, PermissionsExt::from_mode(0o600)).unwrap();
+    let long = explained(&dir, &"x".repeat(1 << 20), 1);
+    let message = long["message"].as_str().unwrap();
+    assert!(
+        message.contains("1048576 bytes") && message.contains("16384"),
+        "{long}"
+    );
+    let now = crate::identity::now_s();
+    for (exp, nbf, words) in [
+        (now - 120, now - 300, ["has expired", "ago"]),
+        (
+            now + 300,
+            now + 120,
+            ["not valid yet", "are the clocks set?"],
+        ),
+    ] {
+        let claims = json!({"iss": "https://id.example", "aud": "hark", "sub": "bob", "exp": exp, "nbf": nbf});
+        let token = crate::identity::by_secret(b"a secret of the tests, long enough", &claims);
+        let refused = explained(&dir, &token, 1);
+        let message = refused["message"].as_str().unwrap();
+        for word in words {
+            assert!(message.contains(word), "{refused}");
+        }
+    }
 }

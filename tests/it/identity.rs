@@ -77,12 +77,21 @@ impl Issuers {
         Self { dir, pair }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.dir.path().join("auth.toml")
     }
 
     pub(crate) fn setup(&self) -> Setup {
         Setup::new().flag("auth", self.file().display())
+    }
+
+    /// Runs `hark ARGS…` in its folder, and gives what it prints.
+    pub(crate) fn hark(&self, args: &str) -> String {
+        let mut command = hark();
+        let command = command.args(args.split(' ')).current_dir(self.dir.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     pub(crate) fn by_pair(&self, header: &Value, claims: &Value) -> String {

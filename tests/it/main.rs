@@ -60,6 +60,8 @@ mod http_rules;
 mod identity;
 #[cfg(feature = "peers")]
 mod journey;
+#[cfg(feature = "peers")]
+mod let_in;
 mod limits;
 mod log_tools;
 mod long_poll;
@@ -85,6 +87,7 @@ mod retention;
 mod rfc6455;
 mod saying;
 mod sdk;
+mod secrets;
 mod serve;
 mod settings;
 mod slow_client;

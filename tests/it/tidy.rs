@@ -246,6 +246,30 @@ fn promises_name_tests_that_exist() {
     );
 }
 
+/// Each line of the table of threats names a test at its end (that there is such a one, `promises_name_tests_that_exist` holds).
+#[test]
+fn each_threat_names_the_test_that_holds_it_off() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let (_, section) = text
+        .split_once("## What is defended, and what is left to others\n")
+        .expect("the table of threats");
+    let section = section.split("\n## ").next().unwrap();
+    let rows: Vec<&str> = section
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .skip(2)
+        .collect();
+    assert!(rows.len() > 10, "{section}");
+    let names_one = |row: &str| {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        cells.len() == 4 && cells[3].trim().starts_with("tests: `")
+    };
+    let silent = rows.into_iter().filter(|row| !names_one(row));
+    let silent: Vec<String> = silent.map(str::to_owned).collect();
+    none("threats without a test in the last column", &silent);
+}
+
 /// An exception that says neither why nor since when stays for ever.
 #[test]
 fn exceptions_in_deny_toml_have_a_reason_and_a_date() {

@@ -19,7 +19,7 @@ mkdir -p "$peers/bin"
 # What was linked here before is not what is looked for: a link would come to name itself.
 PATH=$(printf %s ":$PATH:" | sed "s|:$peers/bin:|:|g; s|^:||; s|:$||")
 
-# --- Python: websockets, httpx-sse
+# --- Python: websockets, httpx-sse, PyJWT
 
 command -v "$python" > /dev/null || fail "$python is missing (Debian: apt-get install python3 python3-venv)"
 if ! cmp -s "$here/requirements.txt" "$peers/installed.txt"; then
@@ -50,7 +50,7 @@ os.rename(os.path.join(peers, "flights.csv.part"), os.path.join(peers, "flights.
 UNPACK
 fi
 
-# --- programs: curl, Node, nginx, Chromium, Firefox
+# --- programs: curl, openssl, Node, nginx, Chromium, Firefox
 
 # What apt knows is brought up to date once, and only if something is to be fetched.
 apt_is_fresh=
@@ -81,6 +81,7 @@ find_program() {
 
 find_program curl > /dev/null || apt_install curl ca-certificates
 link curl "$(find_program curl)"
+find_program openssl > /dev/null || apt_install openssl
 
 # Node 20 or newer. Debian 12's own is older: then the one that a Python package carries, for these tests alone.
 is_node() {

@@ -52,8 +52,9 @@ impl Place {
             None => (rest, ""),
         };
         if authority.contains('@') {
-            return Err(wrong(
-                "it holds a user's name; say who you are by --token-file",
+            // Not shown again: there may be a password in it.
+            return Err(CliError::usage(
+                "the URL holds a user's name; say who you are by --token-file, and write ws://HOST:PORT/ws, http://HOST:PORT or HOST:PORT",
             ));
         }
         if authority.is_empty() || authority.starts_with(':') {

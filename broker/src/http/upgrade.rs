@@ -52,9 +52,9 @@ pub(super) fn choose(request: &HttpRequest) -> Result<Option<Subprotocol>, ApiEr
     let chosen = offered.iter().find_map(|name| Subprotocol::by_name(name));
     chosen.map(Some).ok_or_else(|| {
         let known: Vec<_> = Subprotocol::ALL.iter().map(|known| known.name()).collect();
+        // They are not repeated: some clients put their token there.
         let message = format!(
-            "of the subprotocols offered ({}) none is known; Hark speaks {}",
-            offered.join(", "),
+            "none of the subprotocols offered is known; Hark speaks {}",
             known.join(" and ")
         );
         ApiError::with_status(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)

@@ -61,7 +61,9 @@ impl ApiKeys {
         let mut keys = HashMap::new();
         for form in KeyFile::read(path)?.key {
             let id: Box<str> = form.id.as_str().into();
-            let named = |error: String| format!("{}: [[key]] {id:?}: {error}", path.display());
+            // So much as an id has: there may be a whole key in its place.
+            let shown = id.get(..ID_CHARS).unwrap_or(&id);
+            let named = |error: String| format!("{}: [[key]] {shown:?}: {error}", path.display());
             let key = form.known().map_err(named)?;
             if keys.insert(id.clone(), key).is_some() {
                 return Err(named(
@@ -131,12 +133,13 @@ pub(crate) struct Hash(String);
 impl Hash {
     fn of(key: &str) -> Self {
         let hash = digest::digest(&digest::SHA256, key.as_bytes());
-        Self(
-            hash.as_ref()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        )
+        // Once for each connect: by `format!` it would take longer than the hash.
+        let digits = hash
+            .as_ref()
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 0xf]);
+        let digit = |digit: u8| char::from_digit(digit.into(), 16).unwrap_or_default();
+        Self(digits.map(digit).collect())
     }
 
     fn is_of(&self, key: &str) -> bool {

@@ -54,6 +54,15 @@ pub(super) struct Jwks {
     ask: SyncSender<()>,
 }
 
+/// What came of reading a set.
+struct Reading {
+    result: Result<(), String>,
+    /// Whether the one before had failed.
+    was_failing: bool,
+    /// Whether there was a set already.
+    has_set: bool,
+}
+
 /// Why there is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoKey {
@@ -110,7 +119,7 @@ impl Jwks {
     ) -> Result<Self, String> {
         let source = Source::File(path.to_owned());
         let shared = Shared::new(source, expected, only, PACE_OF_FILES);
-        shared.read_again()?;
+        shared.read_once().result?;
         Self::begin(shared)
     }
 
@@ -278,7 +287,7 @@ impl Shared {
     }
 
     /// Reads the set once. Where that fails the old one stays.
-    fn read_again(&self) -> Result<(), String> {
+    fn read_once(&self) -> Reading {
         let number = {
             let mut state = self.lock();
             state.begun += 1;
@@ -312,6 +321,20 @@ impl Shared {
         });
         drop(state);
         self.read.notify_all();
+        Reading {
+            result,
+            was_failing,
+            has_set,
+        }
+    }
+
+    /// The same, and says where it begins and ends to fail.
+    fn read_again(&self) -> Result<(), String> {
+        let Reading {
+            result,
+            was_failing,
+            has_set,
+        } = self.read_once();
         let issuer = &self.expected.issuer;
         match &result {
             Ok(()) if was_failing => {

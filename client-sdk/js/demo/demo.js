@@ -23,7 +23,9 @@ const element = (tag, className, text = "") =>
 
 // Where this page is served from, also behind a proxy that puts it under a path.
 const base = new URL("..", import.meta.url).href.replace(/\/$/, "");
-const hark = connect({ url: base });
+// Who opens it with `#token=…` is known by that: what stands behind `#` is not sent, and a reload finds it again.
+const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? undefined;
+const hark = connect({ url: base, token });
 
 // --- the connection ---
 
@@ -212,7 +214,9 @@ const enter = async (room) => {
  */
 const showEarlier = async (mine, seen) => {
   try {
-    const response = await fetch(`${base}/v1/topics/${topic}/messages?from=last:${EARLIER}&limit=${EARLIER}`);
+    const response = await fetch(`${base}/v1/topics/${topic}/messages?from=last:${EARLIER}&limit=${EARLIER}`, {
+      headers: token ? { authorization: `Bearer ${token}` } : {},
+    });
     const { messages, cursor } = await response.json();
     const { epoch } = placeOf(cursor);
     if (visit !== mine || epoch !== seen.epoch) return;
