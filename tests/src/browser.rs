@@ -25,17 +25,22 @@ pub struct Tab<'a> {
 impl Browser {
     /// Starts Chromium.
     pub fn chromium() -> Self {
-        Self::start("chromium")
+        Self::start("chromium", "")
+    }
+
+    /// The same, as if its user had gone on at the warning of a certificate with this public key (SHA-256 in base64), and of no other.
+    pub fn chromium_trusting(key: &str) -> Self {
+        Self::start("chromium", key)
     }
 
     /// Starts Firefox.
     pub fn firefox() -> Self {
-        Self::start("firefox")
+        Self::start("firefox", "")
     }
 
-    fn start(name: &str) -> Self {
+    fn start(name: &str, trusted: &str) -> Self {
         let mut command = node("browser.mjs");
-        command.arg(name);
+        command.args([name, trusted]);
         let driver = Cli::spawn(command);
         Self {
             driver: RefCell::new((driver, 0)),

@@ -14,7 +14,7 @@
 //
 // Ends with its standard input.
 //
-// Usage: browser.mjs chromium|firefox
+// Usage: browser.mjs chromium|firefox [trusted]; `trusted`: the public key of a certificate that it takes (SHA-256 in base64), Chromium only
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,7 +22,7 @@ import { createInterface } from "node:readline";
 import { packages, say } from "./packages.mjs";
 
 const puppeteer = packages("puppeteer-core");
-const name = process.argv[2];
+const [name, trusted] = process.argv.slice(2);
 const profile = mkdtempSync(join(tmpdir(), `hark-${name}-`));
 const forChromium = {
   args: [
@@ -40,6 +40,7 @@ const forChromium = {
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
+    ...(trusted ? [`--ignore-certificate-errors-spki-list=${trusted}`] : []),
   ],
 };
 const forFirefox = {
