@@ -430,3 +430,32 @@ fn a_broker_that_does_not_start_shows_no_secret() {
         secret.is_not_in(&exit.stderr, &auth);
     }
 }
+
+/// Everybody on the machine sees the arguments of every process: a token among them is refused, and not said again.
+#[test]
+fn no_command_takes_a_secret_as_an_argument() {
+    let secret = Secret::new(
+        "an argument",
+        "correct-horse-battery-staple-and-more".to_owned(),
+    );
+    for args in ["pub a 1", "sub a", "topics list", "log export --topic a"] {
+        for token in [
+            vec!["--token", &secret.shown],
+            vec![&*format!("--token={}", secret.shown)],
+        ] {
+            let mut command = hark();
+            command
+                .args(args.split(' '))
+                .args(token)
+                .args(["--url", "ws://127.0.0.1:1/ws"]);
+            let exit = Cli::spawn(command).wait();
+            assert_eq!(exit.code, Some(2), "{args}: {exit:#?}");
+            assert!(
+                exit.stderr.contains("--token-file"),
+                "{args}: {}",
+                exit.stderr
+            );
+            secret.is_not_in(&exit.stderr, args);
+        }
+    }
+}

@@ -565,7 +565,7 @@ fn port_in(line: &str, host: Ipv4Addr) -> Option<u16> {
 }
 
 /// A free port below the range from which the system gives ports to outgoing connections (32768 and up on Linux).
-pub(crate) fn quiet_port() -> u16 {
+pub fn quiet_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 190).unwrap() * 100; // other test processes start elsewhere
     loop {

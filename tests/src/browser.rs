@@ -33,6 +33,11 @@ impl Browser {
         Self::start("chromium", switches)
     }
 
+    /// The same, as if its user had gone on at the warning of a certificate with this public key (SHA-256 in base64), and of no other.
+    pub fn chromium_trusting(key: &str) -> Self {
+        Self::chromium_with(&[&format!("--ignore-certificate-errors-spki-list={key}")])
+    }
+
     /// Starts Firefox.
     pub fn firefox() -> Self {
         Self::start("firefox", &[])

@@ -50,7 +50,7 @@ mod ws;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub use broker::{Broker, Exit, Setup, hark};
+pub use broker::{Broker, Exit, Setup, hark, quiet_port};
 pub use browser::{Browser, Tab};
 pub use cli::Cli;
 pub use curl::{Curl, Sse};
