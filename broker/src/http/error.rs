@@ -24,7 +24,7 @@ pub struct ApiError {
     /// Its connection ends with it.
     closes: bool,
     /// Who asked reads an event stream.
-    is_to_stream: bool,
+    is_for_stream: bool,
 }
 
 impl ApiError {
@@ -44,7 +44,7 @@ impl ApiError {
     /// The same to whoever asked for an event stream: where it passes, it is said as a stream that ends at once, and when to come back.
     pub(super) fn for_stream(self) -> Self {
         Self {
-            is_to_stream: true,
+            is_for_stream: true,
             ..self
         }
     }
@@ -85,7 +85,7 @@ impl From<Refusal> for ApiError {
             status,
             refusal,
             closes: false,
-            is_to_stream: false,
+            is_for_stream: false,
         }
     }
 }
@@ -120,7 +120,7 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        if self.is_to_stream
+        if self.is_for_stream
             && let Some(retry_after) = self.refusal.retry_after
         {
             return HttpResponse::Ok()
