@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use hark_tests::{Broker, DEADLINE, Op, Preload, RawWs, Setup, Wire, pause, upgrade, wait_until};
 use serde_json::{Value, json};
 
-use crate::also_over_tls;
-
 fn open(broker: &Broker) -> Wire {
     broker.dial(None, None)
 }

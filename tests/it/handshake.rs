@@ -4,8 +4,6 @@ use hark_protocol::Subprotocol;
 use hark_tests::{Broker, RawWs, Response, Setup, Ws, raw_http, upgrade};
 use serde_json::json;
 
-use crate::also_over_tls;
-
 /// The answer to an upgrade with these header lines more.
 fn answer(broker: &Broker, headers: &str) -> Response {
     raw_http(broker, &upgrade(broker, headers))

@@ -6,8 +6,6 @@ use hark_protocol::Subprotocol;
 use hark_tests::{Broker, Op, Preload, RawWs, Setup, Ws};
 use serde_json::{Map, Value, json};
 
-use crate::also_over_tls;
-
 /// Publishes what is at the limit, then what is over it; the second must be refused and the session go on.
 async fn at_and_over(at: Value, over: Value, code: &str) {
     let broker = Broker::start();

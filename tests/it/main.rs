@@ -18,7 +18,6 @@ macro_rules! also_over_tls {
         }
     };
 }
-pub(crate) use also_over_tls;
 
 mod admin;
 mod assets;

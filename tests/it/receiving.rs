@@ -5,8 +5,6 @@ use std::net::Ipv4Addr;
 use hark_tests::{Broker, Op, RawWs, Setup};
 use serde_json::json;
 
-use crate::also_over_tls;
-
 const MIB: usize = 1024 * 1024;
 const LIMIT: usize = 24 * MIB;
 /// Addresses of the crowd, and how many messages each of them holds half.

@@ -23,8 +23,6 @@ use self::Step::{
     Split, Text, TextOf,
 };
 
-use crate::also_over_tls;
-
 /// How many cases there are in each group, as the suite counts them.
 const GROUPS: [(&str, usize); 37] = [
     ("1.1", 8),

@@ -77,6 +77,11 @@ impl Wire {
                 connection.send_close_notify();
                 Ok(0)
             })?;
+            // The broker may have closed by then: it has been told.
+            return match self.tcp.shutdown(how) {
+                Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
+                shut => shut,
+            };
         }
         self.tcp.shutdown(how)
     }
