@@ -10,7 +10,7 @@ use hark_protocol::{Epoch, GapReason};
 use tempfile::TempDir;
 
 use super::layout::{HEADER_BYTES, Header, Key, TopicId};
-use super::meta::{Directory, FORMAT_VERSION, Meta, Numbers, OLDEST_FORMAT};
+use super::meta::{FORMAT_VERSION, Meta, Numbers, OLDEST_FORMAT};
 use super::rows::Records;
 use super::*;
 use crate::message_log::contract::{
@@ -286,13 +286,10 @@ fn an_older_directory_is_brought_along() {
     let mark = dir.path().join("FORMAT");
     for (offset, format) in [(2, OLDEST_FORMAT), (3, FORMAT_VERSION)] {
         with_trees(dir.path(), |_, meta| {
-            let directory = meta.directory().unwrap().unwrap();
+            let mut directory = meta.directory().unwrap().unwrap();
             assert_eq!(directory.format, FORMAT_VERSION);
-            meta.set_directory(&Directory {
-                format,
-                ..directory
-            })
-            .unwrap();
+            directory.format = format;
+            meta.set_directory(&directory).unwrap();
         });
         fs::write(&mark, format!("hark message log {OLDEST_FORMAT}\n")).unwrap();
 
