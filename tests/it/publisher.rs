@@ -333,6 +333,7 @@ async fn who_becomes_somebody_publishes_as_that_from_then_on() {
             ws.try_feed(&publish(3)).await.unwrap();
         }
         ws.flush().await.unwrap();
+        assert_eq!(ws.answer(2).await["type"], "authenticated");
         let mut duplicates = Vec::new();
         for id in [1, 1, 3, 3] {
             duplicates.push(ws.answer(id).await["duplicate"].clone());

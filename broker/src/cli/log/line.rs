@@ -113,7 +113,10 @@ struct Fields<'a> {
 }
 
 #[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "`identity` as an object with issuer and subject"
+)]
 struct IdentityFields {
     issuer: String,
     subject: String,
