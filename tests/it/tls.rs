@@ -71,11 +71,13 @@ fn who_asks_in_plain_text_is_told_to_use_tls() {
 }
 
 #[test]
-fn who_speaks_tls_to_a_listener_without_it_is_ended_at_once() {
+fn who_speaks_tls_to_a_listener_without_it_is_told_so() {
     let broker = Setup::default().start();
     let mut tcp = broker.dial_tcp(None, None);
     tcp.write_all(&hello()).unwrap();
-    assert_eq!(read_to_the_end(&mut tcp), "");
+    let answer = read_to_the_end(&mut tcp);
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains("no TLS is spoken at this port"), "{answer}");
     assert!(broker.log().contains("speaks TLS"), "{}", broker.log());
 }
 

@@ -193,9 +193,10 @@ impl<T: Transport> Guarded<T> {
         if self.requests == 0 && self.buffer.first() == Some(&TLS_HANDSHAKE) {
             tracing::info!(
                 peer = ?self.connection.peer(),
-                "ended: it speaks TLS, and this listener does not; ask for http:// or ws://, or give the listener a certificate"
+                "refused: it speaks TLS, and this listener does not; ask for http:// or ws://, or give the listener a certificate"
             );
-            self.phase = Phase::Ended;
+            // What is no TLS tells its client so.
+            self.refuse(Refusal::ENCRYPTED, RETRY_AFTER, false);
             return;
         }
         // A head ends with a line: there is nothing new before the next one has.

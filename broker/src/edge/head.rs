@@ -79,6 +79,11 @@ impl Refusal {
         code: "unsupported",
         message: "TLS is spoken at this port, and this request came in plain text; ask for https:// or wss://",
     };
+    pub(super) const ENCRYPTED: Self = Self {
+        status: "400 Bad Request",
+        code: "unsupported",
+        message: "no TLS is spoken at this port; ask for http:// or ws://",
+    };
     const LENGTH_REQUIRED: Self = Self {
         status: "411 Length Required",
         code: "bad_frame",

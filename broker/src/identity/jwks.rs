@@ -475,10 +475,6 @@ fn parse(text: &[u8], expected: &Expected, only: Option<Algorithm>) -> Result<Se
             Err(reason) => left_out.push(format!("{name} {reason}")),
         }
     }
-    if !left_out.is_empty() {
-        let issuer = &expected.issuer;
-        tracing::info!(%issuer, left_out = left_out.join("; "), "keys of an issuer that are not used");
-    }
     let mut set = Set::default();
     match &*keys {
         [] => {
@@ -497,6 +493,10 @@ fn parse(text: &[u8], expected: &Expected, only: Option<Algorithm>) -> Result<Se
             return Err(format!("two keys have the kid {kid:?}"));
         }
         set.by_kid.insert(kid, key);
+    }
+    if !left_out.is_empty() {
+        let issuer = &expected.issuer;
+        tracing::info!(%issuer, left_out = left_out.join("; "), "keys of an issuer that are not used");
     }
     Ok(set)
 }

@@ -54,7 +54,7 @@ const open = async (t, stored) => {
       createElement: () => new FakeElement(),
       querySelectorAll: () => [],
     },
-    location: { href: "http://hark.test/demo/?room=a", search: "?room=a" },
+    location: { href: "http://hark.test/demo/?room=a", search: "?room=a", hash: "" },
     history: { replaceState() {} },
     localStorage: { getItem: (key) => stored[key] ?? null, setItem: (key, value) => (stored[key] = value) },
     ResizeObserver: class {

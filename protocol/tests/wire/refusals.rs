@@ -396,7 +396,7 @@ fn binary_frames() {
     let cases: &[(&[u8], Option<u64>, ErrorCode, &str)] = &[
         (b"", None, BadFrame, "empty"),
         (b"\x00", None, BadFrame, "0x00"),
-        (b"\x07", None, BadFrame, "0x07"),
+        (b"\x08", None, BadFrame, "0x08"),
         (b"\x06\x01\x07\x00", Some(7), BadFrame, "bincode"),
         (b"\x8b\x00", None, BadFrame, "0x8b"),
         (b"{\"type\":\"ping\"}", None, BadFrame, "0x7b"),
