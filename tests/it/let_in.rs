@@ -146,7 +146,7 @@ fn the_readme_shows_the_back_ends_that_are_tested() {
 #[test]
 fn who_follows_let_people_in_has_let_them_in() {
     let reader = Reader::new();
-    let [serve, program, explain] = commands("## Let people in")[..] else {
+    let [serve, program, explain, ..] = commands("## Let people in")[..] else {
         panic!("three blocks of commands");
     };
     assert!(serve.ends_with("\nhark serve --auth auth.toml"), "{serve}");

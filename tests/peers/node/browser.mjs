@@ -97,7 +97,7 @@ const commands = {
     const { page } = tabs[tab];
     await page.bringToFront(); // or it would not get the keys
     await page.click(into);
-    await page.keyboard.sendCharacter(text);
+    await page.keyboard.type(text);
     await page.keyboard.press("Enter");
   },
   reload: async ({ tab }) => void (await tabs[tab].page.reload({ waitUntil: "load" })),
