@@ -406,9 +406,15 @@ impl Live {
     pub(super) fn again(&self, identity: &Identity, now: SystemTime) -> Result<Identity, Refusal> {
         let changes = self.changes.so_far();
         let configured = self.configured();
-        match configured.again(identity, now)? {
-            Some(judged) => self.settle(&configured, judged, identity.0.only.as_ref(), changes),
-            None => Ok(self.anonymous(&configured, changes)),
+        match configured.again(identity, now) {
+            Ok(Some(judged)) => self.settle(&configured, judged, identity.0.only.as_ref(), changes),
+            Ok(None) => Ok(self.anonymous(&configured, changes)),
+            // Whoever cannot be judged just now stays what it was: unless it is revoked, which takes no keys to know.
+            Err(refusal) if refusal.code == ErrorCode::Busy => {
+                self.check_revoked(&configured, identity)?;
+                Err(refusal)
+            }
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -424,10 +430,15 @@ impl Live {
             None => configured.grants(&judged, |_, _| ()),
         };
         let identity = judged.identity(grants, only.cloned(), self.standing(changes));
-        let by_file = configured.revoked.covers(&identity);
-        match by_file.or_else(|| read(&self.revoked).covers(&identity)) {
+        self.check_revoked(configured, &identity)?;
+        Ok(identity)
+    }
+
+    fn check_revoked(&self, configured: &Configured, identity: &Identity) -> Result<(), Refusal> {
+        let by_file = configured.revoked.covers(identity);
+        match by_file.or_else(|| read(&self.revoked).covers(identity)) {
             Some(reason) => Err(Refusal::unauthenticated(reason)),
-            None => Ok(identity),
+            None => Ok(()),
         }
     }
 
@@ -686,7 +697,12 @@ impl Configured {
     fn again(&self, identity: &Identity, now: SystemTime) -> Result<Option<Judged<'_>>, Refusal> {
         match &identity.0.shown {
             Shown::Nothing => Ok(None),
-            Shown::Certificate(certificate) => self.by_certificate(certificate, now),
+            Shown::Certificate(certificate) => match self.by_certificate(certificate, now)? {
+                Some(judged) if judged.who != *identity.who() => Err(Refusal::unauthenticated(
+                    "certificates stand for another issuer now",
+                )),
+                judged => Ok(judged),
+            },
             Shown::ByProxy => {
                 let judged = self.by_proxy(identity.who().subject())?;
                 match judged.who == *identity.who() {

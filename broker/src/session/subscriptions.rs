@@ -138,7 +138,7 @@ impl Session {
         let added = token.map(|token| self.judge_for_topic(&topic, &token));
         match added.transpose() {
             Ok(added) => self.subscribe(id, topic, from, added, ctx),
-            Err(refusal) => self.send_error(ctx, id, refusal.code, refusal.message),
+            Err(refusal) => self.refuse_token(id, refusal, ctx),
         }
     }
 
