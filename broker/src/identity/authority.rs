@@ -189,7 +189,7 @@ impl Authority {
         let changes = live.changes.so_far();
         let configured = live.configured();
         let judged = configured.judge_token(token, now)?;
-        live.settle(&configured, judged, Some(topic), changes)
+        live.settle_shown(&configured, judged, Some(topic), changes, now)
     }
 
     /// The cookie in which browsers bring a token.
@@ -387,7 +387,7 @@ impl Live {
             Credential::None => Ok(self.anonymous(&configured, changes)),
             Credential::Bearer(token) => {
                 let judged = configured.judge(token, now)?;
-                self.settle(&configured, judged, None, changes)
+                self.settle_shown(&configured, judged, None, changes, now)
             }
             Credential::Certificate(certificate) => {
                 match configured.by_certificate(certificate, now)? {
@@ -425,13 +425,49 @@ impl Live {
         only: Option<&TopicName>,
         changes: u64,
     ) -> Result<Identity, Refusal> {
+        let identity = self.granted(configured, judged, only, changes)?;
+        self.check_revoked(configured, &identity)?;
+        Ok(identity)
+    }
+
+    /// Settles who shows a token just now. What was issued in the very second of its subject's revocation may be newer: it is let in by nothing,
+    /// and its client told to come back, with another by then.
+    fn settle_shown(
+        &self,
+        configured: &Configured,
+        judged: Judged<'_>,
+        only: Option<&TopicName>,
+        changes: u64,
+        now: SystemTime,
+    ) -> Result<Identity, Refusal> {
+        let identity = self.granted(configured, judged, only, changes)?;
+        let checked = self.check_revoked(configured, &identity);
+        checked.map_err(|refusal| {
+            let (who, issued_at) = (identity.who(), identity.issued_at());
+            let may_be_newer = |revoked: &Revoked| revoked.may_be_newer(who, issued_at, now);
+            match may_be_newer(&configured.revoked) || may_be_newer(&read(&self.revoked)) {
+                true => Refusal::new(
+                    ErrorCode::Busy,
+                    "what was issued to this subject was revoked in the very second of this token; come back with a new one",
+                ),
+                false => refusal,
+            }
+        })?;
+        Ok(identity)
+    }
+
+    fn granted(
+        &self,
+        configured: &Configured,
+        judged: Judged<'_>,
+        only: Option<&TopicName>,
+        changes: u64,
+    ) -> Result<Identity, Refusal> {
         let grants = match only {
             Some(topic) => judged.grants_of_its_own(topic)?,
             None => configured.grants(&judged, |_, _| ()),
         };
-        let identity = judged.identity(grants, only.cloned(), self.standing(changes));
-        self.check_revoked(configured, &identity)?;
-        Ok(identity)
+        Ok(judged.identity(grants, only.cloned(), self.standing(changes)))
     }
 
     fn check_revoked(&self, configured: &Configured, identity: &Identity) -> Result<(), Refusal> {
