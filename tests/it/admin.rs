@@ -227,6 +227,65 @@ fn what_is_revoked_ends_on_every_transport_at_once() {
 }
 
 /// A request that goes on and on is judged line by line.
+/// Of a session that is nobody's, or somebody's who stays.
+#[test]
+fn a_token_for_one_topic_is_revoked_at_once() {
+    let secret = "secret_file = \"secret\"\n";
+    let issuers =
+        Issuers::with(&RULES.replacen(secret, &format!("{secret}grants_claim = true\n"), 1));
+    write_private(&issuers.dir.path().join("api-keys.toml"), b"");
+    write_private(&issuers.dir.path().join("revoked.jsonl"), b"");
+    let broker = issuers.setup().start();
+    let for_topic = |topic: &str, id: &str| {
+        let changes = json!({"jti": id, "hark": {"subscribe": [topic]}});
+        by_secret(SECRET, &but(claims(SHARED, "ana"), changes))
+    };
+    let subscribe = |id: u64, topic: &str, token: &str| json!({"type": "subscribe", "id": id, "topic": topic, "token": token});
+    let mut nobodys = RawWs::connect(&broker);
+    let mut anas = open(&broker, &token("ana", 600));
+    for ws in [&mut nobodys, &mut anas] {
+        let token = for_topic("door", "t1");
+        assert_eq!(ask(ws, &subscribe(1, "door", &token)), "ok");
+        let token = for_topic("hall", "t2");
+        assert_eq!(ask(ws, &subscribe(2, "hall", &token)), "ok");
+    }
+    let begun = Instant::now();
+    revoke(&broker, &json!({"jti": "t1"}));
+    for ws in [&mut nobodys, &mut anas] {
+        let frame = loop {
+            let frame = ws.read_json();
+            if frame["type"] == "unsubscribed" {
+                break frame;
+            }
+        };
+        assert_eq!(frame["topic"], "door", "{frame}");
+        // It would have been looked at by itself after 30 s.
+        assert!(begun.elapsed() < Duration::from_secs(20), "{begun:?}");
+        let token = for_topic("hall", "t2");
+        assert_eq!(ask(ws, &subscribe(3, "hall", &token)), "already_subscribed");
+        let token = for_topic("door", "t1");
+        assert_eq!(ask(ws, &subscribe(4, "door", &token)), "unauthenticated");
+    }
+    // Other settings for everybody, and what was added stays.
+    replace(
+        &issuers,
+        "auth.toml",
+        &format!(
+            "{}[[rule]]\nwho = \"anonymous\"\nsubscribe = [\"porch\"]\n",
+            RULES.replacen(secret, &format!("{secret}grants_claim = true\n"), 1)
+        ),
+    );
+    let porch = json!({"type": "subscribe", "id": 5, "topic": "porch"});
+    wait_until("the rule is in force", || {
+        (ask(&mut nobodys, &porch) == "ok").then_some(())
+    });
+    let token = for_topic("hall", "t2");
+    assert_eq!(
+        ask(&mut nobodys, &subscribe(6, "hall", &token)),
+        "already_subscribed"
+    );
+}
+
 #[test]
 fn lines_that_keep_coming_are_refused_once_their_token_is_revoked() {
     let issuers = setup();
@@ -268,9 +327,11 @@ fn each_kind_of_revocation_covers_what_it_says_and_nothing_else() {
     let broker = issuers.setup().start();
     let later = now_s() + 5;
     let new = by_secret(SECRET, &but(claims(SHARED, "bob"), json!({"iat": later})));
+    let older = but(claims(SHARED, "bob"), json!({"iat": now_s() - 5}));
+    let older = by_secret(SECRET, &older);
     let no_iat = by_secret(SECRET, &but(claims(SHARED, "bob"), json!({"iat": null})));
     let rows = [
-        ("bob's", token("bob", 600)),
+        ("bob's", older),
         ("bob's, newer", new),
         ("bob's, of no time", no_iat),
         ("bob's, of another issuer", eddsa(&issuers, "bob")),

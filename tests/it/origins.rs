@@ -667,6 +667,28 @@ fn a_subscription_ends_with_the_token_for_its_topic() {
     assert_eq!(ask(&mut ws, &subscribe(7, "short", &token)), "ok");
 }
 
+/// Where nobody may do anything without a token, one for a topic is one, for as long as it lasts.
+#[test]
+fn a_token_for_one_topic_is_enough_to_stay() {
+    let secret = "secret_file = \"secret\"\n";
+    let nobody = "[[rule]]\nwho = \"*\"\nsubscribe = [\"room.*\"]\n";
+    let issuers = Issuers::with(&format!(
+        "[[issuer]]\nname = \"{SHARED}\"\naudience = [\"hark\"]\nalgorithm = \"HS256\"\n{secret}grants_claim = true\n{nobody}"
+    ));
+    let broker = issuers.setup().start();
+    let mut ws = RawWs::connect(&broker);
+    let door = for_topic("guest", "door", 8);
+    assert_eq!(ask(&mut ws, &subscribe(1, "door", &door)), "ok");
+    // Longer than whoever shows nothing may stay.
+    unsubscribed(&mut ws, "door");
+    let again = for_topic("guest", "door", 600);
+    assert_eq!(ask(&mut ws, &subscribe(2, "door", &again)), "ok");
+    let leave = json!({"type": "unsubscribe", "id": 3, "topic": "door"});
+    assert_eq!(ask(&mut ws, &leave), "ok");
+    // The last one is gone.
+    assert_eq!(ws.expect_close(), 4401);
+}
+
 #[test]
 fn a_token_in_subscribe_is_written_in_bincode_too() {
     let issuers = with_grants_claim();

@@ -362,6 +362,18 @@ fn bad_credentials_are_answered_later_and_good_ones_at_once() {
         assert_eq!(ws.expect_close(), 4401);
     }
     expect_later(&bad("192.0.2.2").get(mine), "rate_limited");
+
+    // So does one that shows bad ones for its topics.
+    let mut ws = guest("192.0.2.3").session();
+    let subscribe = json!({"type": "subscribe", "id": 1, "topic": "door", "token": "garbage"});
+    for _ in 0..3 {
+        assert_eq!(ask(&mut ws, &subscribe)["code"], "unauthenticated");
+    }
+    expect_refused(&ask(&mut ws, &subscribe), "rate_limited");
+    expect_sent_away(&mut ws);
+    let log = broker.log();
+    // As many as were refused, and not those that were told to wait.
+    assert_eq!(log.matches("a credential was refused").count(), 9, "{log}");
 }
 
 /// Without a word about it.
@@ -549,6 +561,34 @@ fn so_many_subscriptions_at_a_time() {
         let answer = guest.stream("/v1/events?topic=a&topic=b");
         (!answer.head.headers.contains_key("content-length")).then_some(())
     });
+}
+
+/// Also those from before it was known whose they are.
+#[test]
+fn an_identity_has_so_many_subscriptions_from_the_beginning() {
+    let issuers = Issuers::new();
+    let broker = issuers
+        .setup()
+        .flag("limit-subscriptions", "identity=2")
+        .start();
+    let subscribe = |id, topic: &str| json!({"type": "subscribe", "id": id, "topic": topic});
+    let ana = token("ana", 600);
+    let mut one = RawWs::connect(&broker);
+    for topic in ["public.a", "public.b"] {
+        assert_eq!(ask(&mut one, &subscribe(1, topic))["type"], "subscribed");
+    }
+    assert_eq!(auth(&mut one, &ana)["type"], "authenticated");
+    expect_refused(
+        &ask(&mut one, &subscribe(2, "public.c")),
+        "too_many_subscriptions",
+    );
+    let mut other = RawWs::connect(&broker);
+    assert_eq!(
+        ask(&mut other, &subscribe(3, "public.a"))["type"],
+        "subscribed"
+    );
+    expect_refused(&auth(&mut other, &ana), "too_many_subscriptions");
+    expect_sent_away(&mut other);
 }
 
 #[test]

@@ -322,9 +322,13 @@ struct Mesh {
 
 impl Mesh {
     fn start(client_certificate: &str) -> Self {
+        Self::with(client_certificate, RULES, &[])
+    }
+
+    fn with(client_certificate: &str, rules: &str, flags: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let auth: PathBuf = dir.path().join("auth.toml");
-        std::fs::write(&auth, RULES).unwrap();
+        std::fs::write(&auth, rules).unwrap();
         let mut command = hark();
         command
             .args(["key", "make", "--subject", "shop", "--rule", "backend"])
@@ -336,7 +340,10 @@ impl Mesh {
             ",client-ca={},client-certificate={client_certificate}",
             tls.path("ca.pem").display()
         );
-        let setup = Setup::new().tls(tls).listener(&listener);
+        let mut setup = Setup::new().tls(tls).listener(&listener);
+        for (name, value) in flags {
+            setup = setup.flag(name, value);
+        }
         Self {
             broker: setup.flag("auth", auth.display()).start(),
             _dir: dir,
@@ -350,17 +357,21 @@ impl Mesh {
 
     /// Asks with this certificate; gives the status, or why there is no answer.
     fn publish(&self, pair: Option<&Pair>, token: &str, topic: &str) -> Result<u16, String> {
+        match token {
+            "" => self.publish_with(pair, "", topic),
+            token => self.publish_with(pair, &format!("Authorization: Bearer {token}\r\n"), topic),
+        }
+    }
+
+    /// The same, with these header lines.
+    fn publish_with(&self, pair: Option<&Pair>, lines: &str, topic: &str) -> Result<u16, String> {
         let tls = self.broker.tls().unwrap();
         let config = match pair {
             Some(pair) => tls.client_with(pair),
             None => tls.client(),
         };
-        let authorization = match token {
-            "" => String::new(),
-            token => format!("Authorization: Bearer {token}\r\n"),
-        };
         let request = format!(
-            "POST /v1/topics/{topic}/messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}\
+            "POST /v1/topics/{topic}/messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\
              Content-Type: application/json\r\nContent-Length: 1\r\n\r\n7"
         );
         let answer = ask(&self.broker, config, &request)?;
@@ -434,6 +445,88 @@ fn a_certificate_is_an_identity_and_rules_apply_to_it() {
             "{topic} with a token of {} bytes",
             token.len()
         );
+    }
+}
+
+/// A browser shows it by itself, whatever page asks.
+#[test]
+fn a_certificate_counts_for_no_foreign_page() {
+    let app = ("allowed-origin", "https://app.example");
+    let mesh = Mesh::with("optional", RULES, &[app]);
+    let orders = mesh.sign(ORDERS);
+    let key = format!("Authorization: Bearer {}\r\n", mesh.api_key);
+    let foreign = "Origin: https://app.example\r\n";
+    for (lines, topic, status) in [
+        ("", "orders.1", 200),
+        ("Origin: https://localhost\r\n", "orders.1", 200),
+        (foreign, "orders.1", 401),
+        ("Origin: https://other.example\r\n", "orders.1", 403),
+        // What such a page shows itself counts.
+        (&format!("{foreign}{key}"), "back.a", 200),
+    ] {
+        let found = mesh.publish_with(Some(&orders), lines, topic);
+        assert_eq!(found, Ok(status), "{lines}");
+    }
+    for (lines, is_let_in) in [("", true), (foreign, false)] {
+        let tls = mesh.broker.tls().unwrap();
+        let mut wire = Wire::new(
+            mesh.broker.dial_tcp(None, None),
+            Some(tls.client_with(&orders)),
+        )
+        .unwrap();
+        let end = "Sec-WebSocket-Protocol: hark.v1.json\r\n";
+        wire.write_all(upgrade(&mesh.broker, &format!("{lines}{end}")).as_bytes())
+            .unwrap();
+        let frame = json!({"type": "publish", "id": 1, "topic": "orders.1", "data": 1});
+        let frame = frame.to_string();
+        let length = u8::try_from(frame.len()).unwrap();
+        let mut bytes = vec![0x81, 0x80 | length, 0, 0, 0, 0];
+        bytes.extend(frame.bytes());
+        wire.write_all(&bytes).unwrap();
+        let mut said = Vec::new();
+        let is_said = |said: &[u8]| {
+            let text = String::from_utf8_lossy(said).into_owned();
+            let answer = [("\"published\"", true), ("\"unauthenticated\"", false)];
+            let mut found = answer.iter().filter(|(word, _)| text.contains(word));
+            found.next().map(|&(_, yes)| yes)
+        };
+        let found = loop {
+            let mut some = [0; 4096];
+            let count = wire.read(&mut some).unwrap();
+            said.extend(&some[..count]);
+            if let Some(found) = is_said(&said) {
+                break found;
+            }
+            assert!(count > 0, "{}", String::from_utf8_lossy(&said));
+        };
+        assert_eq!(found, is_let_in, "{lines}");
+    }
+}
+
+/// It says who the proxy is, and never who is behind it.
+#[test]
+fn a_proxys_certificate_is_not_its_clients() {
+    let rules = format!(
+        "{RULES}[[rule]]\nwho = \"proxy ana\"\npublish = [\"anas\"]\n[proxy_identity]\nheader = \"X-Forwarded-User\"\nissuer = \"proxy\"\n"
+    );
+    let flags = [
+        ("trusted-proxy", "127.0.0.1"),
+        ("allowed-origin", "https://app.example"),
+    ];
+    let mesh = Mesh::with("required", &rules, &flags);
+    let orders = mesh.sign(ORDERS);
+    let foreign = "Origin: https://app.example\r\n";
+    let ana = "X-Forwarded-User: ana\r\n";
+    for (lines, topic, status) in [
+        (ana, "anas", 200),
+        (ana, "orders.1", 403),
+        (&format!("{foreign}{ana}"), "anas", 401),
+        (&format!("{foreign}{ana}"), "orders.1", 401),
+        ("X-Forwarded-User:\r\n", "orders.1", 401),
+        ("", "orders.1", 401),
+    ] {
+        let found = mesh.publish_with(Some(&orders), lines, topic);
+        assert_eq!(found, Ok(status), "{lines}{topic}");
     }
 }
 

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use super::{ApiError, Gate, ambient, client_address};
 use crate::audit;
 use crate::certificate::Certificate;
-use crate::connections::Connection;
 use crate::identity::{Checkpoint, Credential, Identity, Refusal};
 use crate::limits::Rated;
 use crate::topic::Access;
@@ -115,12 +114,7 @@ impl Shown {
 /// The first that is there counts, whatever it is worth.
 fn shown(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiError> {
     match (bearer(request), token_in_query(request)?) {
-        (None, None) => Ok(match ambient::shown(request, gate)? {
-            Shown::Nothing => Connection::of(request)
-                .and_then(|connection| connection.client_certificate())
-                .map_or(Shown::Nothing, Shown::InHandshake),
-            shown => shown,
-        }),
+        (None, None) => ambient::shown(request, gate),
         (Some(token), None) => Ok(Shown::InHeader(token)),
         (None, Some(token)) => Ok(Shown::InQuery(token)),
         (Some(_), Some(_)) => Err(ApiError::new(

@@ -1,10 +1,14 @@
-//! What comes along with a request without its client having shown it: a browser's cookie, and the header by which a proxy says whom it has let
-//! in. Owns when each counts, so that no page can use what its visitor has elsewhere; whether it is good the checkpoint says.
+//! What comes along with a request without its client having shown it: a browser's cookie, the header by which a proxy says whom it has let in, and
+//! the certificate of the connection. Owns when each counts, so that no page can use what its visitor has elsewhere; whether it is good the
+//! checkpoint says.
 //!
 //! | | own page | foreign page that may come in | none |
 //! |---|---|---|---|
 //! | cookie | counts | is not looked at | is refused |
 //! | a proxy's header | counts | is not looked at | counts |
+//! | a client certificate | counts | is not looked at | counts |
+//!
+//! The first that is there counts. The certificate of a proxy that says whom it has let in is never its clients'.
 
 use actix_web::HttpRequest;
 use actix_web::http::header;
@@ -13,6 +17,7 @@ use hark_protocol::ErrorCode;
 use super::admitted::Shown;
 use super::guard::{Page, forbidden};
 use super::{ApiError, Gate, client_address};
+use crate::connections::Connection;
 
 /// What comes along with a request and counts.
 pub(super) fn shown(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiError> {
@@ -30,13 +35,27 @@ pub(super) fn shown(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiErro
             ))),
         };
     }
-    if let Some(name) = gate.authority.proxy_header()
-        && let Some(subject) = vouched_for(request, gate, &name)?
-        && page()? != Page::Foreign
-    {
-        return Ok(Shown::ByProxy(subject));
+    let shown = by_proxy_or_certificate(request, gate)?;
+    Ok(match shown {
+        Shown::Nothing => Shown::Nothing,
+        _ if page()? == Page::Foreign => Shown::Nothing,
+        shown => shown,
+    })
+}
+
+fn by_proxy_or_certificate(request: &HttpRequest, gate: &Gate) -> Result<Shown, ApiError> {
+    if let Some(name) = gate.authority.proxy_header() {
+        if let Some(subject) = vouched_for(request, gate, &name)? {
+            return Ok(Shown::ByProxy(subject));
+        }
+        // It has let in somebody without a name, who must not be taken for the proxy itself.
+        if client_address::is_from_trusted(request, &gate.trusted_proxies) {
+            return Ok(Shown::Nothing);
+        }
     }
-    Ok(Shown::Nothing)
+    let certificate =
+        Connection::of(request).and_then(|connection| connection.client_certificate());
+    Ok(certificate.map_or(Shown::Nothing, Shown::InHandshake))
 }
 
 /// The value of a cookie (RFC 6265, section 4.2.1). Of two, nobody knows which one is the broker's: another host of the domain can have set one.

@@ -121,9 +121,13 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         if self.is_for_stream
-            && let Some(retry_after) = self.refusal.retry_after
+            && let Some(retry_after) = self.retry_after()
         {
-            return HttpResponse::Ok()
+            let mut response = HttpResponse::Ok();
+            if self.closes {
+                response.force_close();
+            }
+            return response
                 .content_type("text/event-stream")
                 .body(format!("retry: {}\n\n", ms(retry_after)));
         }

@@ -189,7 +189,7 @@ impl Authority {
         let changes = live.changes.so_far();
         let configured = live.configured();
         let judged = configured.judge_token(token, now)?;
-        live.settle(&configured, judged, Some(topic), changes)
+        live.settle_shown(&configured, judged, Some(topic), changes, now)
     }
 
     /// The cookie in which browsers bring a token.
@@ -387,7 +387,7 @@ impl Live {
             Credential::None => Ok(self.anonymous(&configured, changes)),
             Credential::Bearer(token) => {
                 let judged = configured.judge(token, now)?;
-                self.settle(&configured, judged, None, changes)
+                self.settle_shown(&configured, judged, None, changes, now)
             }
             Credential::Certificate(certificate) => {
                 match configured.by_certificate(certificate, now)? {
@@ -406,9 +406,15 @@ impl Live {
     pub(super) fn again(&self, identity: &Identity, now: SystemTime) -> Result<Identity, Refusal> {
         let changes = self.changes.so_far();
         let configured = self.configured();
-        match configured.again(identity, now)? {
-            Some(judged) => self.settle(&configured, judged, identity.0.only.as_ref(), changes),
-            None => Ok(self.anonymous(&configured, changes)),
+        match configured.again(identity, now) {
+            Ok(Some(judged)) => self.settle(&configured, judged, identity.0.only.as_ref(), changes),
+            Ok(None) => Ok(self.anonymous(&configured, changes)),
+            // Whoever cannot be judged just now stays what it was: unless it is revoked, which takes no keys to know.
+            Err(refusal) if refusal.code == ErrorCode::Busy => {
+                self.check_revoked(&configured, identity)?;
+                Err(refusal)
+            }
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -419,15 +425,56 @@ impl Live {
         only: Option<&TopicName>,
         changes: u64,
     ) -> Result<Identity, Refusal> {
+        let identity = self.granted(configured, judged, only, changes)?;
+        self.check_revoked(configured, &identity)?;
+        Ok(identity)
+    }
+
+    /// Settles who shows a token just now. What was issued in the very second of its subject's revocation may be newer: it is let in by nothing,
+    /// and its client told to come back, with another by then.
+    fn settle_shown(
+        &self,
+        configured: &Configured,
+        judged: Judged<'_>,
+        only: Option<&TopicName>,
+        changes: u64,
+        now: SystemTime,
+    ) -> Result<Identity, Refusal> {
+        let identity = self.granted(configured, judged, only, changes)?;
+        let checked = self.check_revoked(configured, &identity);
+        checked.map_err(|refusal| {
+            let (who, issued_at) = (identity.who(), identity.issued_at());
+            let may_be_newer = |revoked: &Revoked| revoked.may_be_newer(who, issued_at, now);
+            match may_be_newer(&configured.revoked) || may_be_newer(&read(&self.revoked)) {
+                true => Refusal::new(
+                    ErrorCode::Busy,
+                    "what was issued to this subject was revoked in the very second of this token; come back with a new one",
+                ),
+                false => refusal,
+            }
+        })?;
+        Ok(identity)
+    }
+
+    fn granted(
+        &self,
+        configured: &Configured,
+        judged: Judged<'_>,
+        only: Option<&TopicName>,
+        changes: u64,
+    ) -> Result<Identity, Refusal> {
         let grants = match only {
             Some(topic) => judged.grants_of_its_own(topic)?,
             None => configured.grants(&judged, |_, _| ()),
         };
-        let identity = judged.identity(grants, only.cloned(), self.standing(changes));
-        let by_file = configured.revoked.covers(&identity);
-        match by_file.or_else(|| read(&self.revoked).covers(&identity)) {
+        Ok(judged.identity(grants, only.cloned(), self.standing(changes)))
+    }
+
+    fn check_revoked(&self, configured: &Configured, identity: &Identity) -> Result<(), Refusal> {
+        let by_file = configured.revoked.covers(identity);
+        match by_file.or_else(|| read(&self.revoked).covers(identity)) {
             Some(reason) => Err(Refusal::unauthenticated(reason)),
-            None => Ok(identity),
+            None => Ok(()),
         }
     }
 
@@ -686,7 +733,12 @@ impl Configured {
     fn again(&self, identity: &Identity, now: SystemTime) -> Result<Option<Judged<'_>>, Refusal> {
         match &identity.0.shown {
             Shown::Nothing => Ok(None),
-            Shown::Certificate(certificate) => self.by_certificate(certificate, now),
+            Shown::Certificate(certificate) => match self.by_certificate(certificate, now)? {
+                Some(judged) if judged.who != *identity.who() => Err(Refusal::unauthenticated(
+                    "certificates stand for another issuer now",
+                )),
+                judged => Ok(judged),
+            },
             Shown::ByProxy => {
                 let judged = self.by_proxy(identity.who().subject())?;
                 match judged.who == *identity.who() {

@@ -1273,6 +1273,76 @@ fn who_was_let_in_is_judged_again_without_what_was_shown() {
     }
 }
 
+/// Whose keys cannot be read just now stays, unless it is revoked.
+#[test]
+fn revocations_reach_whoever_cannot_be_judged_just_now() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let shown = lasting(Algorithm::HS256, json!({"jti": "t1"}));
+    for (line, is_good) in [("{\"jti\":\"t2\"}", true), ("{\"jti\":\"t1\"}", false)] {
+        let (_, current) = later(&shown, |setup| {
+            setup.write("revoked.jsonl", line.as_bytes());
+            let key = "algorithm = \"HS256\"\nsecret_file = \"secret\"";
+            let set = format!("jwks_url = \"http://127.0.0.1:{port}/keys\"");
+            let auth = ISSUERS.replacen(key, &set, 1);
+            format!("{auth}[revocations]\nfile = \"revoked.jsonl\"\n")
+        });
+        assert_eq!(current.is_ok(), is_good, "{current:?}");
+    }
+}
+
+/// The time at which a token was issued is known to the second.
+#[test]
+fn a_token_of_the_very_second_of_a_revocation_is_told_to_come_back() {
+    let subject = |before: f64| {
+        let line =
+            json!({"issuer": "https://hs.example", "subject": "bob", "issued_before": before});
+        let setup = Setup::new(&format!(
+            "{ISSUERS}[revocations]\nfile = \"revoked.jsonl\"\n"
+        ));
+        setup.write("revoked.jsonl", line.to_string().as_bytes());
+        setup.load().unwrap()
+    };
+    let issued = |at: u64| token(Algorithm::HS256, json!({"iat": at}));
+    let authority = subject(NOW_SECS as f64 + 0.5);
+    let code = |at: u64, after_ms: u64| {
+        let now = now() + Duration::from_millis(after_ms);
+        let judged = authority.judge(Credential::Bearer(&issued(at)), now);
+        judged.err().map(|refusal| refusal.code)
+    };
+    assert_eq!(code(NOW_SECS, 500), Some(ErrorCode::Busy));
+    assert_eq!(code(NOW_SECS, 2499), Some(ErrorCode::Busy));
+    assert_eq!(code(NOW_SECS, 2500), Some(ErrorCode::Unauthenticated));
+    assert_eq!(code(NOW_SECS - 1, 500), Some(ErrorCode::Unauthenticated));
+    assert_eq!(code(NOW_SECS + 1, 1500), None);
+}
+
+#[test]
+fn whom_certificates_name_is_nobody_elses_when_they_are_called_otherwise() {
+    let with = |name: &str| {
+        format!(
+            "[client_certificates]\nname = \"{name}\"\n[[rule]]\nwho = \"*\"\npublish = [\"a\"]\n"
+        )
+    };
+    let setup = Setup::new(&with("mesh"));
+    let authority = setup.load().unwrap();
+    let shown = Arc::new(Certificate {
+        subject: Some("ana".into()),
+        not_before: SystemTime::now(),
+        not_after: SystemTime::now() + Duration::from_secs(600),
+        fingerprint: "ab12".into(),
+    });
+    let judged = authority.judge(Credential::Certificate(&shown), SystemTime::now());
+    let identity = judged.unwrap();
+    setup.write("auth.toml", with("net").as_bytes());
+    authority.read_again().unwrap().unwrap().take_force();
+    let refused = identity.current().unwrap_err();
+    assert!(refused.message.contains("another issuer"), "{refused}");
+}
+
 #[test]
 fn what_cannot_be_read_again_changes_nothing() {
     let setup = Setup::new(ISSUERS);

@@ -20,6 +20,10 @@ use super::{Identity, Shown, Who};
 
 /// The most bytes of a name in a line.
 const MAX_NAME_BYTES: usize = 255;
+/// What tokens say of when they were issued is in whole seconds.
+const ISSUED_TO: Duration = Duration::from_secs(1);
+/// So long after a subject is revoked, who comes with a token of that second is told to come back: with one of a later second, mostly.
+const UNDECIDED: Duration = Duration::from_secs(2);
 /// Hexadecimal digits of a SHA-256.
 const FINGERPRINT_CHARS: usize = 64;
 
@@ -263,6 +267,21 @@ impl Revoked {
         // What does not say when it was made may have been made before.
         let is_before = identity.issued_at().is_none_or(|issued| issued < *before);
         is_before.then_some("what was issued to this subject so far is revoked; get a new one")
+    }
+}
+
+impl Revoked {
+    /// Whether what was issued to a subject at this time may be newer than its revocation, which was just now: they are of the same second.
+    pub(super) fn may_be_newer(
+        &self,
+        who: &Who,
+        issued_at: Option<SystemTime>,
+        now: SystemTime,
+    ) -> bool {
+        let (Some(&before), Some(issued)) = (self.subjects.get(who), issued_at) else {
+            return false;
+        };
+        issued < before && before < issued + ISSUED_TO && now < before + UNDECIDED
     }
 }
 

@@ -114,6 +114,11 @@ impl Meter {
         self.enter(&[Scope::Identity])
     }
 
+    /// As many as somebody not known has had have become somebody's.
+    pub fn hold_as_known(&self, what: Counted, count: usize) -> Result<Held, TooMuch> {
+        self.hold_in(&[Scope::Identity], what, count)
+    }
+
     /// A long-poll waits.
     pub fn stay(&self) -> Result<Held, TooMuch> {
         self.hold_in(self.of_what_stays(), Counted::Connections, 1)

@@ -46,13 +46,24 @@ impl Session {
     pub(super) fn begin_identified(&mut self, ctx: &mut SessionContext) {
         let identity = self.access.identity();
         if identity.may_nothing() && identity.who().is_anonymous() {
-            self.identifying.timer = ctx.run_later(AUTH_WITHIN, |session, ctx| {
-                let reason = "nothing may be done here without a token, and none came in time";
-                session.close(ctx, CloseCode::UNAUTHENTICATED, reason);
-            });
-            return;
+            return self.wait_for_a_token(ctx);
         }
         self.watch_expiry(ctx);
+    }
+
+    /// A token for one topic will do, as long as it adds something; behind the last one there is as much time again.
+    fn wait_for_a_token(&mut self, ctx: &mut SessionContext) {
+        let had_added = self.access.has_more_added();
+        self.identifying.timer = ctx.run_later(AUTH_WITHIN, move |session, ctx| {
+            if session.is_ending() {
+                return;
+            }
+            if had_added || session.access.has_more_added() {
+                return session.wait_for_a_token(ctx);
+            }
+            let reason = "nothing may be done here without a token, and none came in time";
+            session.close(ctx, CloseCode::UNAUTHENTICATED, reason);
+        });
     }
 
     pub(super) fn authenticate(&mut self, id: Option<u64>, token: &str, ctx: &mut SessionContext) {
@@ -141,12 +152,33 @@ impl Session {
             inbound.weighs(AUTH_WEIGHS);
         }
         let identity = self.access.identity();
-        self.checkpoint.judge_for_topic(identity, topic, token)
+        let judged = self.checkpoint.judge_for_topic(identity, topic, token);
+        judged.inspect_err(|refusal| {
+            audit::refused(&self.about.address, Credential::Bearer(token), refusal);
+        })
+    }
+
+    /// A token for one topic was refused, and its `subscribe` with it. Who has shown too many that are no good has to come back later.
+    pub(super) fn refuse_token(
+        &mut self,
+        id: Option<u64>,
+        refusal: Refusal,
+        ctx: &mut SessionContext,
+    ) {
+        let retry_after = refusal.retry_after;
+        self.refuse_command(ctx, id, refusal.into());
+        if let Some(retry_after) = retry_after {
+            if let Some(inbound) = &self.inbound {
+                inbound.end();
+            }
+            self.send_away(ctx, retry_after);
+        }
     }
 
     /// Looks at the clock until what tokens for one topic have added runs out; then the subscriptions end that need it.
     pub(super) fn watch_what_was_added(&mut self, ctx: &mut SessionContext) {
         ctx.cancel_future(std::mem::take(&mut self.identifying.added_timer));
+        self.about.has_topic_tokens(self.access.has_more_added());
         let Some(until) = self.access.added_until() else {
             return;
         };

@@ -125,11 +125,13 @@ impl Session {
         );
     }
 
-    /// The client turns out to be somebody: it counts among that one's connections, if that one may have another.
+    /// The client turns out to be somebody: it and its subscriptions count among that one's, if that one may have more.
     pub(super) fn count_as(&mut self, identity: &Identity) -> Result<(), TooMuch> {
         if self.access.identity().who() != identity.who() {
             let meter = self.access.meter().of(identity.who());
-            self.limiting.holds(meter.connect_as_known()?);
+            let held = meter.connect_as_known()?;
+            self.subscriptions.count_as_known(&meter)?;
+            self.limiting.holds(held);
         }
         Ok(())
     }

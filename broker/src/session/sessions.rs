@@ -116,6 +116,8 @@ pub struct About {
     pub(crate) connection: Option<Arc<Connection>>,
     identity: Mutex<Identity>,
     subscriptions: AtomicUsize,
+    /// Its client has shown tokens for one topic each, which only it can judge again.
+    has_topic_tokens: AtomicBool,
     /// It is in the list.
     is_present: AtomicBool,
 }
@@ -139,6 +141,7 @@ impl About {
             connection,
             identity: Mutex::new(identity),
             subscriptions: AtomicUsize::new(0),
+            has_topic_tokens: AtomicBool::new(false),
             is_present: AtomicBool::new(false),
         }
     }
@@ -161,6 +164,11 @@ impl About {
     /// It has so many subscriptions from now on.
     pub(crate) fn has_subscriptions(&self, count: usize) {
         self.subscriptions.store(count, Ordering::Relaxed);
+    }
+
+    /// Whether tokens for one topic each count there from now on. To be said before what one of them adds is asked for.
+    pub(crate) fn has_topic_tokens(&self, has: bool) {
+        self.has_topic_tokens.swap(has, Ordering::SeqCst);
     }
 
     /// Its client is told to go; if it does not read, its connection is cut a moment later. To be called before it is told: whoever has gone
@@ -288,7 +296,8 @@ impl Sessions {
         let mut ended = 0;
         for (who, about) in self.all() {
             match about.identity().current() {
-                Ok(Cow::Borrowed(_)) => continue,
+                Ok(Cow::Borrowed(_)) if !about.has_topic_tokens.load(Ordering::SeqCst) => continue,
+                Ok(Cow::Borrowed(_)) => {}
                 Ok(Cow::Owned(_)) => {}
                 Err(_) => {
                     ended += 1;

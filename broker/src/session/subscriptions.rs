@@ -15,7 +15,7 @@ use hark_protocol::{CloseCode, Cursor, Encoded, ErrorCode, ServerFrame, Subscrib
 use super::socket::SessionContext;
 use super::{About, ByTopic, Session};
 use crate::identity::Identity;
-use crate::limits::{Counted, Held};
+use crate::limits::{Counted, Held, Meter, TooMuch};
 use crate::topic::{Asked, PageFrame, Refusal, RoomNews, Seat, Seating, Subscription};
 
 /// So many failures in a row are more than a full queue.
@@ -45,8 +45,8 @@ pub(super) struct Subscribed {
     id: Option<u64>,
     was_told: bool,
     leaving: Option<Leaving>,
-    /// It is counted as long as it is there.
-    _held: Held,
+    /// It is counted as long as it is there: also of whom the client has turned out to be.
+    held: Vec<Held>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +82,17 @@ impl Subscriptions {
         if let Some(about) = &self.about {
             about.has_subscriptions(self.by_key.len());
         }
+    }
+
+    /// The client turns out to be somebody: they count among that one's.
+    pub(super) fn count_as_known(&mut self, meter: &Meter) -> Result<(), TooMuch> {
+        let one = |_| meter.hold_as_known(Counted::Subscriptions, 1);
+        // All or none.
+        let held: Vec<Held> = self.by_key.keys().map(one).collect::<Result<_, _>>()?;
+        for (subscribed, held) in self.by_key.values_mut().zip(held) {
+            subscribed.held.push(held);
+        }
+        Ok(())
     }
 
     pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Subscribed> {
@@ -138,7 +149,7 @@ impl Session {
         let added = token.map(|token| self.judge_for_topic(&topic, &token));
         match added.transpose() {
             Ok(added) => self.subscribe(id, topic, from, added, ctx),
-            Err(refusal) => self.send_error(ctx, id, refusal.code, refusal.message),
+            Err(refusal) => self.refuse_token(id, refusal, ctx),
         }
     }
 
@@ -192,7 +203,7 @@ impl Session {
             id,
             was_told: false,
             leaving: None,
-            _held: held,
+            held: vec![held],
         });
         self.join(key);
     }

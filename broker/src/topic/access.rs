@@ -66,7 +66,9 @@ impl Access {
 
     /// The same, for whom the client is from now on. What was added for somebody else goes.
     pub(crate) fn becomes(&mut self, identity: Identity) {
-        self.added.retain(|_, added| added.who() == identity.who());
+        let who = identity.who();
+        self.added
+            .retain(|_, added| who.is_anonymous() || added.who() == who);
         self.meter = self.meter.of(identity.who());
         self.identity = identity;
     }
