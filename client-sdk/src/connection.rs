@@ -176,13 +176,14 @@ impl Connection {
             },
         };
         let (options, doubts) = (Arc::clone(&self.options), self.doubts.clone());
+        let shown = token.clone();
         let welcome_by = clock::after(Instant::now(), options.connect_timeout);
         let dial = async move {
             tokio::time::timeout_at(welcome_by, dial::dial(&options, token, &doubts)).await
         };
         match self.meanwhile(dial).await {
             Err(over) => Next::Never(over),
-            Ok(Ok(Ok(dialed))) => self.serve(dialed, welcome_by).await,
+            Ok(Ok(Ok(dialed))) => self.serve(dialed, shown, welcome_by).await,
             Ok(Ok(Err(failed))) => self.failed(failed),
             Ok(Err(_)) => Next::Again(self.unreachable(self.not_in_time())),
         }
@@ -264,8 +265,8 @@ impl Connection {
     }
 
     /// Uses a connection until it is lost or the client ends.
-    async fn serve(&mut self, dialed: Dialed, welcome_by: Instant) -> Next {
-        let mut line = Line::new(dialed, welcome_by, self.options.clock.now());
+    async fn serve(&mut self, dialed: Dialed, shown: Option<String>, welcome_by: Instant) -> Next {
+        let mut line = Line::new(dialed, shown, welcome_by, self.options.clock.now());
         self.to_say.connected = true;
         let id = Some(self.to_say.next_id());
         // What proves the connection where there is nothing else to be answered.
@@ -608,7 +609,7 @@ impl Connection {
                 code: ErrorCode::Expiring,
                 ..
             } => {
-                if line.token.is_none() {
+                if line.token.is_none() && self.options.token_is_renewable() {
                     line.token = self.options.ask_for_token();
                 }
             }
@@ -632,7 +633,10 @@ impl Connection {
         };
         line.token = None;
         match token {
+            // It would run out no later: Hark ends the connection in time, and the next one asks again.
+            Ok(token) if line.shown.as_ref() == Some(&token) => {}
             Ok(token) => {
+                line.shown = Some(token.clone());
                 let id = Some(self.to_say.next_id());
                 self.to_say
                     .frames

@@ -66,12 +66,20 @@ pub(crate) struct Line {
     pub(crate) unflushed: bool,
     /// The question that is in the socket's buffer, and nothing behind it.
     asking: Option<u64>,
+    /// The one that Hark was shown last.
+    pub(crate) shown: Option<String>,
+    /// The one that is asked for.
     pub(crate) token: Option<BoxFuture<'static, Result<String, TokenError>>>,
     pub(crate) alarm: Pin<Box<Sleep>>,
 }
 
 impl Line {
-    pub(crate) fn new(dialed: Dialed, welcome_by: Instant, now: Moment) -> Self {
+    pub(crate) fn new(
+        dialed: Dialed,
+        shown: Option<String>,
+        welcome_by: Instant,
+        now: Moment,
+    ) -> Self {
         let Dialed { socket, suspect } = dialed;
         let traffic = socket.get_ref().get_ref().traffic();
         Self {
@@ -88,6 +96,7 @@ impl Line {
             paused: false,
             unflushed: false,
             asking: None,
+            shown,
             token: None,
             alarm: Box::pin(tokio::time::sleep_until(now.monotonic)),
         }

@@ -179,7 +179,7 @@ impl ClientBuilder {
     }
 
     /// A callback that is asked for a token before every connection, and again when the broker says that the token runs
-    /// out. Never called twice at the same time. It has as long as [`connect_timeout`](Self::connect_timeout) says. When the broker
+    /// out; the token that is in use is then not sent again. Never called twice at the same time. It has as long as [`connect_timeout`](Self::connect_timeout) says. When the broker
     /// refuses a token, the callback is asked once more before the client ends.
     pub fn token_with<F, T>(mut self, callback: F) -> Self
     where

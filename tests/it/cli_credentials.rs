@@ -153,6 +153,10 @@ fn a_file_that_others_can_read_or_that_holds_no_token_is_refused() {
         }
     };
     refused("cannot read");
+    let made = Command::new("mkfifo").arg("-m600").arg(&file).status();
+    assert!(made.unwrap().success());
+    refused("no regular file");
+    std::fs::remove_file(&file).unwrap();
     write(&file, "secret-1", 0o644);
     refused("chmod 600");
     for nothing in ["", " \n", "secret-1\nsecret-2", "s\u{e9}cret-1"] {

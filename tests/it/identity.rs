@@ -725,6 +725,32 @@ fn what_runs_out_is_told_and_ends_on_every_transport() {
 }
 
 #[test]
+fn the_same_token_again_brings_no_second_notice() {
+    let issuers = Issuers::new();
+    let broker = issuers.setup().start();
+    let mut ws = RawWs::connect(&broker);
+    // Half of its life is over long ago, and there is time for the test.
+    let now = now_s();
+    let times = json!({"iat": now - 600, "exp": now + 30});
+    let late = by_secret(SECRET, &but(claims(SHARED, "ana"), times));
+    let auth = |id: u64| json!({"type": "auth", "id": id, "token": late});
+    assert_eq!(ask(&mut ws, &auth(1)), "ok");
+    assert_eq!(ws.read_json()["code"], "expiring");
+    for id in 2..5 {
+        ws.send_json(&auth(id));
+        ws.send_json(&json!({"type": "ping", "id": 10 * id}));
+        assert_eq!(ws.read_json()["type"], "authenticated");
+        assert_eq!(ws.read_json()["id"], 10 * id);
+    }
+    // One that ends later is told of anew.
+    let times = json!({"iat": now - 600, "exp": now + 40});
+    let later = by_secret(SECRET, &but(claims(SHARED, "ana"), times));
+    ws.send_json(&json!({"type": "auth", "id": 6, "token": later}));
+    assert_eq!(ws.read_json()["type"], "authenticated");
+    assert_eq!(ws.read_json()["code"], "expiring");
+}
+
+#[test]
 fn a_live_connection_is_given_another_token_of_the_same_identity() {
     let issuers = Issuers::new();
     let broker = issuers.setup().start();

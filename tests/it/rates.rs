@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use hark_client::{Client, FirstConnection, SubscribeFrom};
-use hark_tests::{Broker, RawWs, Response, Setup, raw_http, upgrade, wait_until};
+use hark_tests::{Broker, RawWs, Response, Setup, Tls, Wire, raw_http, upgrade, wait_until};
 use serde_json::{Value, json};
 
 use crate::identity::{Issuers, token};
@@ -526,6 +526,24 @@ fn an_address_that_connects_itself_is_counted_when_it_is_accepted() {
     let broker = limited("limit-handshakes", "address=2/h");
     drop((RawWs::connect(&broker), RawWs::connect(&broker)));
     raw_http(&broker, &upgrade(&broker, "")).expect_error(429, "rate_limited");
+}
+
+#[test]
+fn what_would_begin_with_tls_is_refused_before_its_handshake() {
+    let limited = |flag, limit: &str| {
+        let setup = Setup::new().tls(Tls::new()).listen(own_address());
+        setup.flag(flag, limit).start()
+    };
+    for (flag, limit) in [
+        ("limit-handshakes", "address=2/h"),
+        ("limit-connections", "address=2"),
+    ] {
+        let broker = limited(flag, limit);
+        let _held = [RawWs::connect(&broker), RawWs::connect(&broker)];
+        let client = broker.tls().unwrap().client();
+        let shaken = Wire::new(broker.dial_tcp(None, None), Some(client));
+        assert!(shaken.is_err(), "{flag}: {shaken:?}");
+    }
 }
 
 #[test]

@@ -614,11 +614,18 @@ fn when_hark_ends_tls_ends_with_a_word() {
     let mut idle = broker.dial(None, None);
     idle.write_all(get("/healthz").replace("close", "keep-alive").as_bytes())
         .unwrap();
+    let mut status = [0; 12];
+    idle.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
     let mut ws = RawWs::connect(&broker);
+    // It has not even begun to shake hands.
+    let _silent = broker.dial_tcp(None, None);
     broker.signal("TERM");
     assert_eq!(ws.expect_close(), 1012);
     ws.send(hark_tests::Op::CLOSE, &1012_u16.to_be_bytes());
     ws.expect_end();
+    // Where TLS ends without a word, that is an error.
+    idle.read_to_end(&mut Vec::new()).unwrap();
     let exit = broker.wait();
     assert_eq!(exit.code, Some(0), "{exit:#?}");
 }

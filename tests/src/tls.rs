@@ -211,9 +211,18 @@ thread_local! {
 
 /// Runs a test in which every broker serves TLS, and every client of the harness speaks it.
 pub fn over_tls(test: fn()) {
+    /// Also where the test fails: the thread may run another.
+    struct Until;
+
+    impl Drop for Until {
+        fn drop(&mut self) {
+            OVER_TLS.set(false);
+        }
+    }
+
+    let _until = Until;
     OVER_TLS.set(true);
     test();
-    OVER_TLS.set(false);
 }
 
 /// Whether brokers that this thread starts serve TLS.

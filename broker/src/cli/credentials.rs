@@ -152,6 +152,15 @@ impl Token {
             Self::Given(token) => return Ok(Some(token.clone())),
             Self::In(file) => file,
         };
+        // Before it is opened: a pipe would be waited for.
+        let metadata = std::fs::metadata(file)
+            .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        if !metadata.is_file() {
+            return Err(format!(
+                "{} is no regular file: the token is read anew for every connection, and a pipe gives it once; write it to a file of mode 0600, or set HARK_TOKEN",
+                file.display()
+            ));
+        }
         let text = String::from_utf8(read_private(file)?).unwrap_or_default();
         // A header holds it.
         match text.trim() {

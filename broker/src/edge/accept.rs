@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Request, Response};
@@ -62,8 +62,9 @@ impl Door {
         Arc::new(Semaphore::new(REFUSED_BY_LIMITS_AT_ONCE))
     }
 
-    /// Whether there is a place for this connection; `None`: not even to be told that there is none.
-    fn place_for(&self, peer: Option<SocketAddr>) -> Option<Place> {
+    /// Whether there is a place for this connection; `None`: not even to be told that there is none. On a listener with TLS that would cost the handshake
+    /// which is limited.
+    fn place_for(&self, peer: Option<SocketAddr>, speaks_tls: bool) -> Option<Place> {
         if self.connections.count() > self.max_connections {
             return Some(Place::no_room());
         }
@@ -73,11 +74,15 @@ impl Door {
             Err(too_much) => too_much,
         };
         tracing::debug!(?peer, %too_much, "a connection is refused");
+        if speaks_tls {
+            return None;
+        }
         // Each holds a descriptor until it has read why: those who may are few, or they would take the room of all others.
         let permit = self.refusals.clone().try_acquire_owned().ok()?;
         Some(Place::Refused {
             refusal: Refusal::TOO_MANY,
             retry_after: too_much.retry_after,
+            held: None,
             permit: Some(permit),
         })
     }
@@ -115,6 +120,7 @@ where
         builder = builder.listen("hark", socket, move || {
             let told_to_end = told_to_end.clone();
             let (door, tls, entrance) = (door.clone(), tls.clone(), entrance.clone());
+            let ends = told_to_end.clone();
             let app = app()
                 .into_factory()
                 .map_err(|error| error.into().error_response());
@@ -139,7 +145,7 @@ where
             fn_service(move |stream: TcpStream| {
                 let peer = stream.peer_addr().ok();
                 let listed = door.connections.enter(peer);
-                let place = door.place_for(peer).unwrap_or_else(|| {
+                let place = door.place_for(peer, tls.is_some()).unwrap_or_else(|| {
                     listed.cut();
                     Place::no_room()
                 });
@@ -151,9 +157,15 @@ where
                     door.patience,
                     place,
                 );
+                let ends = ends.clone();
                 async move {
-                    let guarded = begun.await.map_err(DispatchError::Io)?;
-                    Ok((guarded, peer))
+                    let guarded = tokio::select! {
+                        biased;
+                        begun = begun => begun,
+                        // Whoever has not shaken hands has asked for nothing.
+                        () = ends.notified() => Err(io::ErrorKind::ConnectionAborted.into()),
+                    };
+                    Ok((guarded.map_err(DispatchError::Io)?, peer))
                 }
             })
             .and_then(h1)
@@ -178,13 +190,14 @@ async fn begin(
         Some(tls) => match Box::pin(shake(socket, &tls, patience.head)).await? {
             Shaken::Secured(stream) => {
                 let shown = stream.get_ref().1.peer_certificates();
-                let certificate = shown.and_then(<[_]>::first).map(|leaf| read(leaf));
+                let leaf = shown.and_then(<[_]>::first);
+                let certificate = leaf.map(|leaf| read(leaf, SystemTime::now()));
                 entrance.is_encrypted = true;
                 entrance.certificate = certificate.transpose()?.map(Arc::new);
                 Wire::Secured(stream)
             }
             Shaken::Plain(socket) => {
-                place = Place::not_encrypted();
+                place = place.in_plain_text();
                 Wire::Plain(socket)
             }
         },
@@ -193,10 +206,17 @@ async fn begin(
     Ok(Guarded::new(wire, listed, patience, place))
 }
 
-/// Reads a client's certificate, which is signed by whom it has to be.
-fn read(leaf: &[u8]) -> io::Result<Certificate> {
-    Certificate::read(leaf).map_err(|error| {
-        tracing::info!(error, "a client's certificate cannot be read");
+/// Reads a client's certificate, which is signed by whom it has to be. When it runs out is looked at once more: a handshake that takes up an earlier
+/// one does not.
+fn read(leaf: &[u8], now: SystemTime) -> io::Result<Certificate> {
+    let read = Certificate::read(leaf).and_then(|certificate| {
+        let is_good = now < certificate.not_after;
+        is_good
+            .then_some(certificate)
+            .ok_or_else(|| "it has run out".to_owned())
+    });
+    read.map_err(|error| {
+        tracing::info!(error, "a client's certificate is not taken");
         io::Error::other(error)
     })
 }
@@ -223,7 +243,7 @@ mod tests {
                 keep_alive: Duration::from_secs(75),
             },
         };
-        let place = |peer: &str| door.place_for(Some(peer.parse().unwrap()));
+        let place = |peer: &str| door.place_for(Some(peer.parse().unwrap()), false);
         let is_had = |place: &Option<Place>| matches!(place, Some(Place::Had(_)));
 
         let held = [place("192.0.2.1:1"), place("192.0.2.1:2")];
@@ -240,11 +260,53 @@ mod tests {
         assert!(is_had(&place("192.0.2.2:1")));
         drop(told);
         assert!(is_told(&place("192.0.2.1:5")));
+        let by_tls = |peer: &str| door.place_for(Some(peer.parse().unwrap()), true);
+        assert!(by_tls("192.0.2.1:5").is_none());
+        assert!(is_had(&by_tls("192.0.2.2:2")));
         drop(held);
         assert!(is_had(&place("192.0.2.1:6")));
         // The clients of a proxy are counted by its requests, and this machine may be one.
         let others = ["10.0.0.1:1", "127.0.0.1:1", "[::1]:1"].repeat(5);
         let others: Vec<_> = others.into_iter().map(place).collect();
         assert!(others.iter().all(is_had));
+    }
+
+    #[test]
+    fn who_comes_in_plain_text_where_tls_is_spoken_is_counted_all_the_same() {
+        let limits = Settings {
+            connections: Limit::by_address(1),
+            ..Settings::default()
+        };
+        let limits = Limits::new(limits);
+        let address = Network::of_peer("192.0.2.1".parse().unwrap(), &[]);
+        let place = Place::Had(limits.accept(address).unwrap()).in_plain_text();
+        assert!(limits.accept(address).is_err());
+        drop(place);
+        assert!(limits.accept(address).is_ok());
+
+        let permits = Door::refusals();
+        let refused = Place::Refused {
+            refusal: Refusal::TOO_MANY,
+            retry_after: Duration::ZERO,
+            held: None,
+            permit: permits.clone().try_acquire_owned().ok(),
+        };
+        let refused = refused.in_plain_text();
+        assert_eq!(permits.available_permits(), REFUSED_BY_LIMITS_AT_ONCE - 1);
+        drop(refused);
+        assert_eq!(permits.available_permits(), REFUSED_BY_LIMITS_AT_ONCE);
+    }
+
+    #[test]
+    fn a_certificate_that_has_run_out_is_not_taken() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let leaf = params.self_signed(&key).unwrap();
+        let end = Certificate::read(leaf.der()).unwrap().not_after;
+        let last = end - Duration::from_secs(1);
+        assert!(read(leaf.der(), last).is_ok());
+        let refused = read(leaf.der(), end).unwrap_err();
+        assert!(refused.to_string().contains("run out"), "{refused}");
     }
 }

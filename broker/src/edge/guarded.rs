@@ -61,14 +61,15 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
 #[derive(Debug)]
 pub(super) enum Place {
     /// There is, and it is counted.
-    Had(#[expect(dead_code, reason = "held as long as the stream is there")] Held),
+    Had(Held),
     /// What it asks is answered so.
     Refused {
         refusal: Refusal,
         /// When there may be one.
         retry_after: Duration,
+        /// What it is counted by all the same, as long as the stream is there.
+        held: Option<Held>,
         /// Its own place among those that are answered so.
-        #[expect(dead_code, reason = "held as long as the stream is there")]
         permit: Option<OwnedSemaphorePermit>,
     },
 }
@@ -79,16 +80,22 @@ impl Place {
         Self::Refused {
             refusal: Refusal::NO_ROOM,
             retry_after: RETRY_AFTER,
+            held: None,
             permit: None,
         }
     }
 
     /// It came in plain text where TLS is spoken.
-    pub(super) fn not_encrypted() -> Self {
+    pub(super) fn in_plain_text(self) -> Self {
+        let (held, permit) = match self {
+            Self::Had(held) => (Some(held), None),
+            Self::Refused { held, permit, .. } => (held, permit),
+        };
         Self::Refused {
             refusal: Refusal::NOT_ENCRYPTED,
             retry_after: RETRY_AFTER,
-            permit: None,
+            held,
+            permit,
         }
     }
 }
@@ -646,7 +653,11 @@ impl<T: Transport> AsyncWrite for Guarded<T> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        this.end_if_cut()?;
+        let polled = Pin::new(&mut this.io).poll_shutdown(cx);
+        // TLS has something to say first.
+        this.wrote(polled, cx)
     }
 }
 
@@ -718,6 +729,9 @@ mod tests {
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.blocked {
+                return Poll::Pending;
+            }
             Poll::Ready(Ok(()))
         }
     }
@@ -852,6 +866,21 @@ mod tests {
             let flushed = Pin::new(&mut stream).poll_flush(&mut cx);
             assert!(matches!(flushed, Poll::Ready(Err(_))), "{flushed:?}");
         }
+    }
+
+    /// TLS says that it ends, which the kernel may not take.
+    #[actix_web::test]
+    async fn who_is_cut_while_it_is_shut_down_is_woken() {
+        let mut stream = guarded(b"");
+        stream.io.blocked = true;
+        let woken = Arc::new(Woken::default());
+        let waker = woken.clone().into();
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut stream).poll_shutdown(&mut cx).is_pending());
+        assert!(stream.connection.cut());
+        assert!(woken.0.load(Ordering::Relaxed));
+        let ended = Pin::new(&mut stream).poll_shutdown(&mut cx);
+        assert!(matches!(ended, Poll::Ready(Err(_))), "{ended:?}");
     }
 
     #[derive(Default)]

@@ -1,10 +1,10 @@
 //! What lies beneath the guarded stream: the socket, or TLS over it. Owns that what the kernel takes is counted at the socket, whatever is written
-//! above: what TLS has taken and the socket has not is not sent.
+//! above: what TLS has taken and the socket has not is not sent; and that who sends records with nothing in them has turns like everybody else.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -13,12 +13,15 @@ use tokio_rustls::server::TlsStream;
 
 use super::guarded::Transport;
 use crate::connections::Connection;
+use crate::turns::Turn;
 
 /// A socket that tells its connection what the kernel takes.
 #[derive(Debug)]
 pub(super) struct Socket {
     tcp: TcpStream,
     connection: Arc<Connection>,
+    /// Of what TLS has read since it last had something to hand on, which the guard counts.
+    turn: Turn,
 }
 
 /// A connection, as it is spoken over.
@@ -32,7 +35,11 @@ pub(super) enum Wire {
 
 impl Socket {
     pub(super) fn new(tcp: TcpStream, connection: Arc<Connection>) -> Self {
-        Self { tcp, connection }
+        Self {
+            tcp,
+            connection,
+            turn: Turn::default(),
+        }
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
@@ -64,13 +71,22 @@ impl Socket {
     }
 }
 
+/// Reads for TLS.
 impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buf)
+        let this = self.get_mut();
+        ready!(this.turn.poll_ready(cx));
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.tcp).poll_read(cx, buf);
+        match polled {
+            Poll::Pending => this.turn.waits_for_the_socket(),
+            Poll::Ready(_) => this.turn.did(0, buf.filled().len() - before),
+        }
+        polled
     }
 }
 
@@ -115,11 +131,15 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Secured(tls) => match Pin::new(tls).poll_read(cx, buf) {
+            Self::Plain(socket) => Pin::new(&mut socket.tcp).poll_read(cx, buf),
+            Self::Secured(tls) => match Pin::new(&mut *tls).poll_read(cx, buf) {
                 // Many close without a word. It is the end of input all the same: where a request ends its own length says, so that nothing
                 // is taken for whole that somebody on the way has cut off.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Poll::Ready(Ok(()))
+                }
+                Poll::Ready(Ok(())) => {
+                    tls.get_mut().0.turn.begin_anew();
                     Poll::Ready(Ok(()))
                 }
                 polled => polled,
@@ -176,6 +196,47 @@ impl Transport for Wire {
         match self {
             Self::Plain(socket) => socket.discard_on_close(),
             Self::Secured(tls) => tls.get_ref().0.discard_on_close(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::connections::Connections;
+    use crate::turns::MAX_BYTES_A_TURN;
+
+    #[actix_web::test]
+    async fn who_sends_what_tls_makes_nothing_of_has_a_turn_of_so_many_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        let listed = Connections::new(Duration::from_secs(60)).enter(None);
+        let mut socket = Socket::new(tcp, listed.clone());
+        client.write_all(&[0; 2 * MAX_BYTES_A_TURN]).await.unwrap();
+        let mut all = 0;
+        while all < 2 * MAX_BYTES_A_TURN {
+            all += poll_fn(|cx| {
+                let mut at_once = 0;
+                loop {
+                    let mut bytes = [0; 4096];
+                    let mut buf = ReadBuf::new(&mut bytes);
+                    match Pin::new(&mut socket).poll_read(cx, &mut buf) {
+                        Poll::Ready(read) => read.unwrap(),
+                        Poll::Pending if at_once == 0 => return Poll::Pending,
+                        Poll::Pending => return Poll::Ready(at_once),
+                    }
+                    at_once += buf.filled().len();
+                    assert!(at_once <= MAX_BYTES_A_TURN, "{at_once}");
+                }
+            })
+            .await;
         }
     }
 }

@@ -92,7 +92,7 @@ impl Bucket {
         let mut full_at = self.full_at.load(Ordering::Relaxed);
         loop {
             let missing = full_at.saturating_sub(now);
-            if missing + time.min(period) > period {
+            if missing.saturating_add(time.min(period)) > period {
                 let comes_back = time.max(nanos(WORTH_WAITING_FOR)).min(period);
                 let wait = missing.saturating_sub(period - comes_back);
                 return Err(Duration::from_nanos(wait));
@@ -190,6 +190,9 @@ mod tests {
         let (bucket, slow) = (Bucket::default(), rate("1/h"));
         bucket.try_take(u64::MAX, slow, u64::MAX / 2).unwrap();
         assert!(bucket.try_take(1, slow, u64::MAX / 2).is_err());
+        let owing = Bucket::default();
+        owing.try_take(u64::MAX, slow, 0).unwrap();
+        assert!(owing.try_take(1, slow, 0).is_err());
         let fast = rate("18446744073709551615/s");
         assert_eq!(Bucket::default().try_take(u64::MAX, fast, 0), Ok(()));
     }

@@ -25,7 +25,7 @@ use crate::identity::{Credential, Identity, Refusal};
 const AUTH_WEIGHS: usize = 15;
 /// Who may do nothing yet has so long to say who it is.
 const AUTH_WITHIN: Duration = Duration::from_secs(5);
-/// A client is told that its token runs out a tenth of its life ahead, within these bounds.
+/// A client is told that its token runs out a tenth of its life ahead, within these bounds, and never before half of its life.
 const LEAST_NOTICE: Duration = Duration::from_secs(10);
 const MOST_NOTICE: Duration = Duration::from_secs(60);
 /// The wall clock is looked at so often while it is waited for: it may be set, and the machine may sleep.
@@ -36,7 +36,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 pub(super) struct Identifying {
     /// Runs until the client has to have said who it is, or the next look at the clock.
     timer: SpawnHandle,
-    told_expiring: bool,
+    /// The end that it was told of last.
+    told_end: Option<SystemTime>,
+    /// Since when it is known, where what was shown does not say how old it is.
+    known_since: Option<SystemTime>,
     /// Runs until the first of the tokens for one topic runs out, or the next look at the clock.
     added_timer: SpawnHandle,
 }
@@ -137,7 +140,7 @@ impl Session {
         self.about.becomes(identity.clone());
         self.access.becomes(identity);
         ctx.cancel_future(std::mem::take(&mut self.identifying.timer));
-        self.identifying.told_expiring = false;
+        self.identifying.known_since = None;
         self.begin_identified(ctx);
         self.end_what_is_no_longer_granted(ctx);
     }
@@ -243,13 +246,17 @@ impl Session {
             self.close(ctx, CloseCode::UNAUTHENTICATED, reason);
             return;
         };
-        let since = identity.issued_at().unwrap_or(now);
+        let identifying = &mut self.identifying;
+        let known_since = *identifying.known_since.get_or_insert(now);
+        let since = identity.issued_at().unwrap_or(known_since);
         let life = expires_at.duration_since(since).unwrap_or_default();
-        let notice = (life / 10).clamp(LEAST_NOTICE, MOST_NOTICE);
+        let notice = (life / 10).clamp(LEAST_NOTICE, MOST_NOTICE).min(life / 2);
         let mut wait = left;
         if left > notice {
             wait = left - notice;
-        } else if !std::mem::replace(&mut self.identifying.told_expiring, true) {
+        } else if identifying.told_end.is_none_or(|told| told < expires_at) {
+            // Once for each end: or who answers with the same token would be told at once again.
+            identifying.told_end = Some(expires_at);
             let message = format!("the {shown} runs out in {} s; {next}", left.as_secs());
             self.send_error(ctx, None, ErrorCode::Expiring, message);
         }

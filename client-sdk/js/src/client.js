@@ -49,10 +49,10 @@ export class Client {
     this.#outbox = new Outbox(this.#options.window, () => this.#pump());
     this.#inbox = new Inbox((frame) => this.#connection.say(frame), newId);
     this.#connection = new Connection(this.#options, {
-      ready: () => {
+      ready: (transport) => {
         this.#isReady = true;
         this.#limits = { ...LIMITS };
-        this.#inbox.connected();
+        this.#inbox.connected(transport === "websocket");
         this.#pump();
       },
       open: (version) => {

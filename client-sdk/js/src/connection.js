@@ -58,13 +58,14 @@ const OPEN = { websocket: openWebSocket, sse: openSse, longpoll: openLongPoll };
  * @property {boolean} [isOpen]
  * @property {string} [version] Hark's
  * @property {any} [welcome] the frame
+ * @property {string} [token] the one that Hark was shown last
  * @property {boolean} [isRenewing] its token is being asked for
  * @property {string} [trial] the topic that it is tried with, in the background
  */
 
 /**
  * @typedef {object} Events
- * @property {() => void} ready what there is to say may be said
+ * @property {(transport: Transport) => void} ready what there is to say may be said
  * @property {(version?: string) => void} open
  * @property {(frame: any, size: number) => void} hear
  * @property {(loss: import("./losses.js").Loss) => number} lost the line is gone. Returns how many losses in a row there were over
@@ -168,7 +169,10 @@ export class Connection {
     // Without a new token Hark ends the connection in time, and the next one asks again.
     const token = await this.#tokens.get("expiring").catch(() => undefined);
     link.isRenewing = false;
-    if (token && link === this.#link) link.line.say({ type: "auth", token });
+    // One that is in use would run out no later.
+    if (!token || token === link.token || link !== this.#link) return;
+    link.token = token;
+    link.line.say({ type: "auth", token });
   }
 
   reconnect() {
@@ -291,7 +295,7 @@ export class Connection {
       link.isReady = true;
       ready(link);
     };
-    const link = /** @type {Link} */ ({ at });
+    const link = /** @type {Link} */ ({ at, token });
     link.proof = this.#proofOf(link);
     const open = () => OPEN[name](
       { base, token, WebSocket, fetch, patienceMs },
@@ -360,7 +364,7 @@ export class Connection {
     this.#link = link;
     this.#next = link.at;
     if (link.trial) link.line.say({ type: "unsubscribe", id: TRIAL_ID, topic: link.trial });
-    this.#events.ready();
+    this.#events.ready(this.#options.transports[link.at]);
     // In case there is nothing else to be answered.
     if (!link.proof.isBusy) link.line.say({ type: "ping" });
     if (link.isOpen) this.#opened(link);

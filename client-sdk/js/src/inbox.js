@@ -76,6 +76,8 @@ export class Inbox {
   /** Which topic an answer is for. @type {Map<number, string>} */
   #requests = new Map();
   #connected = false;
+  /** A `subscribe` carries its own token: by HTTP it is read with the connection's. */
+  #takesTokens = true;
   #say;
   #newId;
   #world;
@@ -156,8 +158,10 @@ export class Inbox {
     this.#reconcile(subscription.topic);
   }
 
-  connected() {
+  /** @param {boolean} [takesTokens] */
+  connected(takesTokens = true) {
     this.#connected = true;
+    this.#takesTokens = takesTokens;
     for (const topic of [...this.#seats.keys()]) this.#reconcile(topic);
   }
 
@@ -428,9 +432,10 @@ export class Inbox {
     if (wire !== "off") return;
     if (!wanted) this.#seats.delete(topic);
     if (!now || wanted.timer || !this.#connected) return;
-    if (wanted.tokens?.changes && wanted.token === undefined) return this.#askForToken(topic, wanted);
+    const tokens = this.#takesTokens ? wanted.tokens : undefined;
+    if (tokens?.changes && wanted.token === undefined) return this.#askForToken(topic, wanted);
     const { position, from } = wanted;
-    const token = wanted.token ?? wanted.tokens?.fixed;
+    const token = wanted.token ?? tokens?.fixed;
     wanted.token = undefined;
     wanted.heard = false;
     // Hark may not be able to read what the application gave, and ends who says ten such things in a row.
@@ -453,7 +458,7 @@ export class Inbox {
     wanted.asking = true;
     const answered = (/** @type {string} */ token) => {
       wanted.asking = false;
-      wanted.token = token;
+      if (this.#takesTokens) wanted.token = token;
       if (this.#seats.get(topic)?.wanted === wanted) this.#reconcile(topic);
     };
     const failed = () => {

@@ -141,6 +141,23 @@ test("the token callback is never called twice at a time", async (t) => {
   assert.deepEqual(asked, ["connect", "expiring", "expiring"]);
 });
 
+test("a token that is in use is not sent again when it runs out", async (t) => {
+  for (const [token, expected] of [
+    ["one", ["one"]],
+    [() => "one", ["one"]],
+    [(reason) => (reason === "connect" ? "one" : "two"), ["one", "two"]],
+  ]) {
+    const { sockets } = await start(t, { token });
+    sockets[0].accept();
+    for (let times = 0; times < 3; times++) {
+      sockets[0].say({ type: "error", code: "expiring", message: "soon" });
+      await settled();
+    }
+    const said = sockets[0].said("auth").map(({ token }) => token);
+    assert.deepEqual(said, expected);
+  }
+});
+
 test("a refused token is asked for once more", async (t) => {
   const asked = [];
   const { hark, sockets, changes, pass } = await start(t, { token: async (reason) => (asked.push(reason), "old") });

@@ -78,6 +78,16 @@ test("a token that runs out on an event stream is followed by a fresh one, and t
   assert.deepEqual(shows(), ["Bearer connect", "Bearer expiring"]);
 });
 
+test("a topic's own token is not asked for where it is not shown", async (t) => {
+  const stream = eventStream();
+  const { hark } = start(t, "sse", { get: () => stream.response });
+  let asked = 0;
+  const events = hark.subscribe("a", { token: () => `token ${asked++}` });
+  stream.begin("a");
+  await events.ready;
+  assert.equal(asked, 0);
+});
+
 test("503 waits as long as Retry-After says", async (t) => {
   const { changes } = start(t, "longpoll", { ask: () => refusal(503, "busy", { "retry-after": "7" }) });
   await waited(changes);

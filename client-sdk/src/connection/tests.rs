@@ -954,12 +954,12 @@ async fn a_token_that_never_comes_is_not_waited_for_for_ever() {
     let counter = Arc::clone(&asked);
     let client = builder
         .token_with(move || {
-            let first = counter.fetch_add(1, Ordering::Relaxed) == 0;
+            let before = counter.fetch_add(1, Ordering::Relaxed);
             async move {
-                if first {
+                if before == 0 {
                     std::future::pending::<()>().await;
                 }
-                Ok("t".to_owned())
+                Ok(format!("t{before}"))
             }
         })
         .connect()
@@ -983,11 +983,11 @@ async fn a_token_that_is_asked_for_is_not_asked_for_twice() {
     let (counter, gate) = (Arc::clone(&asked), Arc::clone(&given));
     let client = builder
         .token_with(move || {
-            counter.fetch_add(1, Ordering::Relaxed);
+            let before = counter.fetch_add(1, Ordering::Relaxed);
             let gate = Arc::clone(&gate);
             async move {
                 gate.acquire().await?.forget();
-                Ok("t".to_owned())
+                Ok(format!("t{before}"))
             }
         })
         .connect()
@@ -1002,6 +1002,46 @@ async fn a_token_that_is_asked_for_is_not_asked_for_twice() {
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     given.add_permits(3);
     assert_eq!(peer.frame().await["type"], "auth");
+    timeout(SECOND, peer.frame()).await.unwrap_err();
+    drop(client);
+}
+
+/// The broker would take it, and say at once that it runs out.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_in_use_is_not_sent_again() {
+    let fixed = |builder: ClientBuilder| builder.token("t");
+    let same = |builder: ClientBuilder| builder.token_with(|| async { Ok("t".to_owned()) });
+    let giving: [&dyn Fn(ClientBuilder) -> ClientBuilder; 2] = [&fixed, &same];
+    for give in giving {
+        let (builder, mut net) = network();
+        let client = give(builder).connect().await.unwrap();
+        let mut peer = net.welcomed().await;
+        for _ in 0..3 {
+            peer.say(json!({"type": "error", "code": "expiring", "message": "soon"}))
+                .await;
+            timeout(SECOND, peer.frame()).await.unwrap_err();
+        }
+        drop(client);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_sent_is_in_use() {
+    let (builder, mut net) = network();
+    let asked = AtomicU32::new(0);
+    let client = builder
+        .token_with(move || {
+            let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { Ok(if first { "first" } else { "second" }.to_owned()) }
+        })
+        .connect()
+        .await
+        .unwrap();
+    let mut peer = net.welcomed().await;
+    let expiring = json!({"type": "error", "code": "expiring", "message": "soon"});
+    peer.say(expiring.clone()).await;
+    assert_eq!(peer.frame().await["token"], "second");
+    peer.say(expiring).await;
     timeout(SECOND, peer.frame()).await.unwrap_err();
     drop(client);
 }

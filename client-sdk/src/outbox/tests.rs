@@ -55,11 +55,14 @@ impl To {
 }
 
 fn given(producer: &Producer) -> Given {
-    let outbox = Outbox::new(producer, Arc::new(Reporter::new()), World::default());
+    // Its clock stands: `now` alone is moved.
+    let world = World::given(0.5);
+    let now = world.clock.now().monotonic;
+    let outbox = Outbox::new(producer, Arc::new(Reporter::new()), world);
     Given {
         outbox,
         ids: 0,
-        now: Instant::now(),
+        now,
         limits: LIMITS,
         receipts: Vec::new(),
     }
