@@ -161,7 +161,7 @@ export interface SubscribeOptions {
   cursor?: CursorStore | undefined;
   /**
    * A token that lets this connection read this topic, signed by the back end, or what gives one: asked each time before the topic is, also
-   * when the last one has run out. Shown over WebSockets; by HTTP the client's own token has to grant the topic.
+   * when the last one has run out, and once more when it was refused. Shown over WebSockets; by HTTP the client's own token has to grant the topic.
    */
   token?: string | ((reason: TokenReason) => string | undefined | Promise<string | undefined>) | undefined;
 }

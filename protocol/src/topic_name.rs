@@ -145,25 +145,36 @@ impl TopicPattern {
 
     /// Whether `topic` is one of those the pattern stands for.
     pub fn matches(&self, topic: &TopicName) -> bool {
-        let mut names = topic.as_str().split('.');
+        self.stands_for(topic.as_str())
+    }
+
+    /// Whether this one matches every topic that `other` matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.stands_for(&other.0)
+    }
+
+    /// Segment by segment: whether `text`, a topic's name or a pattern, is nothing beyond this pattern.
+    fn stands_for(&self, text: &str) -> bool {
+        let mut segments = text.split('.');
         let mut first = true;
         for wanted in self.0.split('.') {
-            let Some(name) = names.next() else {
+            let Some(segment) = segments.next() else {
                 return false;
             };
             let wild = matches!(wanted, "*" | ">");
-            if wild && first && name.starts_with('$') {
+            if wild && first && segment.starts_with('$') {
                 return false;
             }
             first = false;
             match wanted {
                 ">" => return true,
-                "*" => {}
-                wanted if wanted != name => return false,
+                // It is one segment, and that may be several.
+                "*" if segment != ">" => {}
+                wanted if wanted != segment => return false,
                 _ => {}
             }
         }
-        names.next().is_none()
+        segments.next().is_none()
     }
 }
 
@@ -285,8 +296,55 @@ mod tests {
         text.len() <= 255 && segments.iter().enumerate().all(is_one)
     }
 
+    #[test]
+    fn patterns_cover_by_segment() {
+        let cases = [
+            ("chat.>", "chat.mute.>", true),
+            ("chat.mute.>", "chat.>", false),
+            ("a.>", "a.*", true),
+            ("a.*", "a.>", false),
+            ("a.*", "a.b", true),
+            ("a.b", "a.*", false),
+            ("*.>", ">", false),
+            (">", "*.>", true),
+            (">", "$sys.>", false),
+            ("$sys.>", "$sys.*.x", true),
+            ("a.>", "a.>", true),
+            ("a.>", "a", false),
+        ];
+        for (pattern, other, expected) in cases {
+            let found = TopicPattern::parse(pattern)
+                .unwrap()
+                .covers(&TopicPattern::parse(other).unwrap());
+            assert_eq!(found, expected, "{pattern} over {other}");
+        }
+    }
+
+    /// Names of up to five segments, with a letter that the patterns below do not have.
+    fn names() -> Vec<TopicName> {
+        let mut level: Vec<String> = ["a", "z", "$a", "$z"].map(str::to_owned).into();
+        let mut all = Vec::new();
+        for _ in 0..5 {
+            all.extend(level.iter().map(|name| TopicName::parse(name).unwrap()));
+            let longer = |name: &String| [format!("{name}.a"), format!("{name}.z")];
+            level = level.iter().flat_map(longer).collect();
+        }
+        all
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn a_pattern_covers_another_if_it_matches_all_that_the_other_matches(
+            pattern in "([$]?a|[*])([.][a*]){0,2}([.]>)?|>",
+            other in "([$]?a|[*])([.][a*]){0,2}([.]>)?|>",
+        ) {
+            let pattern = TopicPattern::parse(&pattern).unwrap();
+            let other = TopicPattern::parse(&other).unwrap();
+            let all = names().iter().all(|name| !other.matches(name) || pattern.matches(name));
+            prop_assert_eq!(pattern.covers(&other), all);
+        }
 
         /// Of few letters, so that they often match.
         #[test]

@@ -612,6 +612,65 @@ fn settings_are_read_again_as_a_whole_or_not_at_all() {
     );
 }
 
+/// Also of messages that a room still holds in memory as it told them before.
+#[tokio::test]
+async fn who_published_is_told_or_not_as_the_file_says_now() {
+    let issuers = setup();
+    let topic = "room.1";
+    let rules = |told: bool| {
+        let more = format!("[[topic]]\npattern = \"room.*\"\nidentity = {told}\n");
+        format!("{RULES}\n{more}")
+    };
+    let broker = issuers.setup().start();
+    let ana = token("ana", 600);
+    let path = format!("/v1/topics/{topic}/messages");
+    let publish = || by(&broker, &ana, "POST", &path, &json!(1)).ok();
+    let page = || {
+        let page = by(
+            &broker,
+            &ana,
+            "GET",
+            &format!("{path}?from=earliest"),
+            &Value::Null,
+        );
+        let messages = page.ok().json()["messages"].as_array().unwrap().clone();
+        let identities = messages.iter().map(|message| message["identity"].clone());
+        identities.collect::<Vec<_>>()
+    };
+    let mut live = connect_as(&broker, &ana).await;
+    live.subscribe(topic, json!("now")).await;
+    live.expect("caught_up").await;
+    let who = json!({"issuer": SHARED, "subject": "ana"});
+    publish();
+    assert_eq!(live.message().await["identity"], Value::Null);
+    for (count, told) in [(1, true), (2, false), (3, true)] {
+        let expected = if told { &who } else { &Value::Null };
+        // Who reads before anything else is published has it from the log, and who subscribes too.
+        replace(&issuers, "auth.toml", &rules(told));
+        broker.signal("HUP");
+        wait_until("the page tells it so", || {
+            (page() == vec![expected.clone(); count]).then_some(())
+        });
+        let mut ws = connect_as(&broker, &ana).await;
+        ws.subscribe(topic, json!("earliest")).await;
+        for _ in 0..count {
+            assert_eq!(ws.message().await["identity"], *expected);
+        }
+        ws.expect("caught_up").await;
+        publish();
+        assert_eq!(ws.message().await["identity"], *expected);
+        assert_eq!(live.message().await["identity"], *expected);
+        assert_eq!(page(), vec![expected.clone(); count + 1]);
+    }
+}
+
+async fn connect_as(broker: &Broker, token: &str) -> Ws {
+    let mut ws = Ws::connect(broker).await;
+    let answer = ws.ask(json!({"type": "auth", "token": token})).await;
+    assert_eq!(answer["type"], "authenticated", "{answer}");
+    ws
+}
+
 /// The code of its last event.
 fn stream_to_its_end(stream: &mut EventStream) -> String {
     let mut last = Value::Null;

@@ -516,18 +516,25 @@ async fn a_directory_of_an_earlier_hark_is_brought_along() {
 /// Killed before and after the mark is given its name, and at every name before and after that.
 #[tokio::test]
 async fn a_start_that_is_killed_while_it_brings_a_directory_along_is_made_good() {
+    let mut killed_at = Vec::new();
     for moment in 1..=8 {
         let preload = format_2();
         preload.kill_at_name_change(moment);
-        let killed = start(&preload, Setup::new());
+        let started = start(&preload, Setup::new());
         let mark = mark(preload.data_dir());
         assert!(
             mark == "hark message log 2\n" || mark == "hark message log 3\n",
             "{mark}"
         );
+        if matches!(&started, Err(exit) if exit.code.is_none()) {
+            killed_at.push(mark);
+        }
         preload.kill_at_name_change(0);
-        drop(killed);
+        drop(started);
         let broker = start(&preload, Setup::new()).unwrap();
         goes_on_as_it_was(&broker).await;
+    }
+    for mark in ["hark message log 2\n", "hark message log 3\n"] {
+        assert!(killed_at.iter().any(|at| at == mark), "{killed_at:?}");
     }
 }

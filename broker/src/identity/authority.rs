@@ -29,7 +29,7 @@ const MAX_LEEWAY: Duration = Duration::from_secs(5 * 60);
 /// What rules call the issuer of client certificates, where nothing is said.
 const CERTIFICATES: &str = "client-certificate";
 /// It is kept with each message of a subject.
-const MAX_ISSUER_BYTES: usize = 255;
+pub(super) const MAX_ISSUER_BYTES: usize = 255;
 /// The algorithms that are taken, by their names in tokens.
 const ALGORITHMS: [(&str, Algorithm); 4] = [
     ("HS256", Algorithm::HS256),
@@ -843,6 +843,9 @@ fn check_certificates(name: &str, is_taken: bool) -> Result<(), String> {
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("needs a name without spaces, by which rules refer to it".to_owned());
     }
+    if name.len() > MAX_ISSUER_BYTES {
+        return Err(format!("has at most {MAX_ISSUER_BYTES} bytes"));
+    }
     match is_taken || name == api_keys::ISSUER {
         true => Err(format!("{name:?} is another issuer's")),
         false => Ok(()),
@@ -1145,10 +1148,11 @@ fn rule(
 fn topic_rule(form: &TopicForm, before: &[TopicRule]) -> Result<TopicRule, String> {
     let pattern = TopicPattern::parse(&form.pattern)
         .map_err(|error| format!("pattern: {:?}: {error}", form.pattern))?;
-    if before.iter().any(|rule| rule.pattern == pattern) {
+    if let Some(wider) = before.iter().find(|rule| rule.pattern.covers(&pattern)) {
         return Err(format!(
-            "pattern: can never match: {:?} stands before, and the first that matches a topic counts",
-            form.pattern
+            "pattern: {:?} can never match: {:?} stands before, and the first that matches a topic counts; put the narrower one first",
+            form.pattern,
+            wider.pattern.as_str()
         ));
     }
     Ok(TopicRule {

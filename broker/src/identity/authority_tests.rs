@@ -583,7 +583,11 @@ identity = true
         ("[[topic]]\nidentity = true\n", "pattern"),
         (
             "[[topic]]\npattern = \"a\"\nidentity = true\n[[topic]]\npattern = \"a\"\nidentity = false\n",
-            "[[topic]] number 2: pattern: can never match",
+            "[[topic]] number 2: pattern: \"a\" can never match: \"a\" stands before",
+        ),
+        (
+            "[[topic]]\npattern = \"chat.>\"\nidentity = true\n[[topic]]\npattern = \"chat.mute.>\"\nidentity = false\n",
+            "[[topic]] number 2: pattern: \"chat.mute.>\" can never match: \"chat.>\" stands before, and the first that matches a topic counts; put the narrower one first",
         ),
     ] {
         let refused = refused(rules);
@@ -793,6 +797,10 @@ fn mistakes_are_named_with_file_and_setting() {
             hs("") + "[client_certificates]\nname = \"a b\"\n",
             &["[client_certificates] name", "spaces"],
         ),
+        (
+            hs("") + &format!("[client_certificates]\nname = \"{}\"\n", "c".repeat(256)),
+            &["[client_certificates] name", "255 bytes"],
+        ),
         (hs("").replace("\"i\"", "\"\""), &["name"]),
         (hs("").replace("\"i\"", "\"a b\""), &["name", "spaces"]),
         (
@@ -954,6 +962,10 @@ fn mistakes_are_named_with_file_and_setting() {
         ),
         (proxy("X-User", ""), &["[proxy_identity]", "issuer"]),
         (proxy("X-User", "a b"), &["[proxy_identity]", "issuer"]),
+        (
+            proxy("X-User", &"p".repeat(256)),
+            &["[proxy_identity]", "255 bytes"],
+        ),
         (
             proxy("X-User", "api_keys"),
             &["[proxy_identity]", "already"],

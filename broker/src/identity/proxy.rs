@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::authority::MAX_ISSUER_BYTES;
 use super::jwt::MAX_SUBJECT_BYTES;
 use super::{Refusal, Who};
 
@@ -52,6 +53,11 @@ impl ProxyIdentity {
                 "[proxy_identity] issuer: needs a name by which rules can call it, without spaces"
                     .to_owned(),
             );
+        }
+        if issuer.len() > MAX_ISSUER_BYTES {
+            return Err(format!(
+                "[proxy_identity] issuer: has at most {MAX_ISSUER_BYTES} bytes"
+            ));
         }
         if is_taken(&issuer) {
             return Err(format!(

@@ -236,9 +236,12 @@ impl Room {
         }
     }
 
-    /// Whether readers are told who published what they read. Asked each time: it may be set otherwise while the room is open.
-    fn tells_identity(&self) -> bool {
-        self.settings.authority.tells_identity(&self.topic)
+    /// Whether readers are told who published what they read. Asked each time, and before the tail is used: it may be set otherwise while
+    /// the room is open, and then what the tail holds is void. A live subscriber to whom some of it is still owed reads that from the log.
+    fn tells_identity(&mut self) -> bool {
+        let tells_identity = self.settings.authority.tells_identity(&self.topic);
+        self.tail.tell_identity(tells_identity, self.place.head);
+        tells_identity
     }
 
     /// Begins with what the log found of producers and keys.

@@ -411,8 +411,8 @@ impl Room {
                 }
                 self.settings.faults.strike_after_append(&records);
                 if let Some(last) = records.last() {
-                    self.place.head = last.offset;
                     let tells_identity = self.tells_identity();
+                    self.place.head = last.offset;
                     let batch = Batch::new(self.topic.clone(), records, tells_identity);
                     self.tail.push(Arc::new(batch));
                 }

@@ -361,6 +361,7 @@ impl Room {
             return;
         }
         let position = position.offset;
+        let tell_identity = self.tells_identity();
         let covered = self.tail.covers(position.max(oldest));
         let Some(seated) = self.seated(seat).filter(|seated| !seated.live) else {
             return;
@@ -388,7 +389,7 @@ impl Room {
             up_to: head,
             max_bytes: PAGE_MAX_BYTES,
             max_records: PAGE_MAX_RECORDS,
-            tell_identity: self.tells_identity(),
+            tell_identity,
         };
         self.log.read(read, Box::new(move |found| page.tell(found)));
     }

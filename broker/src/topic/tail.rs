@@ -108,6 +108,8 @@ pub(super) struct Tail {
     bytes: usize,
     /// The batches cover every offset after this one, up to the head.
     covered_after: u64,
+    /// Whether the batches tell who published.
+    tells_identity: bool,
     /// Shared by all rooms. Where it is used up, a room keeps its newest batch alone.
     budget: Budget,
 }
@@ -118,6 +120,7 @@ impl Tail {
             batches: VecDeque::new(),
             bytes: 0,
             covered_after: 0,
+            tells_identity: false,
             budget,
         }
     }
@@ -127,6 +130,14 @@ impl Tail {
         self.batches.clear();
         self.budget.give_back(std::mem::take(&mut self.bytes));
         self.covered_after = head;
+    }
+
+    /// Whether readers are told who published. Where that was set otherwise, what is here is of no use: up to `head` they read the log.
+    pub(super) fn tell_identity(&mut self, tells_identity: bool, head: u64) {
+        if tells_identity != self.tells_identity {
+            self.tells_identity = tells_identity;
+            self.reset(head);
+        }
     }
 
     pub(super) fn push(&mut self, batch: Arc<Batch>) {

@@ -52,6 +52,7 @@ const HOLE_ATTEMPTS = 3;
  * @property {import("./token.js").Tokens} [tokens] what lets it be read, where there is more than the connection's
  * @property {string} [token] the one that is to be shown next, if it was asked for
  * @property {boolean} [asking] for it
+ * @property {boolean} [tokenDoubted] the last one was refused
  * @property {number} asked the id of the `subscribe` that was sent for it: an answer to another one was for an earlier subscription
  * @property {boolean} parked not now: the queue is full, or the stored cursor is not read yet
  * @property {any} [timer] not before: Hark was busy, or it is stuck
@@ -184,6 +185,8 @@ export class Inbox {
     this.#requests.clear();
     for (const [topic, seat] of this.#seats) {
       seat.wire = "off";
+      // By the next connection it may have run out.
+      if (seat.wanted) seat.wanted.token = undefined;
       if (!seat.wanted) this.#seats.delete(topic);
       // Whoever is stuck waits also for the next connection.
       else if (!seat.wanted.stuck) {
@@ -253,6 +256,7 @@ export class Inbox {
     const { wanted } = seat;
     if (wanted && (!id || wanted.asked === id)) {
       wanted.setbacks = 0;
+      wanted.tokenDoubted = false;
       const { position } = wanted;
       const asked = parseCursor(cursor);
       if (!position) {
@@ -302,6 +306,9 @@ export class Inbox {
       if (mayPass(code)) {
         const wait = draw(wanted.setbacks++, undefined, undefined, this.#world.random);
         this.#wait(topic, wanted, Math.max(wait, retryAfterMs));
+      } else if (code === "unauthenticated" && wanted.tokens?.changes && !wanted.tokenDoubted) {
+        // It may have run out on its way: the callback may have a better one.
+        wanted.tokenDoubted = true;
       } else {
         seat.wanted = undefined;
         wanted.subscription.finish(new SubscribeError(code, message, topic));
@@ -458,7 +465,7 @@ export class Inbox {
     wanted.asking = true;
     const answered = (/** @type {string} */ token) => {
       wanted.asking = false;
-      if (this.#takesTokens) wanted.token = token;
+      if (this.#connected && this.#takesTokens) wanted.token = token;
       if (this.#seats.get(topic)?.wanted === wanted) this.#reconcile(topic);
     };
     const failed = () => {
@@ -466,7 +473,8 @@ export class Inbox {
       if (this.#seats.get(topic)?.wanted !== wanted) return;
       this.#wait(topic, wanted, draw(wanted.setbacks++, undefined, undefined, this.#world.random));
     };
-    /** @type {import("./token.js").Tokens} */ (wanted.tokens).get("subscribe").then((token) => answered(token ?? ""), failed);
+    const reason = wanted.tokenDoubted ? "refused" : "subscribe";
+    /** @type {import("./token.js").Tokens} */ (wanted.tokens).get(reason).then((token) => answered(token ?? ""), failed);
   }
 
   /**

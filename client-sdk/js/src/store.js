@@ -1,7 +1,8 @@
 // @ts-check
 // Cursors in an application's store. Owns that saves to it are made one after the other with the newest cursor last, also those of
 // several subscriptions, that one which has ended does not write over what its successor has saved, and that a store which never answers
-// holds up nothing for ever: after a while it is as if it had failed.
+// holds up nothing for ever: after a while it is as if it had failed. Should it come to its end later, what it may have written over is
+// saved once more.
 
 import { report } from "./emitter.js";
 import { HarkError } from "./errors.js";
@@ -58,12 +59,18 @@ export class Place {
 
   #save() {
     while (this.#cursor !== this.#stored) {
-      this.#stored = this.#cursor;
+      const cursor = (this.#stored = this.#cursor);
       try {
-        const saved = inTime("save", /** @type {any} */ (this.#store.save(this.#cursor)));
+        const given = /** @type {any} */ (this.#store.save(cursor));
+        const saved = inTime("save", given);
         // Of a store that has it at once, the next one is not put off.
         if (typeof saved?.then !== "function") continue;
-        this.#saving = saved.then(() => {}, report).then(() => {
+        const failed = (/** @type {any} */ error) => {
+          report(error);
+          const again = () => this.#saveAgain(cursor);
+          if (error?.code === "store_late") given.then(again, again);
+        };
+        this.#saving = saved.then(() => {}, failed).then(() => {
           this.#saving = undefined;
           this.#save();
         });
@@ -72,6 +79,13 @@ export class Place {
         report(error);
       }
     }
+  }
+
+  /** @param {string} late what was saved too late */
+  #saveAgain(late) {
+    if (this.#cursor === late) return;
+    this.#stored = "";
+    if (!this.#saving) this.#save();
   }
 }
 

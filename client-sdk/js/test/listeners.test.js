@@ -208,6 +208,40 @@ test("a save that never settles holds up the next one, and the next load, no lon
   assert.deepEqual(failures, Array(2).fill("a cursor's save was not settled within 10000 ms"));
 });
 
+test("a save that is settled too late is made good: what it may have written over is saved once more", async (t) => {
+  const { pass } = fakeClock(t);
+  const saved = [];
+  const settle = [];
+  const store = { load: () => "e:1", save: (cursor) => (saved.push(cursor), new Promise((...ends) => settle.push(ends))) };
+  uncaught(t);
+  const orders = subscribe(store);
+  orders.on("message", () => {});
+  push(orders, 2, 3);
+  await pass(10_000);
+  assert.deepEqual(saved, ["e:2", "e:3"]);
+  // While the newer one is under way, and by a failure: nothing is known of what it wrote.
+  settle[0][1](new Error("lost"));
+  await turns();
+  assert.deepEqual(saved, ["e:2", "e:3"]);
+  settle[1][0]();
+  await turns();
+  assert.deepEqual(saved, ["e:2", "e:3", "e:3"]);
+  // When the newer one is done, and then nothing is: one that was the newest has written over none.
+  await pass(10_000);
+  settle[2][0]();
+  await turns();
+  assert.equal(saved.length, 3);
+  push(orders, 4);
+  await pass(10_000);
+  push(orders, 5);
+  await turns();
+  settle[4][0]();
+  await turns();
+  settle[3][0]();
+  await turns();
+  assert.deepEqual(saved.slice(3), ["e:4", "e:5", "e:5"]);
+});
+
 test("a load that never settles is as one that found nothing, after its time", async (t) => {
   const failures = uncaught(t);
   const { hark, sockets, pass } = await start(t);

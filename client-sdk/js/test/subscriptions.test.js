@@ -115,6 +115,48 @@ test("a topic's own token is asked for each time, and again when it has run out 
   assert.equal(asked, 3);
 });
 
+test("a topic's own token that came when the connection was gone is not shown to the next one", async (t) => {
+  const { hark, sockets, socket } = await start(t);
+  const answers = [];
+  hark.subscribe("a", { token: () => new Promise((answer) => answers.push(answer)) }).ready.catch(() => {});
+  await until("the first is asked for", () => answers.length === 1);
+  socket.end();
+  await until("it connects again", () => sockets.length === 2);
+  answers[0]("old");
+  await new Promise(setImmediate);
+  sockets[1].accept();
+  await until("another is asked for", () => answers.length === 2);
+  answers[1]("new");
+  await until("it subscribes", () => sockets[1].said("subscribe").length);
+  assert.deepEqual(sockets[1].said("subscribe").map(({ token }) => token), ["new"]);
+});
+
+test("a topic's own token that is refused is asked for once more, and then it is over", async (t) => {
+  const { hark, socket } = await start(t);
+  const reasons = [];
+  const token = async (reason) => `token ${reasons.push(reason)}`;
+  const events = hark.subscribe("a", { token });
+  const refuse = async (count) => {
+    await until(`it subscribes for the ${count}.`, () => socket.said("subscribe").length === count);
+    const { id, token: shown } = socket.said("subscribe").at(-1);
+    assert.equal(shown, `token ${count}`);
+    socket.say({ type: "error", id, code: "unauthenticated", message: "it has run out" });
+  };
+  await refuse(1);
+  await until("it subscribes again", () => socket.said("subscribe").length === 2);
+  answer(socket, "e:0");
+  // One that was taken makes up for the last.
+  socket.say({ type: "unsubscribed", topic: "a" });
+  await refuse(3);
+  await refuse(4);
+  await assert.rejects(events.next(), { code: "unauthenticated" });
+  assert.deepEqual(reasons, ["subscribe", "refused", "subscribe", "refused"]);
+  // One that does not change is over at once.
+  const fixed = hark.subscribe("b", { token: "fixed" });
+  socket.say({ type: "error", id: socket.said("subscribe").at(-1).id, code: "unauthenticated", message: "no" });
+  await assert.rejects(fixed.next(), { code: "unauthenticated" });
+});
+
 test("a subscription that is refused for now is asked for again", async (t) => {
   const { hark, socket } = await start(t);
   const events = hark.subscribe("a");
