@@ -639,7 +639,8 @@ fn a_token_in_subscribe_adds_its_topic() {
     let broker = unbelieved.setup().start();
     let mut ws = RawWs::connect(&broker);
     assert_eq!(ask(&mut ws, &subscribe(1, "door", &door)), "forbidden");
-    let mut ws = RawWs::connect(&Broker::start());
+    let open = Broker::start();
+    let mut ws = RawWs::connect(&open);
     assert_eq!(ask(&mut ws, &subscribe(1, "door", &door)), "unsupported");
 }
 
