@@ -565,7 +565,13 @@ async fn who_published_is_told_or_not_as_the_file_says_now() {
     let path = format!("/v1/topics/{topic}/messages");
     let publish = || by(&broker, &ana, "POST", &path, &json!(1)).ok();
     let page = || {
-        let page = by(&broker, &ana, "GET", &format!("{path}?from=earliest"), &Value::Null);
+        let page = by(
+            &broker,
+            &ana,
+            "GET",
+            &format!("{path}?from=earliest"),
+            &Value::Null,
+        );
         let messages = page.ok().json()["messages"].as_array().unwrap().clone();
         let identities = messages.iter().map(|message| message["identity"].clone());
         identities.collect::<Vec<_>>()
