@@ -603,16 +603,19 @@ impl Connection {
         }
     }
 
+    /// Asks for a fresh token, if there can be one and it has not been asked for.
+    fn renew_token(&self, line: &mut Line) {
+        if line.token.is_none() && self.options.token_is_renewable() {
+            line.token = self.options.ask_for_token();
+        }
+    }
+
     fn hear_of_connection(&mut self, line: &mut Line, frame: ServerFrame, now: Instant) {
         match frame {
             ServerFrame::Error {
                 code: ErrorCode::Expiring,
                 ..
-            } => {
-                if line.token.is_none() && self.options.token_is_renewable() {
-                    line.token = self.options.ask_for_token();
-                }
-            }
+            } => self.renew_token(line),
             ServerFrame::Error { code, message, .. } => {
                 tracing::warn!(%code, message, "Hark refused a frame without an id");
             }
