@@ -416,6 +416,7 @@ fn play_several(seed: u64, forgets: bool) {
     given.limits.in_flight = rng.random_range(1..40);
     let mut topics = Topics::default();
     let mut expected: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut places: Vec<(String, u64)> = Vec::new();
     let (mut heard, mut said) = (VecDeque::<To>::new(), VecDeque::new());
     let mut zombies: Vec<VecDeque<To>> = Vec::new();
     let mut earlier: Vec<(String, Vec<u64>)> = Vec::new();
@@ -432,6 +433,7 @@ fn play_several(seed: u64, forgets: bool) {
                 for topic in &to {
                     let expected = expected.entry((*topic).to_owned()).or_default();
                     expected.push(published);
+                    places.push(((*topic).to_owned(), published));
                 }
                 given.publish_all(&to, published);
                 published += 1;
@@ -479,8 +481,14 @@ fn play_several(seed: u64, forgets: bool) {
     }
     assert_eq!(given.outbox.in_flight.messages, 0, "seed {seed}");
     assert!(given.outbox.in_flight.by_id.is_empty(), "seed {seed}");
-    for n in 0..given.receipts.len() {
-        assert!(matches!(given.answer(n), Some(Ok(_))), "seed {seed}, {n}");
+    // Rule 9: five connections may happen to be lost over one message. It was kept, or not.
+    let mut given_up: BTreeSet<(String, u64)> = BTreeSet::new();
+    for (n, place) in places.into_iter().enumerate() {
+        match given.answer(n) {
+            Some(Ok(_)) => {}
+            Some(Err(PublishError::Lost(_))) => drop(given_up.insert(place)),
+            other => panic!("seed {seed}, {place:?}: {other:?}"),
+        }
     }
     for (topic, expected) in expected {
         let lives = earlier.iter().filter(|(name, _)| *name == topic);
@@ -492,7 +500,11 @@ fn play_several(seed: u64, forgets: bool) {
             );
             all.extend(kept);
         }
-        assert_eq!(all, expected.into_iter().collect(), "seed {seed}: {topic}");
+        let is_given_up = |n: &u64| given_up.contains(&(topic.clone(), *n));
+        let expected = expected
+            .into_iter()
+            .filter(|n| all.contains(n) || !is_given_up(n));
+        assert_eq!(all, expected.collect(), "seed {seed}: {topic}");
     }
 }
 
