@@ -57,7 +57,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// A door that refuses at most [`REFUSED_BY_LIMITS_AT_ONCE`] at a time.
+    /// Places for those that are refused for a limit: so few at a time.
     pub fn refusals() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(REFUSED_BY_LIMITS_AT_ONCE))
     }
