@@ -2,6 +2,7 @@
 //! means, which is read anew as a whole; leaves tokens to `jwt`, keys to `api_keys`, the table of what is granted to `grants`, what is
 //! revoked to `revocations`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
@@ -515,6 +516,23 @@ struct Judged<'a> {
     notes: Vec<&'static str>,
 }
 
+/// Where a grant stands. Put in words only for those who ask: this is settled for each request.
+#[derive(Clone, Copy)]
+enum Source {
+    Own,
+    /// By its place in the file, from 1.
+    Rule(usize),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("own grants"),
+            Self::Rule(number) => write!(f, "[[rule]] number {number}"),
+        }
+    }
+}
+
 /// What became of a rule.
 #[derive(Clone, Copy)]
 enum Outcome {
@@ -534,6 +552,14 @@ impl Judged<'_> {
             own: None,
             rules: &[],
             notes: Vec::new(),
+        }
+    }
+
+    /// The same, as long as it stands for who it stood for before.
+    fn if_still(self, identity: &Identity, for_another: &str) -> Result<Self, Refusal> {
+        match self.who == *identity.who() {
+            true => Ok(self),
+            false => Err(Refusal::unauthenticated(for_another)),
         }
     }
 
@@ -733,20 +759,17 @@ impl Configured {
     fn again(&self, identity: &Identity, now: SystemTime) -> Result<Option<Judged<'_>>, Refusal> {
         match &identity.0.shown {
             Shown::Nothing => Ok(None),
-            Shown::Certificate(certificate) => match self.by_certificate(certificate, now)? {
-                Some(judged) if judged.who != *identity.who() => Err(Refusal::unauthenticated(
-                    "certificates stand for another issuer now",
-                )),
-                judged => Ok(judged),
-            },
+            Shown::Certificate(certificate) => {
+                let judged = self.by_certificate(certificate, now)?;
+                let for_another = "certificates stand for another issuer now";
+                judged
+                    .map(|judged| judged.if_still(identity, for_another))
+                    .transpose()
+            }
             Shown::ByProxy => {
                 let judged = self.by_proxy(identity.who().subject())?;
-                match judged.who == *identity.who() {
-                    true => Ok(Some(judged)),
-                    false => Err(Refusal::unauthenticated(
-                        "the proxy stands for another issuer now",
-                    )),
-                }
+                let judged = judged.if_still(identity, "the proxy stands for another issuer now");
+                judged.map(Some)
             }
             Shown::Token(known) => {
                 let issuer = identity.who().issuer();
@@ -758,12 +781,10 @@ impl Configured {
                 let keys = self.api_keys.as_ref().ok_or_else(taken_back)?;
                 let id = identity.token_id().unwrap_or_default();
                 let (id, key) = keys.again(id, hash, now)?;
-                match key.who == *identity.who() {
-                    true => Ok(Some(of_api_key(id, key))),
-                    false => Err(Refusal::unauthenticated(
-                        "the API key stands for another subject now",
-                    )),
-                }
+                let judged = of_api_key(id, key);
+                let judged =
+                    judged.if_still(identity, "the API key stands for another subject now");
+                judged.map(Some)
             }
         }
     }
@@ -806,19 +827,19 @@ impl Configured {
     }
 
     /// What is granted: by the credential itself and by every rule that applies. `tell` hears what became of each.
-    fn grants(&self, judged: &Judged<'_>, mut tell: impl FnMut(&str, Outcome)) -> Grants {
+    fn grants(&self, judged: &Judged<'_>, mut tell: impl FnMut(Source, Outcome)) -> Grants {
         let subject = (!judged.who.is_anonymous()).then(|| judged.who.subject());
         let mut grants = Grants::default();
         if let Some(own) = judged.own.as_ref().filter(|own| !own.is_nothing()) {
             let added = grants.add(own, subject);
-            tell("own grants", Outcome::Applies(added));
+            tell(Source::Own, Outcome::Applies(added));
         }
         for (number, rule) in (1..).zip(&self.rules) {
             let outcome = match rule.applies_to(&judged.who, judged.rules) {
                 true => Outcome::Applies(grants.add(&rule.rights, subject)),
                 false => Outcome::ForOthers,
             };
-            tell(&format!("[[rule]] number {number}"), outcome);
+            tell(Source::Rule(number), outcome);
         }
         grants
     }
